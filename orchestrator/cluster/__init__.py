@@ -1,0 +1,1 @@
+"""Where gangs run: Ray, or a simulation behind the same port."""

@@ -1,0 +1,1 @@
+"""What a card can hold: cuda, emulated, or a fake."""

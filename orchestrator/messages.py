@@ -1,0 +1,192 @@
+"""Events (past tense) tell the scheduler what happened; actions (imperative) are its answer."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+from orchestrator.types import (
+    AttemptId,
+    BatchPlan,
+    Cause,
+    CheckpointRef,
+    Metrics,
+    Node,
+    NodeId,
+    Placement,
+    Progress,
+    RunId,
+    RunSpec,
+    Seconds,
+    StepProgress,
+    StopMode,
+)
+
+__all__ = [
+    "Action",
+    "AttemptEvent",
+    "CancelRequested",
+    "Event",
+    "GangFailed",
+    "GangFinished",
+    "GangStarted",
+    "GangYielded",
+    "KillGang",
+    "NodeChanged",
+    "NodeJoined",
+    "NodeLost",
+    "PreemptGang",
+    "PriorityChanged",
+    "ProgressReported",
+    "ResumeRequested",
+    "RunSubmitted",
+    "StartGang",
+    "StepReported",
+    "TimePassed",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened. `at` is Unix time in seconds, or virtual time in a simulation."""
+
+    at: Seconds
+    is_volatile: ClassVar[bool] = False  # volatile events are shown to people and never stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEvent(Event):
+    """Something that one attempt did. Ignored when a newer attempt of the run exists."""
+
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSubmitted(Event):
+    """A person asked for a run."""
+
+    spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested(Event):
+    """A person asked to stop a run: after its epoch, or at once (`now`)."""
+
+    run_id: RunId
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequested(Event):
+    """A person asked to go on with a cancelled or failed run, from its last checkpoint."""
+
+    run_id: RunId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorityChanged(Event):
+    """A person changed a run's priority."""
+
+    run_id: RunId
+    priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeJoined(Event):
+    """A node can take gangs."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeChanged(Event):
+    """A known node's facts changed, such as the bytes that foreign processes hold."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLost(Event):
+    """A node vanished, with everything that ran on it."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangStarted(AttemptEvent):
+    """Every worker of the gang is up. `pids` are their process ids, in rank order."""
+
+    pids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressReported(AttemptEvent):
+    """An epoch was completed; its checkpoint, if one was written, is recorded with it."""
+
+    progress: Progress
+    checkpoint: CheckpointRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReported(AttemptEvent):
+    """A sign of life between epochs."""
+
+    step: StepProgress
+    is_volatile: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangYielded(AttemptEvent):
+    """The gang left because it was asked to; what it recorded is safe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangFinished(AttemptEvent):
+    """The run is complete. `metrics` are those of the best checkpoint."""
+
+    metrics: Metrics = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangFailed(AttemptEvent):
+    """The attempt ended badly. `code` names the error for people, `detail` says it in words."""
+
+    cause: Cause
+    detail: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimePassed(Event):
+    """A moment came that the scheduler had asked to be woken for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartGang:
+    """Start all workers of an attempt, or none.
+
+    `checkpoints` are the run's recorded ones, newest first: the worker resumes from the first
+    that it can verify.
+    """
+
+    attempt: AttemptId
+    spec: RunSpec
+    batch: BatchPlan
+    placement: Placement
+    checkpoints: tuple[CheckpointRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptGang:
+    """Ask a gang to save and leave."""
+
+    attempt: AttemptId
+    mode: StopMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillGang:
+    """End a gang's processes now. The answer is GangFailed(KILLED)."""
+
+    attempt: AttemptId
+
+
+Action: TypeAlias = StartGang | PreemptGang | KillGang

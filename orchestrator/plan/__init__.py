@@ -1,0 +1,1 @@
+"""Pure planning: how a step is cut so that it fits."""

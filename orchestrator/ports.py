@@ -1,0 +1,224 @@
+"""The seams: Clock, Cluster, Store, Checkpoints, Device, Trainer, RunLink, Parts as Protocols."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+from orchestrator.messages import Action, Event
+from orchestrator.types import (
+    AttemptId,
+    Bytes,
+    Card,
+    CheckpointRef,
+    DeviceMemory,
+    Metrics,
+    Outcome,
+    Progress,
+    RunStatus,
+    Seconds,
+    StepProgress,
+    StopMode,
+    TrainTask,
+)
+
+__all__ = [
+    "Checkpoints",
+    "Clock",
+    "Cluster",
+    "Device",
+    "Parts",
+    "RunLink",
+    "Store",
+    "Trainer",
+]
+
+
+class Clock(Protocol):
+    """Stamps events at the edge; the core never sees it."""
+
+    def now(self) -> Seconds:
+        """Seconds since the Unix epoch, or virtual seconds in a simulation."""
+        ...
+
+
+class Cluster(Protocol):
+    """Starts, preempts and kills gangs; reports what happened to them.
+
+    An event about an attempt carries its AttemptId, and the events of one attempt arrive in
+    order. Every started attempt ends with exactly one of GangYielded, GangFinished, GangFailed.
+    An action for an attempt that has already ended is ignored.
+    """
+
+    def apply(self, action: Action) -> None:
+        """Begin to carry out an action.
+
+        Never blocks on the gang and never raises for a remote fault: that comes back as an event.
+        """
+        ...
+
+    def wait(self, until: Seconds | None) -> Sequence[Event]:
+        """Return what happened, at the latest at `until`; the only blocking call of the product.
+
+        May return nothing before `until` (an implementation with a heartbeat of its own).
+        """
+        ...
+
+
+class Store(Protocol):
+    """What is remembered. Every method returns after its effect is durable."""
+
+    def append(self, event: Event) -> bool:
+        """Record an event; False, and nothing recorded, when it is fenced off.
+
+        Fenced off means: it comes from an attempt other than the run's published one, from a
+        run that is terminal, or repeats an epoch already recorded by the same attempt. A newer attempt's epoch replaces the row of an older one. Volatile events
+        are not recorded; the answer is then True.
+        """
+        ...
+
+    def publish(self, statuses: Sequence[RunStatus]) -> None:
+        """Update the rows that people read, and with them the fence.
+
+        From now on only `status.attempt` of each run may write, and nothing once it is terminal.
+        """
+        ...
+
+    def receive(self, at: Seconds) -> Sequence[Event]:
+        """Move what people asked for (submit, stop, resume, priority) from inbox to journal.
+
+        One transaction; the events are stamped `at` and returned in the order of asking.
+        """
+        ...
+
+    def replay(self) -> Iterator[Event]:
+        """Every recorded event in the order it was recorded. Replaced epochs do not appear."""
+        ...
+
+
+class Checkpoints(Protocol):
+    """The checkpoints of one run on disk. A checkpoint exists when it is verified."""
+
+    def write(
+        self,
+        attempt: AttemptId,
+        epoch: int,
+        write: Callable[[BinaryIO], None],
+        *,
+        is_best: bool,
+        check: Callable[[BinaryIO], None],
+    ) -> CheckpointRef:
+        """Write to a temporary name, fsync, load back with `check`, hash, rename, fsync the folder.
+
+        Keeps the last two verified ones and the best. Raises StoreError (disk full, `check` fails);
+        earlier checkpoints stay untouched then.
+        """
+        ...
+
+    def verify(self, ref: CheckpointRef) -> bool:
+        """True when the file exists and has the recorded SHA-256."""
+        ...
+
+
+class Device(Protocol):
+    """One card, or a share of it, as seen from the process that computes on it."""
+
+    @property
+    def torch_device(self) -> str:
+        """What torch calls it: "cuda:0" or "cpu"."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """For people; an emulated card says that it is emulated."""
+        ...
+
+    def memory(self) -> DeviceMemory:
+        """The card's memory, foreign processes included."""
+        ...
+
+    def session(self) -> AbstractContextManager[None]:
+        """While inside, this process is held to its budget.
+
+        An allocation beyond it raises torch.OutOfMemoryError.
+        """
+        ...
+
+    def reset_peak(self) -> None:
+        """Begin a new measurement of the peak."""
+        ...
+
+    def peak_bytes(self) -> Bytes:
+        """The most bytes held at one time since `reset_peak`."""
+        ...
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """True when the error, by class or by one of the known texts, means that memory ran out."""
+        ...
+
+    def release(self) -> None:
+        """Give cached memory back after an error."""
+        ...
+
+
+class RunLink(Protocol):
+    """What a trainer may say to its gang and ask of it, and nothing more."""
+
+    @property
+    def resume_from(self) -> CheckpointRef | None:
+        """The newest verified checkpoint of the run, or None for a fresh start."""
+        ...
+
+    def stop_requested(self) -> StopMode | None:
+        """Asked at every batch boundary; None means go on."""
+        ...
+
+    def step(self, step: StepProgress) -> None:
+        """A sign of life; cheap, may be thinned out, never blocks."""
+        ...
+
+    def save(
+        self,
+        epoch: int,
+        write: Callable[[BinaryIO], None],
+        *,
+        is_best: bool,
+        check: Callable[[BinaryIO], None],
+    ) -> CheckpointRef:
+        """Write a verified checkpoint after `epoch` completed epochs."""
+        ...
+
+    def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
+        """An epoch is complete. Returns when the report has left this process."""
+        ...
+
+
+class Trainer(Protocol):
+    """Trains one run in one attempt."""
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        """Train from `link.resume_from` to the last epoch, early stopping, or a stop request.
+
+        Returns the outcome and the metrics of the best epoch. Raises TrainingError with a Cause
+        for what it can name; any other exception counts as the user's.
+        """
+        ...
+
+
+class Parts(Protocol):
+    """Implementations by name, chosen in `jobs` and handed to workers."""
+
+    def trainer(self, name: str) -> Trainer:
+        """The trainer `yolo`, `timm` or `fake`."""
+        ...
+
+    def device(self, card: Card | None, budget_bytes: Bytes) -> Device:
+        """The device of a share; None is the CPU, without a limit."""
+        ...
+
+    def checkpoints(self, folder: str) -> Checkpoints:
+        """The checkpoints of the run whose folder this is."""
+        ...
+
+    def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:
+        """Environment variables to set before torch is imported in the worker."""
+        ...

@@ -1,0 +1,1 @@
+"""Pure scheduling: who runs where, and when."""

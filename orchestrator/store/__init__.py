@@ -1,0 +1,1 @@
+"""What is remembered: SQL, or memory behind the same port."""

@@ -1,0 +1,1 @@
+"""What a worker runs: yolo, timm, or a fake."""

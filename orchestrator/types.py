@@ -1,0 +1,414 @@
+"""The nouns: ids, specs, plans, placements, states; frozen values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType, TypeAlias
+
+__all__ = [
+    "AttemptId",
+    "BatchPlan",
+    "Bytes",
+    "Card",
+    "Cause",
+    "CheckpointRef",
+    "DeviceKind",
+    "DeviceMemory",
+    "Explanation",
+    "Metrics",
+    "Node",
+    "NodeId",
+    "Outcome",
+    "PendingReason",
+    "Placement",
+    "Progress",
+    "RetryBudget",
+    "RunId",
+    "RunSpec",
+    "RunState",
+    "RunStatus",
+    "Scalar",
+    "Seconds",
+    "Share",
+    "StepProgress",
+    "StopMode",
+    "StopReason",
+    "TrainSettings",
+    "TrainTask",
+]
+
+RunId = NewType("RunId", str)
+NodeId = NewType("NodeId", str)
+Seconds: TypeAlias = float
+Bytes: TypeAlias = int
+Scalar: TypeAlias = str | int | float | bool | None
+Metrics: TypeAlias = Mapping[str, float]
+
+
+class RunState(StrEnum):
+    """Where a run stands. The legal moves between states are the table in `schedule.runs`."""
+
+    PENDING = "PENDING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when nothing more happens to the run unless a person asks."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+    @property
+    def holds_gpus(self) -> bool:
+        """True while the run's share of its cards may not be given to another run."""
+        return self in (RunState.STARTING, RunState.RUNNING, RunState.STOPPING)
+
+
+class StopReason(StrEnum):
+    """Why a gang was asked to leave."""
+
+    PREEMPTED = "PREEMPTED"
+    CANCELLED = "CANCELLED"
+    START_TIMEOUT = "START_TIMEOUT"
+    YIELD_TIMEOUT = "YIELD_TIMEOUT"
+    NODE_LOST = "NODE_LOST"
+
+
+class StopMode(StrEnum):
+    """How soon a gang that was asked to leave must leave."""
+
+    AFTER_EPOCH = "after_epoch"  # finish the epoch, save, leave
+    AT_BATCH = "at_batch"  # leave at the next batch boundary; the unfinished epoch is repeated
+
+
+class Cause(StrEnum):
+    """What the world reports when an attempt ends badly."""
+
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    USER_ERROR = "USER_ERROR"
+    DATA_ERROR = "DATA_ERROR"
+    NAN_LOSS = "NAN_LOSS"
+    DISK_FULL = "DISK_FULL"
+    DEVICE_FAULT = "DEVICE_FAULT"
+    HOST_OUT_OF_MEMORY = "HOST_OUT_OF_MEMORY"
+    WORKER_LOST = "WORKER_LOST"
+    NODE_LOST = "NODE_LOST"
+    START_FAILED = "START_FAILED"
+    KILLED = "KILLED"
+    DRIVER_LOST = "DRIVER_LOST"
+
+    @property
+    def is_infrastructure(self) -> bool:
+        """True when the fault is not the project's: it costs the project none of its retries."""
+        return self not in (
+            Cause.OUT_OF_MEMORY,
+            Cause.USER_ERROR,
+            Cause.DATA_ERROR,
+            Cause.NAN_LOSS,
+        )
+
+
+class PendingReason(StrEnum):
+    """Why a run waits. The first group needs a person, the second passes by itself."""
+
+    HELD = "HELD"
+    MISCONFIGURED = "MISCONFIGURED"
+    NO_MATCHING_GPU = "NO_MATCHING_GPU"
+    EXCEEDS_CLUSTER = "EXCEEDS_CLUSTER"
+    QUOTA = "QUOTA"
+    WAITING_FOR_GPU = "WAITING_FOR_GPU"
+    FRAGMENTED = "FRAGMENTED"
+    WAITING_FOR_CPU_OR_RAM = "WAITING_FOR_CPU_OR_RAM"
+    EXTERNAL_PROCESS = "EXTERNAL_PROCESS"
+    WAITING_FOR_PREEMPTED = "WAITING_FOR_PREEMPTED"
+    BACKOFF = "BACKOFF"
+    NOT_EVALUATED = "NOT_EVALUATED"
+
+    @property
+    def needs_person(self) -> bool:
+        """True when waiting alone can never help."""
+        return self in (
+            PendingReason.HELD,
+            PendingReason.MISCONFIGURED,
+            PendingReason.NO_MATCHING_GPU,
+            PendingReason.EXCEEDS_CLUSTER,
+        )
+
+
+class DeviceKind(StrEnum):
+    """What a run computes on. CPU is never chosen silently: the config has to say it."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+
+class Outcome(StrEnum):
+    """How a trainer left its loop without a fault."""
+
+    FINISHED = "finished"
+    YIELDED = "yielded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class AttemptId:
+    """One try at a run, numbered from 1: the fencing token of everything the attempt writes."""
+
+    run_id: RunId
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.run_id}#{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """How one optimizer step of `effective_batch` samples is cut.
+
+    Every rank takes `rank_batch` samples a step and runs them in `pieces`, each of at most
+    `micro_batch` samples; the last piece may be smaller. The sum over pieces and ranks is the
+    effective batch, exactly.
+    """
+
+    effective_batch: int
+    world_size: int
+    micro_batch: int
+
+    def __post_init__(self) -> None:
+        for name in ("effective_batch", "world_size", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.effective_batch % self.world_size:
+            raise ValueError(
+                f"effective_batch {self.effective_batch} is not divisible by"
+                f" world_size {self.world_size}"
+            )
+        if self.micro_batch > self.rank_batch:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} is larger than the {self.rank_batch} samples"
+                " of a rank"
+            )
+
+    @property
+    def rank_batch(self) -> int:
+        """Samples that one rank contributes to one optimizer step."""
+        return self.effective_batch // self.world_size
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches per optimizer step and rank; 1 means that the step is not cut."""
+        return -(-self.rank_batch // self.micro_batch)
+
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """Sizes of the micro-batches of one step on one rank; they add up to `rank_batch`."""
+        full, rest = divmod(self.rank_batch, self.micro_batch)
+        return (self.micro_batch,) * full + ((rest,) if rest else ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    """Memory of one card in bytes, as the driver of the card counts it."""
+
+    total_bytes: Bytes
+    used_bytes: Bytes
+    foreign_bytes: Bytes = 0  # held by processes that are not ours; part of used_bytes
+
+    @property
+    def free_bytes(self) -> Bytes:
+        """Bytes nobody holds."""
+        return self.total_bytes - self.used_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One GPU of a node. `memory_bytes` is what NVML calls total; headroom is not yet taken."""
+
+    index: int
+    name: str
+    memory_bytes: Bytes
+    foreign_bytes: Bytes = 0
+    is_emulated: bool = False
+    uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine that can run gangs."""
+
+    node_id: NodeId
+    cards: tuple[Card, ...]
+    num_cpus: float = 1.0
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one worker takes: bytes of one card, or, with `card` None, CPUs of the node alone."""
+
+    node_id: NodeId
+    card: int | None
+    memory_bytes: Bytes
+    num_cpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a gang runs: one share per worker, in rank order."""
+
+    shares: tuple[Share, ...]
+
+    @property
+    def world_size(self) -> int:
+        """Workers in the gang."""
+        return len(self.shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBudget:
+    """How often a run may fail, by cause, before it is given up.
+
+    `user_errors` counts exceptions of the training itself and bad data; `out_of_memory` counts
+    smaller cuts; `losses_without_progress` counts consecutive infrastructure faults between
+    which no epoch was completed (a run that makes progress is never given up for those).
+    """
+
+    user_errors: int = 1
+    out_of_memory: int = 16
+    losses_without_progress: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What is trained, in ultralytics' own words (`model data imgsz lr0 ...`) for both trainers.
+
+    `lr0` None means the optimizer's default of the trainer. `options` holds every further key
+    of the config block, already checked against the trainer's known keys.
+    """
+
+    model: str
+    data: str
+    imgsz: int
+    epochs: int
+    amp: str = "auto"  # fp16 | bf16 | fp32 | auto
+    optimizer: str = "AdamW"
+    lr0: float | None = None
+    patience: int = 100
+    workers: int = 8
+    cache: str = "false"  # false | ram | disk
+    seed: int = 0
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One training to be completed, as it is queued. `folder` is the absolute run folder."""
+
+    run_id: RunId
+    project: str
+    trainer: str  # yolo | timm | fake
+    settings: TrainSettings
+    effective_batch: int
+    folder: str
+    device: DeviceKind = DeviceKind.GPU
+    num_gpus: int = 1  # workers of the gang; 1 as well for a run on the CPU
+    memory_bytes: Bytes | None = None  # per GPU; None asks for a whole card
+    micro_batch: int | None = None  # upper limit set by a person; None lets the plan choose
+    gpu_types: tuple[str, ...] = ()  # card names that are allowed; empty allows all
+    num_cpus: float = 0.0  # per worker; 0 is not counted (GPU runs), CPU runs ask for >= 1
+    queue: str = "default"
+    priority: int = 50  # higher goes first
+    retry: RetryBudget = field(default_factory=RetryBudget)
+    max_duration_seconds: Seconds | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRef:
+    """A verified checkpoint: the file exists, loads, and has this SHA-256."""
+
+    attempt: AttemptId
+    epoch: int  # epochs completed when it was written
+    path: str
+    sha256: str
+    num_bytes: Bytes
+    is_best: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One completed epoch. `epoch` counts from 1; `peak_bytes` is the peak of live bytes."""
+
+    epoch: int
+    epochs: int
+    metrics: Metrics
+    seconds: Seconds
+    num_images: int
+    peak_bytes: Bytes = 0
+    micro_batch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProgress:
+    """A sign of life inside an epoch: steps done of steps in the epoch. Shown, never stored."""
+
+    epoch: int  # the epoch under way, counted from 1
+    epochs: int
+    step: int
+    num_steps: int
+    images_per_second: float
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTask:
+    """What a trainer is told to do in one attempt. `folder` is the attempt's own folder."""
+
+    attempt: AttemptId
+    spec: RunSpec
+    batch: BatchPlan
+    folder: str
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a run is where it is. `reason` is None unless the run waits."""
+
+    run_id: RunId
+    state: RunState
+    reason: PendingReason | None
+    summary: str
+    asks: str
+    available: tuple[str, ...] = ()
+    blockers: tuple[str, ...] = ()
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """The row that people read: a projection of the journal, rebuilt from it at any time.
+
+    `detail` is the last thing worth telling: why it waits, or what ended it.
+    """
+
+    run_id: RunId
+    project: str
+    trainer: str
+    state: RunState
+    attempt: int
+    priority: int
+    queue: str
+    epoch: int
+    epochs: int
+    submitted_at: Seconds
+    started_at: Seconds | None = None
+    ended_at: Seconds | None = None
+    reason: PendingReason | None = None
+    cause: Cause | None = None
+    detail: str = ""
+    batch: BatchPlan | None = None
+    placement: Placement | None = None
+    gpu: str = ""  # "node:index name" of every share, or "cpu"
+    folder: str = ""
