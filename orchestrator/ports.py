@@ -71,8 +71,9 @@ class Store(Protocol):
         """Record an event; False, and nothing recorded, when it is fenced off.
 
         Fenced off means: it comes from an attempt other than the run's published one, from a
-        run that is terminal, or repeats an epoch already recorded by the same attempt. A newer attempt's epoch replaces the row of an older one. Volatile events
-        are not recorded; the answer is then True.
+        run that is terminal, or repeats an epoch already recorded by the same attempt. An epoch
+        that a newer attempt repeats replaces the run's row of that epoch (the journal keeps
+        both). Volatile events are not recorded; the answer is then True.
         """
         ...
 
@@ -91,7 +92,7 @@ class Store(Protocol):
         ...
 
     def replay(self) -> Iterator[Event]:
-        """Every recorded event in the order it was recorded. Replaced epochs do not appear."""
+        """Every recorded event in the order it was recorded."""
         ...
 
 
