@@ -1,0 +1,125 @@
+"""Chance that can be taken up again: states of every generator, keyed seeds, safe state files."""
+
+import hashlib
+import random
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+__all__ = [
+    "keyed_seed",
+    "load_state",
+    "random_state",
+    "save_state",
+    "seed_all",
+    "seeded",
+    "set_random_state",
+]
+
+
+def keyed_seed(*key: object) -> int:
+    """A seed below 2**63 that depends on the whole key and on nothing else.
+
+    Stable over processes and Python versions (SHA-256 of the key's text), so that sample 7 of
+    epoch 3 is augmented alike wherever and whenever it is read.
+    """
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators, CUDA's included."""
+    _seed_host(seed)
+    torch.cuda.manual_seed_all(seed)  # remembered, and done later, where CUDA has not started
+
+
+@contextmanager
+def seeded(seed: int, *, restore: bool) -> Generator[None]:
+    """Run a block with the host's generators seeded; CUDA's are left alone.
+
+    Args:
+        seed: From `keyed_seed`.
+        restore: Put the generators back afterwards: needed in a process that also trains, and a
+            waste in one that only loads data.
+    """
+    if not restore:
+        _seed_host(seed)
+        yield
+        return
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    _seed_host(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, numpy's, torch's and every CUDA card's global generator.
+
+    Holds only what `torch.load(weights_only=True)` accepts: numbers, texts, tuples, tensors.
+    """
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": {
+            "name": str(name),
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "gauss": float(gauss),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` captured.
+
+    A process that sees another number of cards takes the states of those that both have: a run
+    may go on on another machine.
+    """
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    legacy = state["numpy"]
+    np.random.set_state(
+        (
+            legacy["name"],
+            legacy["keys"].numpy().astype(np.uint32),
+            legacy["position"],
+            legacy["has_gauss"],
+            legacy["gauss"],
+        )
+    )
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available():
+        for index, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(cuda.cpu(), index)
+
+
+def save_state(state: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write a state of tensors, numbers, texts and containers; `load_state` reads it back."""
+    torch.save(dict(state), file)
+
+
+def load_state(file: BinaryIO) -> dict[str, Any]:
+    """Read a state onto the CPU. Only tensors and plain values: a file cannot bring code.
+
+    Raises:
+        pickle.UnpicklingError: The file holds anything else.
+    """
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    assert isinstance(state, dict)
+    return state
+
+
+def _seed_host(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the cards as well
