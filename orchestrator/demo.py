@@ -98,16 +98,14 @@ def _grey(scan: Any, side: int) -> Image.Image:
 def _detect(scratch: Path, final: Path) -> None:
     from sklearn.datasets import load_sample_images
 
-    scans, labels = _digits()
+    scans, _ = _digits()
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     for part, indices in _split(len(scans)).items():
         (scratch / "images" / part).mkdir(parents=True)
         (scratch / "labels" / part).mkdir(parents=True)
         for number in range(_DETECT[part]):
             rng = random.Random(f"{_SEED}/{part}/{number}")
-            picture, rows = _scene(
-                rng, photos, part, [(scans[i], int(labels[i])) for i in rng.choices(indices, k=4)]
-            )
+            picture, rows = _scene(rng, photos, part, [scans[i] for i in rng.choices(indices, k=4)])
             picture.save(scratch / "images" / part / f"{number:04}.jpg", quality=92)
             (scratch / "labels" / part / f"{number:04}.txt").write_text("".join(rows))
     # JSON is YAML: no dumper is needed for three fields.
@@ -121,7 +119,7 @@ def _detect(scratch: Path, final: Path) -> None:
 
 
 def _scene(
-    rng: random.Random, photos: list[Image.Image], part: str, digits: list[tuple[Any, int]]
+    rng: random.Random, photos: list[Image.Image], part: str, digits: list[Any]
 ) -> tuple[Image.Image, list[str]]:
     """One crop of a photograph with 1 to 4 digits that do not overlap, and its label rows."""
     photo = rng.choice(photos)
@@ -133,7 +131,7 @@ def _scene(
     picture = photo.crop((x, y, x + side, y + side)).resize((_DETECT_SIDE, _DETECT_SIDE))
     rows: list[str] = []
     taken: list[tuple[int, int, int]] = []
-    for scan, _label in digits[: rng.randint(1, 4)]:
+    for scan in digits[: rng.randint(1, 4)]:
         size = rng.randint(26, 52)
         spot = _free_spot(rng, size, taken)
         if spot is None:
