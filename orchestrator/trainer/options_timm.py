@@ -23,7 +23,13 @@ class Option:
 
 
 def _key(default: Scalar, doc: str, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+    option = Option(kind=_kind(default), default=default, doc=doc, low=low, high=high)
+    return field(default=default, metadata={"option": option})
+
+
+def _kind(value: Scalar) -> type[str] | type[int] | type[float] | type[bool]:
+    assert value is not None
+    return type(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +58,7 @@ class TimmOptions:
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
 
 
-TIMM_OPTIONS: Mapping[str, Option] = {
-    f.name: Option(
-        kind=type(f.default),
-        default=f.default,
-        doc=f.metadata["doc"],
-        low=f.metadata["low"],
-        high=f.metadata["high"],
-    )
-    for f in fields(TimmOptions)
-}
+TIMM_OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(TimmOptions)}
 """Every key that `TrainSettings.options` may hold for the timm trainer."""
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -48,7 +48,7 @@ def seed_host(seed: int) -> None:
 
 
 @contextmanager
-def host_state_kept() -> Generator[None]:
+def host_state_kept() -> Iterator[None]:
     """Put the host's generators back afterwards, whatever the block seeds and draws."""
     python, legacy, state = (
         random.getstate(),
