@@ -1,0 +1,67 @@
+"""How the effective batch is cut: exactly, whatever the card holds."""
+
+from dataclasses import replace
+
+from orchestrator.errors import PlanError
+from orchestrator.types import BatchPlan, RunSpec
+
+__all__ = ["plan_batch", "smaller"]
+
+
+def plan_batch(spec: RunSpec) -> BatchPlan:
+    """Cut the run's effective batch over its ranks and, where a limit is set, into micro-batches.
+
+    A rank takes `effective_batch / num_gpus` samples a step. Without a limit in
+    `spec.micro_batch` the step is not cut; with one, pieces have at most that many samples and
+    the last piece may be smaller.
+
+    Raises:
+        PlanError: a number is below 1, or the effective batch does not divide among the ranks;
+            it is never rounded.
+    """
+    world, batch = spec.num_gpus, spec.effective_batch
+    limit = spec.micro_batch
+    for name, value in (("batch", batch), ("resources.gpus", world), ("micro_batch", limit)):
+        if value is not None and value < 1:
+            raise PlanError(
+                f"{name} is {value} in project {spec.project!r}; it must be at least 1",
+                code="E2001",
+                fix=(f"{name}=1, or more",),
+            )
+    if batch % world:
+        below = batch - batch % world
+        above = below + world
+        raise PlanError(
+            f"batch {batch} of project {spec.project!r} does not divide among {world} GPUs",
+            code="E2002",
+            why=(
+                f"every GPU takes batch / gpus samples a step, and {batch} / {world} is not whole",
+                "the effective batch is the experiment, so it is never rounded",
+            ),
+            fix=(
+                " or ".join(f"batch={near}" for near in (below, above) if near),
+                f"resources.gpus={_largest_divisor(batch, world)}",
+            ),
+        )
+    rank_batch = batch // world
+    return BatchPlan(
+        effective_batch=batch,
+        world_size=world,
+        micro_batch=rank_batch if limit is None else min(limit, rank_batch),
+    )
+
+
+def smaller(batch: BatchPlan) -> BatchPlan | None:
+    """Return the next smaller cut of the same batch: half the micro-batch, rounded up.
+
+    Returns:
+        A plan with the same effective batch and world size, or None when the micro-batch is
+        one sample and nothing is left to cut.
+    """
+    if batch.micro_batch == 1:
+        return None
+    return replace(batch, micro_batch=-(-batch.micro_batch // 2))
+
+
+def _largest_divisor(batch: int, at_most: int) -> int:
+    return next(n for n in range(min(batch, at_most), 0, -1) if batch % n == 0)

@@ -1,0 +1,91 @@
+"""A Store in memory: a list of events, dictionaries of rows, and a digest of the whole journal."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from orchestrator.messages import AttemptEvent, Event, ProgressReported
+from orchestrator.types import Progress, RunId, RunStatus, Seconds
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Keeps the Store contract for as long as the process lives.
+
+    Used by simulations and tests; the digest is the identity of a simulation.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._statuses: dict[RunId, RunStatus] = {}
+        self._rows: dict[RunId, dict[int, ProgressReported]] = {}
+        self._inbox: list[Event] = []
+        self._keys: set[str] = set()
+
+    def append(self, event: Event) -> bool:
+        """Record an event; False, and nothing recorded, when it is fenced off."""
+        if event.is_volatile:
+            return True
+        if isinstance(event, AttemptEvent) and not self._may_write(event):
+            return False
+        if isinstance(event, ProgressReported):
+            rows = self._rows.setdefault(event.attempt.run_id, {})
+            row = rows.get(event.progress.epoch)
+            if row is not None and row.attempt.number >= event.attempt.number:
+                return False
+            rows[event.progress.epoch] = event
+        self._events.append(event)
+        return True
+
+    def publish(self, statuses: Sequence[RunStatus]) -> None:
+        """Update the rows that people read, and with them the fence."""
+        for status in statuses:
+            self._statuses[status.run_id] = status
+
+    def receive(self, at: Seconds) -> Sequence[Event]:
+        """Move what people asked for from the inbox to the journal, stamped `at`."""
+        if not self._inbox:
+            return ()
+        events = tuple(replace(event, at=at) for event in self._inbox)
+        self._inbox.clear()
+        self._events.extend(events)
+        return events
+
+    def replay(self) -> Iterator[Event]:
+        """Every recorded event in the order it was recorded."""
+        return iter(tuple(self._events))
+
+    def ask(self, event: Event, key: str | None = None) -> bool:
+        """Put a person's wish into the inbox; False when the same key was asked before."""
+        if key is not None:
+            if key in self._keys:
+                return False
+            self._keys.add(key)
+        self._inbox.append(event)
+        return True
+
+    def statuses(self) -> Mapping[RunId, RunStatus]:
+        """The published rows."""
+        return dict(self._statuses)
+
+    def progress(self, run_id: RunId) -> tuple[Progress, ...]:
+        """One row per epoch of a run, in the order of epochs."""
+        rows = self._rows.get(run_id, {})
+        return tuple(rows[epoch].progress for epoch in sorted(rows))
+
+    def digest(self) -> str:
+        """SHA-256 over the journal, in hexadecimal; equal journals have equal digests."""
+        digest = hashlib.sha256()
+        for event in self._events:
+            digest.update(repr(event).encode())
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    def _may_write(self, event: AttemptEvent) -> bool:
+        status = self._statuses.get(event.attempt.run_id)
+        return (
+            status is not None
+            and status.attempt == event.attempt.number
+            and not status.state.is_terminal
+        )
