@@ -1,0 +1,209 @@
+"""Checks that need files: data sets, weights, names of networks; before anything starts."""
+
+import difflib
+import importlib.util
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.config_options import known_models, scaled_like, without_scale
+from orchestrator.config_rules import TIMM_PREFIX
+from orchestrator.config_types import Project
+from orchestrator.config_yaml import read_yaml, shown
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.types import TrainSettings
+
+__all__ = ["check_files"]
+
+_WEIGHTS = frozenset({".pt", ".pth", ".safetensors"})
+_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_EXTRA = {
+    "yolo": ("ultralytics", 'pip install "orchestrator[yolo]"'),
+    "timm": ("timm", "pip install timm"),
+}
+
+
+def check_files(projects: Sequence[Project]) -> None:
+    """Check that the model and the data of every project are there and look like what they are.
+
+    Reads headers and folder listings; imports neither torch nor a trainer's library, and opens
+    nothing that could run code.
+
+    Raises:
+        DataError: E3001 data missing, E3002 not a data set, E3003 weights missing, E3004 not a
+            weights file, E3005 unknown network, E3006 an address instead of a file.
+        ConfigError: E1110, the trainer's library is not installed.
+    """
+    for project in projects:
+        if project.template.trainer == "fake":
+            continue
+        _check_library(project)
+        _check_model(project, project.template.settings)
+        if project.made is None:
+            _check_data(project, project.template.settings)
+
+
+def _check_library(project: Project) -> None:
+    library, remedy = _EXTRA[project.template.trainer]
+    if importlib.util.find_spec(library) is None:
+        raise ConfigError(
+            f"project {project.name} needs {library}, which is not installed",
+            code="E1110",
+            fix=(remedy,),
+        )
+
+
+def _check_model(project: Project, settings: TrainSettings) -> None:
+    model = settings.model
+    if "://" in model:
+        raise _address(project, "model", model)
+    if model.startswith(TIMM_PREFIX):
+        _check_known(project, model.removeprefix(TIMM_PREFIX).split(".")[0], TIMM_PREFIX)
+        return
+    path = Path(model)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            _check_known(project, path.name, "")
+    elif path.suffix in _WEIGHTS:
+        _check_weights(project, path)
+    else:
+        raise DataError(
+            f"project {project.name}: model {shown(model)} is neither a network nor weights",
+            code="E3005",
+            why=(project.where,),
+            fix=("write yolo11n.yaml, the path of a .pt file, or timm/NAME",),
+        )
+
+
+def _check_known(project: Project, name: str, prefix: str) -> None:
+    known = known_models("timm" if prefix else "yolo")
+    plain = name if prefix else without_scale(name)
+    if plain in known or not known:
+        return
+    close = difflib.get_close_matches(plain, sorted(known), n=3, cutoff=0.4)
+    proposals = close if prefix else scaled_like(name, close)
+    raise DataError(
+        f"project {project.name}: there is no network {shown(prefix + name)}",
+        code="E3005",
+        why=(project.where,),
+        fix=(f"the nearest: {', '.join(prefix + each for each in proposals)}",) if close else (),
+    )
+
+
+def _check_weights(project: Project, path: Path) -> None:
+    name = shown(str(path), 200)
+    if not path.is_file():
+        network = _network_of(path)
+        raise DataError(
+            f"project {project.name}: the weights {name} are not there",
+            code="E3003",
+            why=(f"seen from the config's folder and from {Path.cwd()}; nothing is downloaded",),
+            fix=("put the file there and name its path", f"from scratch: model={network}"),
+        )
+    if not _is_weights(path):
+        raise DataError(
+            f"project {project.name}: {name} is not a weights file",
+            code="E3004",
+            why=(f"{path.stat().st_size} bytes, and not the archive that torch.save writes",),
+            fix=("fetch it again; a page saved by a browser is a common cause",),
+        )
+
+
+def _network_of(path: Path) -> str:
+    """The network that trains from scratch in place of missing weights."""
+    return f"{path.stem}.yaml" if path.stem.startswith("yolo") else "yolo11n.yaml"
+
+
+def _is_weights(path: Path) -> bool:
+    """True for torch's zip archive (with its pickle inside) or a safetensors header."""
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            head = file.read(9)
+        size = int.from_bytes(head[:8], "little")
+        return len(head) == 9 and head[8:] == b"{" and 2 <= size <= path.stat().st_size - 8
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
+
+
+def _check_data(project: Project, settings: TrainSettings) -> None:
+    if "://" in settings.data:
+        raise _address(project, "data", settings.data)
+    path = Path(settings.data)
+    if not path.exists():
+        raise DataError(
+            f"project {project.name}: the data {shown(settings.data, 200)} is not there",
+            code="E3001",
+            why=(f"seen from the config's folder and from {Path.cwd()} ({project.where})",),
+            fix=(
+                "correct the path in data:",
+                "to try without data of your own: data=made:digits-detect or made:digits-classify",
+            ),
+        )
+    if project.template.trainer == "timm" or "-cls" in Path(settings.model).name:
+        _check_class_folders(project, path)
+    elif path.is_dir():
+        raise DataError(
+            f"project {project.name}: a detector needs a data file, and {path} is a folder",
+            code="E3002",
+            fix=_proposed_yaml(path),
+        )
+    else:
+        _check_data_file(project, path)
+
+
+def _proposed_yaml(folder: Path) -> tuple[str, ...]:
+    found = sorted(folder.glob("*.yaml"))[:1]
+    return (f"data={found[0]}",) if found else ("write a data.yaml with train:, val: and names:",)
+
+
+def _check_class_folders(project: Project, path: Path) -> None:
+    root = path / "train" if (path / "train").is_dir() else path
+    classes = [each for each in root.iterdir() if each.is_dir()] if root.is_dir() else []
+    if len(classes) < 2 or not any(_has_picture(each) for each in classes):
+        raise DataError(
+            f"project {project.name}: {path} is not a folder of class folders",
+            code="E3002",
+            why=(f"{len(classes)} folders with pictures were expected below {root}, at least 2",),
+            fix=("arrange it as train/CLASS/*.jpg and val/CLASS/*.jpg",),
+        )
+
+
+def _has_picture(folder: Path) -> bool:
+    return any(file.suffix.lower() in _PICTURES for file in folder.rglob("*"))
+
+
+def _check_data_file(project: Project, path: Path) -> None:
+    try:
+        values = read_yaml(path.read_text("utf-8"), str(path)).value
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read", code="E3002", why=(str(error)[:200],)) from error
+    keys = values if isinstance(values, dict) else {}
+    missing = [key for key in ("train", "val", "names") if not keys.get(key)]
+    if missing:
+        raise DataError(
+            f"project {project.name}: {path} has no {' and no '.join(missing)}",
+            code="E3002",
+            fix=("a YOLO data file names the folders train: and val:, and the classes names:",),
+        )
+    root = path.parent / str(keys.get("path") or "")
+    for key in ("train", "val"):
+        for part in keys[key] if isinstance(keys[key], list) else [keys[key]]:
+            if not (root / str(part)).exists() and not (path.parent / str(part)).exists():
+                raise DataError(
+                    f"project {project.name}: {key} of {path} names {shown(str(part), 200)},"
+                    " which is not there",
+                    code="E3001",
+                    why=(f"seen from {root}",),
+                    fix=(f"correct {key}: (or path:) in {path}",),
+                )
+
+
+def _address(project: Project, key: str, value: str) -> DataError:
+    return DataError(
+        f"project {project.name}: {key} {shown(value)} is an address; nothing is downloaded",
+        code="E3006",
+        why=(project.where,),
+        fix=(f"fetch it, and write the path of the file in {key}:",),
+    )

@@ -1,0 +1,73 @@
+"""Which further keys each trainer knows, asked of the installed trainer by its name."""
+
+import importlib.util
+import pkgutil
+import re
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+
+__all__ = ["check_option", "known_models", "option_keys", "scaled_like", "without_scale"]
+
+# Named as text, like entry points: the config knows trainers as data and depends on none of them.
+_OPTION_KEYS = {
+    "yolo": "orchestrator.trainer.yolo_settings:yolo_option_keys",
+    "timm": "orchestrator.trainer.options_timm:TIMM_OPTIONS",
+}
+_OPTION_CHECKS = {"timm": "orchestrator.trainer.options_timm:timm_options"}
+_TIMM_ENTRY = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
+_SCALE = re.compile(r"(\d+)([nslmx])(.*)$")  # yolo11n-cls is scale n of yolo11-cls
+
+
+@cache
+def option_keys(trainer: str) -> frozenset[str]:
+    """Keys that `trainer` takes beyond those of the config itself; the fake trainer takes all.
+
+    Reads the installed library's own list without importing the library.
+    """
+    if trainer not in _OPTION_KEYS:
+        return frozenset()
+    known = pkgutil.resolve_name(_OPTION_KEYS[trainer])
+    return frozenset(known() if callable(known) else known)
+
+
+def check_option(trainer: str, key: str, value: object) -> None:
+    """Let the trainer check one value, where it has a check that imports no framework.
+
+    Raises:
+        ConfigError: The value is of the wrong type or out of range.
+    """
+    if trainer in _OPTION_CHECKS:
+        pkgutil.resolve_name(_OPTION_CHECKS[trainer])({key: value})
+
+
+@cache
+def known_models(trainer: str) -> frozenset[str]:
+    """Model names that the installed library can build, read from its files, not imported.
+
+    YOLO names come without their scale letter (`yolo11-cls.yaml`), timm names without `timm/`.
+    Empty when the library is not installed.
+    """
+    library = {"yolo": "ultralytics", "timm": "timm"}.get(trainer)
+    spec = importlib.util.find_spec(library) if library else None
+    if spec is None or spec.origin is None:
+        return frozenset()
+    root = Path(spec.origin).parent
+    if trainer == "yolo":
+        return frozenset(path.name for path in root.glob("cfg/models/*/*.yaml"))
+    sources = sorted((root / "models").glob("*.py"))
+    return frozenset(
+        name for path in sources for name in _TIMM_ENTRY.findall(path.read_text("utf-8"))
+    )
+
+
+def without_scale(name: str) -> str:
+    """`yolo11n-cls.yaml` as `yolo11-cls.yaml`, the way ultralytics finds its model files."""
+    return _SCALE.sub(r"\1\3", name)
+
+
+def scaled_like(name: str, known: Collection[str]) -> tuple[str, ...]:
+    """The known YOLO names with the scale letter of `name` put back, for a proposal."""
+    scale = _SCALE.search(name)
+    letter = scale[2] if scale else "n"
+    return tuple(re.sub(r"(yolo\w*?\d+)(?=[-.])", rf"\1{letter}", each) for each in known)

@@ -1,0 +1,176 @@
+"""One project of a config: its merged values checked and turned into the template of a run."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator.config_model import (
+    ClusterModel,
+    ProjectModel,
+    ResourcesModel,
+    RetryModel,
+    ScheduleModel,
+)
+from orchestrator.config_rules import (
+    TIMM_PREFIX,
+    Place,
+    contradictions,
+    option_problems,
+    trainer_of,
+)
+from orchestrator.config_types import MADE, Project, Setting
+from orchestrator.config_words import Problem, path_in, problems_of
+from orchestrator.config_yaml import KeyPath
+from orchestrator.types import DeviceKind, RetryBudget, RunId, RunSpec, TrainSettings
+
+__all__ = ["build_project", "known_beside", "name_from", "resolve_path"]
+
+_KEYS = frozenset(ProjectModel.model_fields)
+_BLOCK_KEYS: dict[KeyPath, frozenset[str]] = {
+    ("cluster",): frozenset(ClusterModel.model_fields),
+    ("resources",): frozenset(ResourcesModel.model_fields),
+    ("schedule",): frozenset(ScheduleModel.model_fields),
+    ("schedule", "retry"): frozenset(RetryModel.model_fields),
+}
+
+
+def known_beside(path: KeyPath) -> Collection[str]:
+    """Keys that may stand where `path` stands."""
+    return _BLOCK_KEYS.get(path[:-1], _KEYS)
+
+
+def name_from(text: str) -> str:
+    """A project name made from a file's or a model's name."""
+    stem = re.sub(r"[^a-z0-9._-]+", "-", Path(text).name.rsplit(".", 1)[0].lower())
+    return re.sub(r"\.{2,}", ".", stem).strip(".-_")[:63] or "project"
+
+
+def build_project(place: Place, folder: Path) -> tuple[Project | None, list[Problem]]:
+    """Check one project's merged values.
+
+    Args:
+        place: The values, with the place of each.
+        folder: The folder of the config file, against which relative paths are resolved.
+
+    Returns:
+        The project, or None with the problems found.
+    """
+    values = place.layer.values()
+    try:
+        model = ProjectModel.model_validate(values)
+    except ValidationError as error:
+        problems = problems_of(error.errors(include_url=False), place.of, known_beside)
+        return None, problems + option_problems(place, values)
+    problems = option_problems(place, values) + contradictions(place, model)
+    if problems:
+        return None, problems
+    return _project(place, model, folder), []
+
+
+def _project(place: Place, model: ProjectModel, folder: Path) -> Project:
+    trainer = trainer_of(model.model, model.trainer)
+    is_classifier = trainer == "timm" or "-cls" in model.model
+    settings = TrainSettings(
+        model=resolve_path(model.model, folder),
+        data=resolve_path(model.data, folder),
+        imgsz=model.imgsz or (224 if is_classifier else 640),
+        epochs=model.epochs,
+        amp=model.amp,
+        optimizer=model.optimizer,
+        lr0=model.lr0,
+        patience=model.patience,
+        workers=model.workers,
+        cache=model.cache,
+        seed=model.seed,
+        options=dict(model.model_extra or {}),
+    )
+    return Project(
+        name=model.name,
+        template=_template(model, trainer, settings),
+        where=place.where,
+        resolved=_resolved(model, settings),
+        settings=_settings(place, model),
+    )
+
+
+def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> RunSpec:
+    is_cpu = model.device == "cpu"
+    cpus = model.resources.cpus
+    return RunSpec(
+        run_id=RunId(""),
+        project=model.name,
+        trainer=trainer,
+        settings=settings,
+        effective_batch=model.batch,
+        folder="",
+        device=DeviceKind(model.device),
+        num_gpus=model.resources.gpus,
+        memory_bytes=model.resources.memory,
+        micro_batch=model.micro_batch,
+        gpu_types=model.resources.gpu_type,
+        num_cpus=(1.0 if is_cpu else 0.0) if cpus is None else cpus,
+        queue=model.schedule.queue,
+        priority=model.schedule.priority,
+        retry=RetryBudget(**model.schedule.retry.model_dump()),
+        max_duration_seconds=model.schedule.max_duration,
+    )
+
+
+def resolve_path(text: str, folder: Path) -> str:
+    """The absolute path of an existing file, seen from the config's folder, then from here."""
+    if text.startswith((MADE, TIMM_PREFIX)) or "://" in text:
+        return text
+    path = Path(text).expanduser()
+    for base in (folder, Path.cwd()):
+        if (base / path).exists():
+            return str((base / path).resolve())
+    return text
+
+
+def _resolved(model: ProjectModel, settings: TrainSettings) -> dict[str, Any]:
+    """The block that, run again, gives the same run."""
+    block = _plain(model) | {"model": settings.model, "data": settings.data}
+    block["imgsz"] = settings.imgsz
+    return {key: value for key, value in block.items() if value is not None}
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    values = model.model_dump(mode="json")
+    resources = values.get("resources", {})
+    if resources.get("memory") is not None:
+        resources["memory"] = _size(resources["memory"])
+    return values
+
+
+def _size(num_bytes: int) -> str:
+    """Bytes in the largest unit that says them exactly."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if num_bytes % (1 << power) == 0:
+            return f"{num_bytes >> power}{unit}"
+    return f"{num_bytes}B"
+
+
+def _settings(place: Place, model: ProjectModel) -> tuple[Setting, ...]:
+    rows = []
+    for path, value in _flat(_plain(model), ()):
+        written = path in place.layer.leaves or path[:1] in place.layer.leaves
+        origin = place.layer.origin(path) if written else None
+        rows.append(
+            Setting(
+                path=path_in(place.base, path),
+                value=value,
+                origin=origin.where if origin else "default",
+            )
+        )
+    return tuple(rows)
+
+
+def _flat(values: dict[str, Any], at: KeyPath) -> list[tuple[KeyPath, Any]]:
+    rows: list[tuple[KeyPath, Any]] = []
+    for key, value in values.items():
+        path = (*at, key)
+        rows.extend(_flat(value, path) if isinstance(value, dict) else [(path, value)])
+    return rows

@@ -1,0 +1,160 @@
+"""Rules of a project that need more than one key, the trainer's own keys, or the card catalogue."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config_layers import Layer
+from orchestrator.config_model import ProjectModel
+from orchestrator.config_options import check_option, option_keys
+from orchestrator.config_words import Problem, path_in, unknown_key
+from orchestrator.config_yaml import KeyPath, path_text, shown
+from orchestrator.errors import OrchestratorError
+
+__all__ = [
+    "TIMM_PREFIX",
+    "Place",
+    "card_problems",
+    "contradictions",
+    "option_problems",
+    "trainer_of",
+]
+
+TIMM_PREFIX = "timm/"
+_KEYS = frozenset(ProjectModel.model_fields)
+_NOT_OURS = {  # keys of ultralytics that have no meaning here, and what takes their place
+    "nbs": "leave it out: it is always the effective batch, which is `batch`",
+    "time": "use schedule.max_duration",
+    "resume": "leave it out: the same command goes on with an unfinished run; or orc resume",
+    "project": "use `name` for the project, and `runs` for the folder",
+    "exist_ok": "leave it out: every run has a folder of its own",
+    "task": "leave it out: it follows from the model",
+    "mode": "leave it out: a run trains",
+    "save": "leave it out: checkpoints are always written",
+    "save_period": "leave it out: a checkpoint is written after every epoch",
+    "compile": "leave it out: a compiled step cannot be cut to fit the memory",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a block of settings stands: `base` is its path (`projects[1]`, or empty)."""
+
+    base: str
+    where: str
+    layer: Layer
+
+    def of(self, path: KeyPath) -> tuple[str, str]:
+        """The path as people wrote it, and the place."""
+        origin = self.layer.origin(path)
+        if origin is None:
+            return path_in(self.base, path), self.where
+        written = origin.path
+        tail = path_text(path[-1:])
+        return (written if written.endswith(tail) else path_in(self.base, path)), origin.where
+
+
+def trainer_of(model: str, explicit: str | None = None) -> str:
+    """`timm` for a model named timm/..., else `yolo`, unless the config says it."""
+    return explicit or ("timm" if model.startswith(TIMM_PREFIX) else "yolo")
+
+
+def option_problems(place: Place, values: dict[str, Any]) -> list[Problem]:
+    """Keys that the trainer does not know, and values that it does not take."""
+    extra = [key for key in values if key not in _KEYS]
+    model, explicit = values.get("model"), values.get("trainer")
+    if not extra or explicit == "fake":
+        return []
+    trainer = trainer_of(model if isinstance(model, str) else "")
+    if explicit in ("yolo", "timm"):
+        trainer = explicit
+    known = option_keys(trainer)
+    found = []
+    for key in extra:
+        if key in known:
+            continue
+        problem = unknown_key(*place.of((key,)), key, known | _KEYS)
+        problem.fix = _NOT_OURS.get(key, problem.fix)
+        found.append(problem)
+    wrong = _option_values(place, trainer, {k: values[k] for k in extra if k in known})
+    return found + wrong
+
+
+def _option_values(place: Place, trainer: str, options: dict[str, Any]) -> list[Problem]:
+    found = []
+    for key, value in options.items():
+        try:
+            check_option(trainer, key, value)
+        except OrchestratorError as error:
+            name, where = place.of((key,))
+            found.append(
+                Problem(f"{name}: {error.what} ({where})", code="E1011", fix="; ".join(error.fix))
+            )
+    return found
+
+
+def contradictions(place: Place, model: ProjectModel) -> list[Problem]:
+    """Values that are right alone and wrong together."""
+    found = []
+
+    def say(path: KeyPath, text: str, fix: str) -> None:
+        name, where = place.of(path)
+        found.append(Problem(f"{name} {text} ({where})", code="E1018", fix=fix))
+
+    if model.trainer not in (None, "fake") and model.trainer != trainer_of(model.model):
+        say(
+            ("trainer",),
+            f"is {model.trainer}, but the model {shown(model.model)} is for"
+            f" {trainer_of(model.model)}",
+            "leave trainer out; timm models are named timm/NAME",
+        )
+    gpus = model.resources.gpus
+    if model.batch % gpus:
+        lower = max(gpus, model.batch - model.batch % gpus)
+        say(
+            ("batch",),
+            f"{model.batch} cannot be split evenly over resources.gpus {gpus}",
+            f"batch: {lower} or {lower + gpus}",
+        )
+    if model.micro_batch is not None and model.micro_batch > model.batch:
+        say(
+            ("micro_batch",),
+            f"{model.micro_batch} is more than batch {model.batch}",
+            f"micro_batch: at most {model.batch}, or leave it out",
+        )
+    if model.device == "cpu" and (gpus > 1 or model.resources.gpu_type):
+        say(("device",), "is cpu, but resources ask for GPUs", "remove one of the two")
+    found.extend(_image_size(place, model))
+    found.extend(card_problems(place, ("resources", "gpu_type"), model.resources.gpu_type))
+    return found
+
+
+def _image_size(place: Place, model: ProjectModel) -> list[Problem]:
+    detects = trainer_of(model.model, model.trainer) == "yolo" and "-cls" not in model.model
+    if not detects or model.imgsz is None or model.imgsz % 32 == 0:
+        return []
+    name, where = place.of(("imgsz",))
+    below = max(32, model.imgsz // 32 * 32)
+    return [
+        Problem(
+            f"{name} must be a multiple of 32, the stride of a YOLO network, not {model.imgsz}"
+            f" ({where})",
+            code="E1011",
+            fix=f"imgsz: {below} or {below + 32}",
+        )
+    ]
+
+
+def card_problems(place: Place, path: KeyPath, names: tuple[str, ...]) -> list[Problem]:
+    """The names of cards that the catalogue does not know."""
+    found = []
+    for name in names:
+        from orchestrator.device.catalogue import find_card  # reads the catalogue: only when asked
+
+        try:
+            find_card(name)
+        except OrchestratorError as error:
+            text, where = place.of(path)
+            found.append(
+                Problem(f"{text}: {error.what} ({where})", code="E1015", fix="; ".join(error.fix))
+            )
+    return found

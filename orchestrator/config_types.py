@@ -1,0 +1,73 @@
+"""What a config is once it is read: frozen values that the rest of the product works with."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.types import RunId, RunSpec
+
+__all__ = ["Config", "Project", "Setting"]
+
+MADE = "made:"  # prefix of a data set that is made on the spot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One resolved value and where it came from (`a.yaml:7`, `command line`, `default`)."""
+
+    path: str
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """One training of a config, checked, but not yet a run: it has no id and no folder.
+
+    `where` is the place to name in messages; `resolved` is the block that reproduces the run.
+    """
+
+    name: str
+    template: RunSpec
+    where: str
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[Setting, ...] = ()
+
+    @property
+    def made(self) -> str | None:
+        """Name of the data set to be made on the spot, when `data` asks for one."""
+        data = self.template.settings.data
+        return data.removeprefix(MADE) if data.startswith(MADE) else None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides the run; the same config gives the same text."""
+        value = dataclasses.asdict(self.template)
+        text = json.dumps(value, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def spec(self, run_id: RunId, folder: Path, data: str | None = None) -> RunSpec:
+        """The run: this project with an id, its absolute folder, and the data if it was made."""
+        settings = self.template.settings
+        if data is not None:
+            settings = dataclasses.replace(settings, data=data)
+        return dataclasses.replace(
+            self.template, run_id=run_id, folder=str(folder.resolve()), settings=settings
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole config. `emulate` are card names as written; `runs` is absolute."""
+
+    source: str
+    folder: Path
+    runs: Path
+    projects: tuple[Project, ...]
+    emulate: tuple[str, ...] = ()
+    address: str | None = None
+    settings: tuple[Setting, ...] = ()  # of the blocks that all projects share
