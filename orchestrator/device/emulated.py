@@ -1,0 +1,88 @@
+"""A CPU that poses as a card: real training, held to the card's budget by counting tensors."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from orchestrator.device.live import LiveBytes, StorageEvent
+from orchestrator.device.oom import is_card_out_of_memory
+from orchestrator.types import Bytes, Card, DeviceMemory
+
+__all__ = ["EmulatedDevice"]
+
+
+class EmulatedDevice:
+    """Runs on the CPU; inside `session` the live tensors may not exceed the budget.
+
+    What counts as the card's memory is `LiveBytes`'s to say. The whole budget is for tensors:
+    what a real card also holds (CUDA context, cuBLAS and cuDNN workspaces, fragmentation) is
+    not made up here, so a run that fits an emulated card needs that much more on the real one.
+    Speed is the CPU's.
+
+    Args:
+        card: The card it poses as; another process's share of it is `card.foreign_bytes`.
+        budget_bytes: What this process may hold, at most the card's memory.
+    """
+
+    def __init__(self, card: Card, budget_bytes: Bytes) -> None:
+        if not 0 < budget_bytes <= card.memory_bytes:
+            raise ValueError(
+                f"a budget of {budget_bytes} bytes on a card of {card.memory_bytes} bytes"
+            )
+        self._card = card
+        self._live = LiveBytes(limit_bytes=budget_bytes, name=self.name)
+
+    @property
+    def torch_device(self) -> str:
+        """Always "cpu"."""
+        return "cpu"
+
+    @property
+    def name(self) -> str:
+        """The card's name and that it is emulated."""
+        return f"{self._card.name} (emulated)"
+
+    def memory(self) -> DeviceMemory:
+        """The card's memory with this process's live tensors; other emulated workers are unseen."""
+        foreign = self._card.foreign_bytes
+        return DeviceMemory(
+            total_bytes=self._card.memory_bytes,
+            used_bytes=foreign + self._live.live_bytes,
+            foreign_bytes=foreign,
+        )
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """While inside, tensors are counted and held to the budget.
+
+        Raises:
+            torch.OutOfMemoryError: From the operator whose result does not fit.
+        """
+        with self._live:
+            yield
+
+    def host(self) -> AbstractContextManager[None]:
+        """Inside a session: what is made here is host memory, as in a DataLoader."""
+        return self._live.host()
+
+    def reset_peak(self) -> None:
+        """Begin a new measurement of the peak."""
+        self._live.reset_peak()
+
+    def peak_bytes(self) -> Bytes:
+        """The most bytes of live tensors at one time since `reset_peak`."""
+        return self._live.peak_bytes
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """True when the error means that the card, not the host, ran out of memory."""
+        return is_card_out_of_memory(error)
+
+    def release(self) -> None:
+        """Collect cycles, in which tensors can hang after an error."""
+        gc.collect()
+
+    def keep_events(self) -> list[StorageEvent]:
+        """The births and deaths of storages from now on, in a list that goes on growing."""
+        events: list[StorageEvent] = []
+        self._live.events = events
+        return events
