@@ -43,6 +43,7 @@ class StopReason(StrEnum):
     START_TIMEOUT = "START_TIMEOUT"
     YIELD_TIMEOUT = "YIELD_TIMEOUT"
     NODE_LOST = "NODE_LOST"
+    MAX_DURATION = "MAX_DURATION"
 
 
 class StopMode(StrEnum):
