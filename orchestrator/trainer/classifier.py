@@ -218,7 +218,7 @@ def _check_name(name: str) -> None:
     if timm.is_model(name):
         return
     known = timm.list_models()
-    near = difflib.get_close_matches(name.split(".")[0], known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.split(".", maxsplit=1)[0], known, n=3, cutoff=0.5)
     raise ConfigError(
         f'timm {timm.__version__} has no model "{name}"',
         code="E1111",

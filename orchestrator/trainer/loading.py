@@ -148,7 +148,7 @@ def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
                 raise TrainingError(
                     "a data loading process died",
                     cause=Cause.HOST_OUT_OF_MEMORY,
-                    code="E2110",
+                    code="E2111",
                     why=(str(error).splitlines()[0],),
                     fix=("use fewer workers, or cache: false if it is ram",),
                 ) from error

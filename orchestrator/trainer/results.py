@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: weights, results.csv and args.yaml, each whole or not."""
+"""What a finished run leaves in its folder: weights, results.csv, args.yaml; each whole or not."""
 
 import csv
 import io
@@ -13,7 +13,30 @@ import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-__all__ = ["write_args", "write_results", "write_weights"]
+from orchestrator.errors import StoreError
+from orchestrator.trainer.randomness import load_state
+
+__all__ = ["read_weights", "write_args", "write_results", "write_weights"]
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights that a checkpoint's epoch was judged by: the averaged ones, if there are any.
+
+    Raises:
+        StoreError: The file is gone.
+    """
+    try:
+        with checkpoint.open("rb") as file:
+            learner = load_state(file)["learner"]
+    except OSError as error:
+        raise StoreError(
+            "the checkpoint of the best epoch is gone",
+            code="E5110",
+            why=(f"{checkpoint}: {error.strerror}",),
+            fix=("put the run's checkpoints back and resume it",),
+        ) from error
+    weights: dict[str, Tensor] = learner["ema"] or learner["model"]
+    return weights
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

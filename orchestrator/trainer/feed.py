@@ -1,0 +1,111 @@
+"""The batches that one run of a classifier trains on and is validated with."""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import psutil
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from orchestrator.errors import DataError
+from orchestrator.trainer.loading import EpochOrder, Mix, PictureFolder, picture_loader
+from orchestrator.trainer.pictures import PictureSet, decoded_bytes
+from orchestrator.types import TrainTask
+
+__all__ = ["Feed"]
+
+log = logging.getLogger(__name__)
+
+Transform: TypeAlias = Callable[[Image.Image], Tensor]
+
+
+class Feed:
+    """Loaders of training and validation.
+
+    Args:
+        task: Says the batch, the seed, the workers and the cache.
+        sets: Pictures of training and of validation.
+        transforms: Of training and of validation.
+        mix: Mixes a batch of training.
+        is_fresh: Read every header first, so that a damaged file is named before the first step.
+        pin_memory: For copies to a card.
+
+    Raises:
+        DataError: A picture cannot be read, or there are fewer of them than a step takes.
+    """
+
+    def __init__(
+        self,
+        task: TrainTask,
+        sets: tuple[PictureSet, PictureSet],
+        transforms: tuple[Transform, Transform],
+        *,
+        mix: Mix | None,
+        is_fresh: bool,
+        pin_memory: bool,
+    ) -> None:
+        batch, settings = task.batch, task.spec.settings
+        self._order = EpochOrder(
+            len(sets[0]),
+            rank_batch=batch.rank_batch,
+            seed=settings.seed,
+            world_size=batch.world_size,
+            rank=task.rank,
+        )
+        if not len(self._order):
+            raise DataError(
+                f"batch {batch.effective_batch} is more than the {len(sets[0])} training pictures",
+                code="E3106",
+                fix=(f"batch: at most {len(sets[0])}",),
+            )
+        workers = min(settings.workers, _num_cpus())
+        folders = [
+            PictureFolder(pictures, transform, settings.seed)
+            for pictures, transform in zip(sets, transforms, strict=True)
+        ]
+        _examine(folders, is_cached=settings.cache == "ram", is_fresh=is_fresh)
+        self._train = picture_loader(
+            folders[0], self._order, workers=workers, pin_memory=pin_memory, mix=mix
+        )
+        size = 2 * batch.micro_batch  # without gradients, what trains one piece validates two
+        keys = [(0, index) for index in range(len(sets[1]))]
+        once = [keys[begin : begin + size] for begin in range(0, len(keys), size)]
+        self.validation: DataLoader[Any] = picture_loader(
+            folders[1], once, workers=workers, pin_memory=pin_memory
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(self._order)
+
+    def training(self, epoch: int) -> DataLoader[Any]:
+        """The loader, set to the order of this epoch."""
+        self._order.epoch = epoch
+        return self._train
+
+
+def _examine(folders: list[PictureFolder], *, is_cached: bool, is_fresh: bool) -> None:
+    if not (is_cached or is_fresh):
+        return  # the headers were read when the run began
+    threads = min(16, 4 * _num_cpus())  # reading headers waits for the disk, not for the CPU
+    need = sum(decoded_bytes(folder.pictures, threads) for folder in folders)
+    free = psutil.virtual_memory().available
+    if is_cached and need > free / 2:
+        log.warning(
+            "cache: ram would take %.1f of %.1f GiB free; pictures are read from disk",
+            need / 2**30,
+            free / 2**30,
+        )
+    elif is_cached:
+        for folder in folders:
+            folder.keep_decoded(threads)
+
+
+def _num_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: what this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,166 @@
+"""A classifier that learns by steps: model, averaged weights, optimizer, scaler and schedule."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional
+
+from orchestrator.trainer.classifier import make_optimizer, make_schedule, precision
+from orchestrator.trainer.loading import Batch
+from orchestrator.trainer.microbatch import PieceLoss, cut, piece_sizes, run_pieces
+from orchestrator.trainer.options_timm import TimmOptions
+from orchestrator.types import TrainSettings
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """Takes optimizer steps, each cut into micro-batches, and measures what was learnt.
+
+    Args:
+        model: On the host.
+        settings: Of the run.
+        options: Of the run.
+        device: Where to compute.
+        micro_batch: Most samples of one forward pass.
+        steps_per_epoch: Optimizer steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        options: TimmOptions,
+        *,
+        device: torch.device,
+        micro_batch: int,
+        steps_per_epoch: int,
+    ) -> None:
+        self._device = device
+        self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
+        self.model = model.to(device).to(memory_format=self._layout)
+        self._micro_batch = micro_batch
+        self._grad_clip = options.grad_clip
+        # Mixing smooths the labels itself, before it mixes them.
+        smoothing = 0.0 if options.mixup or options.cutmix else options.label_smoothing
+        self._loss = partial(functional.cross_entropy, label_smoothing=smoothing)
+        self._dtype = precision(settings.amp, device)
+        self._optimizer = make_optimizer(self.model, settings, options)
+        self._schedule = make_schedule(self._optimizer, settings, options, steps_per_epoch)
+        self._scaler = torch.amp.GradScaler(
+            device.type, enabled=self._dtype is torch.float16
+        )  # fp16 gradients underflow without one
+        decay = options.ema_decay
+        self._ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
+        self._num_steps = 0
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @property
+    def amp(self) -> str:
+        """The precision that is computed in, for people."""
+        return str(self._dtype).removeprefix("torch.")
+
+    def learn(self, batch: Batch) -> Tensor:
+        """Take one optimizer step on a batch (N, 3, H, W); return its detached mean loss.
+
+        Does not wait for the card, except as the scaler of fp16 has to.
+        """
+        num_samples = batch[0].shape[0]
+        self.model.train()
+        self._optimizer.zero_grad()
+        step = run_pieces(
+            cut(batch, piece_sizes(num_samples, self._micro_batch)),
+            self._forward,
+            backward=self._backward,
+            total=num_samples,
+        )
+        if self._grad_clip:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._num_steps += 1
+        if self._ema is not None:
+            self._ema.update(self.model, step=self._num_steps)
+        self._schedule.step_update(self._num_steps)
+        return step.value
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Measure the averaged weights (the model's own without EMA); every sample counts once."""
+        model = self._judged().eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        num_samples = 0
+        with torch.no_grad():
+            for batch in batches:
+                images, labels = self._to_device(batch)
+                with self._autocast():
+                    logits = model(images).float()
+                top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+                loss = functional.cross_entropy(logits, labels, reduction="sum")
+                sums += torch.stack([loss, top[:, 0].sum(), top.sum()])
+                num_samples += len(labels)
+        loss_sum, top1, top5 = sums.tolist()
+        return {
+            "val/loss": loss_sum / num_samples,
+            "metrics/accuracy_top1": top1 / num_samples,
+            "metrics/accuracy_top5": top5 / num_samples,
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that `evaluate` judges, by name."""
+        return dict(self._judged().state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on; loads with `weights_only=True`."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self._ema is None else self._ema.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "num_steps": self._num_steps,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        self.model.load_state_dict(state["model"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state["ema"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._num_steps = state["num_steps"]
+
+    def _forward(self, piece: Any) -> PieceLoss:
+        images, targets = self._to_device(piece)
+        with self._autocast():
+            logits = self.model(images)
+        return PieceLoss(value=self._loss(logits.float(), targets), divisor=float(len(images)))
+
+    def _backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()
+
+    def _judged(self) -> nn.Module:
+        return self.model if self._ema is None else self._ema.module
+
+    def _to_device(self, batch: Batch) -> Batch:
+        images, targets = batch
+        return (
+            images.to(self._device, non_blocking=True, memory_format=self._layout),
+            targets.to(self._device, non_blocking=True),
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type,
+            dtype=None if self._dtype is torch.float32 else self._dtype,
+            enabled=self._dtype is not torch.float32,
+        )

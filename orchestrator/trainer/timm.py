@@ -1,0 +1,303 @@
+"""Trains one timm classifier: epochs, checkpoints, early stopping, and what is left at the end."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from timm.data import resolve_model_data_config
+
+from orchestrator.errors import ConfigError, DataError, OrchestratorError, TrainingError
+from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.classifier import make_mix, make_model, make_transforms
+from orchestrator.trainer.feed import Feed
+from orchestrator.trainer.history import History
+from orchestrator.trainer.learner import Learner
+from orchestrator.trainer.loading import Batch, batches
+from orchestrator.trainer.options_timm import timm_options
+from orchestrator.trainer.pictures import find_pictures
+from orchestrator.trainer.randomness import (
+    keyed_seed,
+    load_state,
+    random_state,
+    save_state,
+    seed_all,
+    set_random_state,
+)
+from orchestrator.trainer.results import read_weights, write_args, write_results, write_weights
+from orchestrator.types import (
+    Cause,
+    CheckpointRef,
+    Metrics,
+    Outcome,
+    Progress,
+    StepProgress,
+    StopMode,
+    TrainTask,
+)
+
+__all__ = ["TimmTrainer"]
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # between two looks at the loss: each waits for the card
+
+
+class TimmTrainer:
+    """Implements `ports.Trainer` for `timm/<name>` models on pictures in class folders.
+
+    A step takes the effective batch and runs it in micro-batches. Order and augmentation are
+    keyed, and checkpoints hold everything else, so a resumed run equals the undisturbed one.
+    """
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        """Train from `link.resume_from` to the last epoch, early stopping, or a stop request.
+
+        Raises:
+            ConfigError: The settings are wrong; nothing was trained.
+            TrainingError: DATA_ERROR (a picture, folder or weights file), OUT_OF_MEMORY,
+                NAN_LOSS, HOST_OUT_OF_MEMORY (a loading process died), USER_ERROR.
+        """
+        try:
+            return _Run(task, device, link).train()
+        except DataError as error:
+            raise TrainingError(
+                error.what,
+                cause=Cause.DATA_ERROR,
+                code=error.code,
+                why=error.why,
+                fix=error.fix,
+            ) from error
+        except OrchestratorError:
+            raise
+        except Exception as error:
+            if "more than 1 value per channel" in str(error):
+                raise _single_sample(task) from error
+            if not device.is_out_of_memory(error):
+                raise
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+        # Outside of the handler the error is gone, and with it the frames that held the tensors.
+        device.release()
+        raise _out_of_memory(task, device, why)
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: the way out of nested loops
+    pass
+
+
+class _Run:
+    def __init__(self, task: TrainTask, device: Device, link: RunLink) -> None:
+        self._task, self._device, self._link = task, device, link
+        self._settings = settings = task.spec.settings
+        self._options = options = timm_options(settings.options)
+        self._history = History()
+        self._checkpoints = Path()
+        _check(task)
+        sets = find_pictures(Path(settings.data).expanduser(), settings.seed)
+        self._classes = sets[0].classes
+        seed_all(keyed_seed(settings.seed, "weights"))
+        model = make_model(settings, options, len(self._classes))
+        self._look = resolve_model_data_config(model)
+        self._feed = Feed(
+            task,
+            sets,
+            make_transforms(model, settings, options),
+            mix=make_mix(options, len(self._classes), task.batch.rank_batch),
+            is_fresh=link.resume_from is None,
+            pin_memory=device.torch_device.startswith("cuda"),
+        )
+        self._learner = Learner(
+            model,
+            settings,
+            options,
+            device=torch.device(device.torch_device),
+            micro_batch=task.batch.micro_batch,
+            steps_per_epoch=self._feed.num_steps,
+        )
+        seed_all(keyed_seed(settings.seed, "train"))
+        if link.resume_from is not None:
+            self._resume(link.resume_from)
+
+    def train(self) -> tuple[Outcome, Metrics]:
+        epochs, history = self._settings.epochs, self._history
+        log.info("training in %s on %s", self._learner.amp, self._device.name)
+        try:
+            while history.epoch < epochs and not history.is_exhausted(self._settings.patience):
+                if history.epoch and self._link.stop_requested() is not None:
+                    return Outcome.YIELDED, history.best_metrics
+                self._epoch(history.epoch + 1)
+        except _Stopped:
+            return Outcome.YIELDED, history.best_metrics
+        self._finish()
+        return Outcome.FINISHED, history.best_metrics
+
+    def _epoch(self, epoch: int) -> None:
+        begin = time.perf_counter()
+        self._device.reset_peak()
+        train_loss = self._train_epoch(epoch, begin)
+        metrics = {
+            "train/loss": train_loss,
+            **self._learner.evaluate(self._watched(self._feed.validation)),
+            "lr/pg0": self._learner.lr,
+        }
+        self._demand_finite(metrics["val/loss"], f"of validation after epoch {epoch}")
+        seconds = time.perf_counter() - begin
+        checkpoint = self._save(metrics, seconds)
+        batch = self._task.batch
+        progress = Progress(
+            epoch=epoch,
+            epochs=self._settings.epochs,
+            metrics=metrics,
+            seconds=seconds,
+            num_images=self._feed.num_steps * batch.effective_batch,
+            peak_bytes=self._device.peak_bytes(),
+            micro_batch=batch.micro_batch,
+        )
+        self._link.report(progress, checkpoint)
+
+    def _train_epoch(self, epoch: int, begin: float) -> float:
+        num_steps = self._feed.num_steps
+        loss_sum = torch.zeros((), device=self._device.torch_device)
+        loss: float | None = None
+        looked = -math.inf
+        for step, batch in enumerate(self._watched(self._feed.training(epoch)), 1):
+            loss_sum += self._learner.learn(batch)
+            now = time.perf_counter()
+            if now - looked >= LOOK_SECONDS or step == num_steps:
+                loss, looked = loss_sum.item() / step, now
+                self._demand_finite(loss, f"at step {step} of {num_steps} in epoch {epoch}")
+            self._link.step(
+                StepProgress(
+                    epoch=epoch,
+                    epochs=self._settings.epochs,
+                    step=step,
+                    num_steps=num_steps,
+                    images_per_second=step * self._task.batch.effective_batch / (now - begin),
+                    loss=loss,
+                )
+            )
+        assert loss is not None
+        return loss
+
+    def _watched(self, loader: Any) -> Iterator[Batch]:
+        for batch in batches(loader):
+            if self._link.stop_requested() is StopMode.AT_BATCH:
+                raise _Stopped
+            yield batch
+
+    def _demand_finite(self, loss: float, where: str) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} {where}",
+                cause=Cause.NAN_LOSS,
+                code="E2110",
+                why=(f"learning rate {self._learner.lr:.3g}, precision {self._learner.amp}",),
+                fix=("lower lr0, or set grad_clip: 1.0, or amp: bf16 or fp32",),
+            )
+
+    def _save(self, metrics: dict[str, float], seconds: float) -> CheckpointRef:
+        history = self._history
+        is_best = history.add(metrics, seconds)
+        epoch = history.epoch
+        state = {
+            "classes": list(self._classes),
+            "learner": self._learner.state(),
+            "random": random_state(),
+            "history": asdict(history),
+        }
+
+        def check(file: BinaryIO) -> None:
+            found = load_state(file)
+            if found.keys() != state.keys() or found["history"]["epoch"] != epoch:
+                raise ValueError(f"the checkpoint of epoch {epoch} does not read back")
+
+        checkpoint = self._link.save(
+            epoch, lambda file: save_state(state, file), is_best=is_best, check=check
+        )
+        self._checkpoints = Path(checkpoint.path).parent
+        if is_best:
+            history.best_file = Path(checkpoint.path).name
+        return checkpoint
+
+    def _resume(self, checkpoint: CheckpointRef) -> None:
+        path = Path(checkpoint.path)
+        with path.open("rb") as file:
+            state = load_state(file)
+        if tuple(state["classes"]) != self._classes:
+            raise DataError(
+                f"the classes of {self._settings.data} changed since epoch {checkpoint.epoch}",
+                code="E3107",
+                why=(f"were: {', '.join(state['classes'])}", f"are: {', '.join(self._classes)}"),
+                fix=("restore the class folders, or start a new run",),
+            )
+        self._learner.restore(state["learner"])
+        self._history = History(**state["history"])
+        self._history.best_file = self._history.best_file or path.name
+        self._checkpoints = path.parent
+        set_random_state(state["random"])
+
+    def _finish(self) -> None:
+        folder = Path(self._task.spec.folder)
+        history, settings, batch = self._history, self._settings, self._task.batch
+        look = {key: self._look[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+        about = {
+            "model": settings.model,
+            "classes": list(self._classes),
+            "imgsz": settings.imgsz,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in look.items()},
+        }
+        best_weights = read_weights(self._checkpoints / history.best_file)
+        last = {"epoch": history.epoch, "metrics": history.rows[-1]}
+        write_weights(folder / "weights" / "last.pt", self._learner.weights(), about | last)
+        best = {"epoch": history.best_epoch, "metrics": history.best_metrics}
+        write_weights(folder / "weights" / "best.pt", best_weights, about | best)
+        write_results(folder / "results.csv", history.rows)
+        shared = {key: value for key, value in asdict(settings).items() if key != "options"}
+        sizes = {"batch": batch.effective_batch, "micro_batch": batch.micro_batch}
+        write_args(folder / "args.yaml", shared | sizes | asdict(self._options))
+
+
+def _check(task: TrainTask) -> None:
+    if task.batch.world_size > 1:
+        raise ConfigError(
+            f"a timm classifier trains on one GPU, not {task.batch.world_size}",
+            code="E1120",
+            fix=("resources: {gpus: 1}; a larger batch is cut into micro-batches",),
+        )
+    if task.spec.settings.cache not in ("false", "ram"):
+        raise ConfigError(
+            f'cache is "{task.spec.settings.cache}"',
+            code="E1121",
+            fix=("use ram or false for a timm classifier",),
+        )
+
+
+def _single_sample(task: TrainTask) -> TrainingError:
+    return TrainingError(
+        "BatchNorm cannot learn from a piece of one picture whose features are 1 x 1",
+        cause=Cause.USER_ERROR,
+        code="E2112",
+        why=(f"pieces of a step: {task.batch.pieces}, imgsz {task.spec.settings.imgsz}",),
+        fix=("choose a batch that leaves no piece of 1, or a larger imgsz",),
+    )
+
+
+def _out_of_memory(task: TrainTask, device: Device, why: str) -> TrainingError:
+    batch, memory = task.batch, device.memory()
+    return TrainingError(
+        f"out of memory on {device.name} with micro-batch {batch.micro_batch}",
+        cause=Cause.OUT_OF_MEMORY,
+        code="E2104",
+        why=(
+            why,
+            f"batch {batch.effective_batch} in {batch.accumulation_steps} pieces of at most"
+            f" {batch.micro_batch}, {task.spec.settings.model} at {task.spec.settings.imgsz} px",
+            f"budget {memory.total_bytes / 2**30:.2f} GiB,"
+            f" peak {device.peak_bytes() / 2**30:.2f} GiB",
+        ),
+        fix=("a smaller micro-batch trains the same batch in more pieces",),
+    )
