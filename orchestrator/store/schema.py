@@ -1,0 +1,127 @@
+"""The tables of the store and the version that this code reads and writes."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+)
+
+__all__ = [
+    "HEAD",
+    "VERSION_TABLE",
+    "book",
+    "checkpoints",
+    "inbox",
+    "journal",
+    "lease",
+    "metadata",
+    "progress",
+    "runs",
+]
+
+HEAD = "0001"
+"""The newest migration. Versions are compared as text, so they keep their four digits."""
+
+VERSION_TABLE = "meta"
+"""Where Alembic keeps the version of a store."""
+
+metadata = MetaData()
+
+# SQLite numbers rows by itself only in a column that is called INTEGER, which holds 64 bits there.
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("seq", _Serial, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("run_id", Text),
+    Column("attempt", Integer),
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("journal_of_run", "run_id", "seq"),
+)
+
+runs = Table(  # one row a run: RunStatus in `body`; `attempt` and `is_terminal` are the fence
+    "runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("is_terminal", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("submitted_at", Double, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("runs_of_project", "project"),
+)
+
+progress = Table(  # one row a run and epoch, of the newest attempt that completed it
+    "progress",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.run_id"), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("seq", _Serial, ForeignKey("journal.seq"), nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+checkpoints = Table(  # the checkpoint written with an epoch, replaced together with it
+    "checkpoints",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("seq", _Serial, ForeignKey("journal.seq"), nullable=False),
+    Column("body", Text, nullable=False),
+    ForeignKeyConstraint(["run_id", "epoch"], ["progress.run_id", "progress.epoch"]),
+)
+
+inbox = Table(  # what people asked for; a taken row stays, so that its key stays taken too
+    "inbox",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("key", Text, unique=True),
+    Column("submits", Text, unique=True),  # the run id, when a run is submitted
+    Column("substance", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("taken_seq", _Serial, ForeignKey("journal.seq")),
+    Index("inbox_taken", "taken_seq"),
+)
+
+book = Table(  # measured peaks of memory
+    "book",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("imgsz", Integer, nullable=False),
+    Column("micro_batch", Integer, nullable=False),
+    Column("precision", Text, nullable=False),
+    Column("optimizer", Text, nullable=False),
+    Column("card", Text, nullable=False),
+    Column("versions", Text, nullable=False),
+    Column("peak_bytes", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("attempt", Text, nullable=False),
+    Index("book_of_model", "model", "imgsz"),
+)
+
+lease = Table(  # one row: who drives. The lock beside it decides; the epoch fences writes.
+    "lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("owner", Text),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("since", Double),
+    CheckConstraint("id = 1", name="lease_has_one_row"),
+)
