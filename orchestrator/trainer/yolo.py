@@ -1,0 +1,126 @@
+"""YOLO models through ultralytics' own trainers: detect, segment, pose, obb and classify."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import DataError, OrchestratorError, StoreError, TrainingError
+from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.yolo_data import read_class_folders, read_data_yaml
+from orchestrator.trainer.yolo_labels import check_data
+from orchestrator.trainer.yolo_settings import apart, overrides
+from orchestrator.types import Cause, CheckpointRef, Metrics, Outcome, TrainTask
+
+__all__ = ["YoloTrainer"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class YoloTrainer:
+    """Trains with ultralytics, whose loop, losses, augmentation and schedules are left as they are.
+
+    What is added: the effective batch is kept whatever fits the card (the step is cut), every
+    epoch leaves a verified checkpoint that holds everything, and a resumed run goes on with the
+    numbers of one that was never interrupted (exactly so with `workers: 0`).
+    """
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        """Train from `link.resume_from` to the last epoch, early stopping, or a stop request.
+
+        Raises:
+            ConfigError: ultralytics is missing, or a setting or the architecture is wrong.
+            DataError: The data set or the weights are wrong.
+            StoreError: The checkpoint to resume from cannot be read.
+            TrainingError: OUT_OF_MEMORY or NAN_LOSS.
+        """
+        with apart(task.spec.folder):
+            try:
+                return _train(task, device, link)
+            except OrchestratorError:
+                raise
+            except Exception as error:
+                if not device.is_out_of_memory(error):
+                    raise
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+            # Outside of the handler the error is gone, and with it the frames that held tensors.
+            device.release()
+            raise _out_of_memory(task, device, why)
+
+
+def _train(task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+    import ultralytics.models.yolo as models
+
+    from orchestrator.trainer.yolo_loop import Attempt, Leave, orchestrated
+    from orchestrator.trainer.yolo_model import find_model
+
+    model = find_model(task.spec.settings.model)
+    data = _data(task, model.task, is_fresh=link.resume_from is None)
+    given = overrides(task, torch_device=device.torch_device, data=data, model=model.path)
+    attempt = Attempt(task=task, device=device, link=link)
+    if link.resume_from is not None:
+        attempt.state = _state(link.resume_from)
+    base: Any = {
+        "detect": models.detect.DetectionTrainer,
+        "segment": models.segment.SegmentationTrainer,
+        "pose": models.pose.PoseTrainer,
+        "obb": models.obb.OBBTrainer,
+        "classify": models.classify.ClassificationTrainer,
+    }[model.task]
+    trainer = orchestrated(base, attempt)(given | {"task": model.task})
+    trainer.publish_arguments()
+    try:
+        if attempt.state is not None and attempt.state["finished"]:
+            trainer.finish_again()
+        else:
+            trainer.train()
+    except Leave:
+        return Outcome.YIELDED, attempt.best.get("metrics", {})
+    finally:
+        trainer.close()
+    return Outcome.FINISHED, attempt.best.get("metrics", {})
+
+
+def _data(task: TrainTask, kind: str, *, is_fresh: bool) -> str:
+    """Validate the data set and return what ultralytics is given in its place."""
+    source = Path(task.spec.settings.data).expanduser().absolute()
+    data = read_class_folders(source) if kind == "classify" else read_data_yaml(source)
+    if kind == "pose" and data.kpt_shape is None:
+        raise DataError(f"{source} has no kpt_shape", code="E3205", fix=("kpt_shape: [17, 3]",))
+    if is_fresh and task.rank == 0:  # what was checked once is not read through at every resume
+        count = check_data(data, kind)
+        _LOG.info("%d pictures of %s can be used", count, source)
+    return str(source) if kind == "classify" else str(data.write(Path(task.folder)))
+
+
+def _state(checkpoint: CheckpointRef) -> dict[str, Any]:
+    import pickle
+
+    from orchestrator.trainer.yolo_state import read
+
+    try:
+        with Path(checkpoint.path).open("rb") as file:
+            return read(file)
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise StoreError(
+            f"the checkpoint {checkpoint.path} cannot be read",
+            code="E5020",
+            why=(str(error).splitlines()[0] if str(error) else type(error).__name__,),
+            fix=("resume from an older one, or start the run anew",),
+        ) from error
+
+
+def _out_of_memory(task: TrainTask, device: Device, why: str) -> TrainingError:
+    batch, settings, memory = task.batch, task.spec.settings, device.memory()
+    return TrainingError(
+        f"out of memory on {device.name} with micro-batch {batch.micro_batch}",
+        cause=Cause.OUT_OF_MEMORY,
+        code="E2104",
+        why=(
+            why,
+            f"batch {batch.effective_batch} in {batch.accumulation_steps} pieces of at most"
+            f" {batch.micro_batch}, {settings.model} at {settings.imgsz} px",
+            f"{memory.total_bytes / 2**30:.2f} GiB in all, peak"
+            f" {device.peak_bytes() / 2**30:.2f} GiB",
+        ),
+        fix=("a smaller micro-batch trains the same batch in more pieces",),
+    )

@@ -1,0 +1,306 @@
+"""ultralytics' training loop with our link in it: progress, stops, checkpoints, cuts, ranks."""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from orchestrator.errors import TrainingError
+from orchestrator.ports import Device, RunLink
+from orchestrator.trainer import yolo_state
+from orchestrator.trainer.yolo_model import write_weights
+from orchestrator.trainer.yolo_step import CutStep
+from orchestrator.types import Cause, CheckpointRef, Progress, StepProgress, StopMode, TrainTask
+
+__all__ = ["Attempt", "Leave", "orchestrated"]
+
+_STEP_SECONDS = 0.5  # signs of life are for people: two a second are plenty
+_BAD_STEPS = 20  # fp16: so many steps without a finite loss, and no smaller loss scale will help
+
+
+class Leave(Exception):  # noqa: N818 - not an error: it unwinds ultralytics' loop
+    """The gang was asked to leave, and leaves here."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """What the loop needs of us, and what it remembers of the best epoch."""
+
+    task: TrainTask
+    device: Device
+    link: RunLink
+    state: Mapping[str, Any] | None = None
+    best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def run_folder(self) -> Path:
+        """Where people look."""
+        return Path(self.task.spec.folder)
+
+
+def orchestrated(trainer: type[Any], attempt: Attempt) -> type[Any]:
+    """A subclass of one of ultralytics' trainers whose loop reports to `attempt`.
+
+    Its name lacks the word Trainer, by which ultralytics decides to load integrations.
+    """
+    name = f"Orchestrated{trainer.__name__.removesuffix('Trainer')}"
+    return type(name, (_Loop, trainer), {"attempt": attempt})
+
+
+if TYPE_CHECKING:
+    _Mixed = Any  # whichever trainer class follows in the order of resolution
+else:
+    _Mixed = object
+
+
+class _Loop(_Mixed):
+    """Mixed into a trainer class, before it: overrides the places where the loop asks and tells."""
+
+    attempt: Attempt
+    num_validations = 0
+
+    def __init__(self: Any, overrides: dict[str, Any]) -> None:
+        super().__init__(overrides=overrides)
+        self.ranks = self.attempt.task.batch.world_size
+        if self.ranks > 1:
+            self.world_size, self.ddp = self.ranks, False  # the process group is the gang's
+        self._epoch_begin = self._looked = time.monotonic()
+        self._step = self._bad_steps = 0
+        self._checkpoint: CheckpointRef | None = None
+
+    # ---- setting up
+
+    def _setup_ddp(self) -> None:
+        """Nothing: the worker group made the process group."""
+
+    def _setup_train(self: Any) -> None:
+        # One rank at a time as far as ultralytics knows: it would wrap the model for data-parallel
+        # training, whose hooks expect one backward a step. Gradients are averaged in our step.
+        self.world_size = min(self.world_size, 1)
+        super()._setup_train()
+        self.world_size = max(self.world_size, self.ranks if self.ranks > 1 else 0)
+        if self.attempt.state is not None:
+            yolo_state.restore(self, self.attempt.state)
+            self.attempt.best = dict(self.attempt.state["best"])
+        self.model.forward = CutStep(self, self.attempt.task.batch.micro_batch, max(self.ranks, 1))
+
+    def _build_train_pipeline(self: Any) -> None:
+        alone = self.world_size
+        if self.ranks > 1:
+            self.world_size = self.ranks
+            for tensor in self.model.state_dict().values():
+                distributed.broadcast(tensor, src=0)  # every rank drew its own first weights
+        super()._build_train_pipeline()
+        self.world_size = alone
+
+    def get_dataloader(
+        self: Any, dataset_path: Any, batch_size: int = 16, rank: int = 0, mode: str = "train"
+    ) -> Any:
+        """Validation takes twice a piece, as it takes twice a batch where the step is not cut."""
+        batch = self.attempt.task.batch
+        if mode == "val":
+            batch_size = max(1, batch_size // batch.rank_batch) * batch.micro_batch
+        return super().get_dataloader(dataset_path, batch_size, rank, mode)
+
+    # ---- while it trains
+
+    def run_callbacks(self: Any, event: str) -> None:
+        """Call ultralytics' callbacks of the event, then ours."""
+        super().run_callbacks(event)
+        handle = getattr(self, f"_{event}", None)
+        if handle is not None:
+            handle()
+
+    def elapsed(self: Any) -> float:
+        """Seconds of training, those of earlier attempts included."""
+        return float(time.time() - self.train_time_start)
+
+    def _on_train_start(self: Any) -> None:
+        if self.attempt.state is not None:
+            self.train_time_start -= self.attempt.state["elapsed"]
+
+    def _on_train_epoch_start(self: Any) -> None:
+        self._oom_retries = 3  # its own limit: it never halves the batch, which is the experiment
+        self._step = 0
+        self._epoch_begin = time.monotonic()
+        self.attempt.device.reset_peak()
+
+    def _on_train_batch_end(self: Any) -> None:
+        self._step += 1
+        self._demand_finite_step()
+        now = time.monotonic()
+        if now - self._looked >= _STEP_SECONDS and self.attempt.task.rank == 0:
+            self._looked = now
+            images = self._step * self.attempt.task.batch.effective_batch
+            self.attempt.link.step(
+                StepProgress(
+                    epoch=self.epoch + 1,
+                    epochs=self.epochs,
+                    step=self._step,
+                    num_steps=len(self.train_loader),
+                    images_per_second=images / (now - self._epoch_begin),
+                    loss=float(sum(float(value) for value in self.loss_items.values())),
+                )
+            )
+        if self._asked() is StopMode.AT_BATCH:
+            raise Leave
+
+    def _asked(self: Any) -> StopMode | None:
+        mode = self.attempt.link.stop_requested()
+        if self.ranks > 1:  # all leave at the same step, or those that stay wait for ever
+            shared = [mode]
+            distributed.broadcast_object_list(shared, src=0)
+            mode = shared[0]
+        return mode
+
+    def _demand_finite_step(self: Any) -> None:
+        if bool(self.loss.isfinite()):
+            self._bad_steps = 0
+            return
+        self._bad_steps += 1
+        # With a loss scale the step is skipped and the scale halved, which often helps. Without,
+        # the weights are now NaN for good.
+        if not self.scaler.is_enabled() or self._bad_steps >= _BAD_STEPS:
+            raise self._not_finite(f"at step {self._step} of {len(self.train_loader)}", self.loss)
+
+    def _handle_nan_recovery(self: Any, epoch: int) -> bool:
+        """Raise, where ultralytics goes back to its last checkpoint, at worst again and again.
+
+        Raises:
+            TrainingError: NAN_LOSS.
+        """
+        for what, value in (("loss", self.loss), ("fitness", self.fitness)):
+            if value is not None and not math.isfinite(float(value)):
+                raise self._not_finite(f"as {what} after epoch {epoch + 1}", value)
+        return False
+
+    def _not_finite(self: Any, where: str, value: Any) -> TrainingError:
+        rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
+        return TrainingError(
+            f"the loss is {float(value)} {where} in epoch {self.epoch + 1}",
+            cause=Cause.NAN_LOSS,
+            code="E2110",
+            why=(
+                f"optimizer {self.args.optimizer}, learning rates {rates}",
+                f"precision {'fp32' if not self.amp else self.args.amp}",
+            ),
+            fix=("lower lr0", "amp: bf16 or fp32", "look at the labels: orc plan checks them"),
+        )
+
+    def optimizer_step(self: Any) -> None:
+        """Average the gradients of all ranks first, as a data-parallel model would have."""
+        if self.ranks > 1:
+            self._average_gradients()
+        super().optimizer_step()
+
+    def _average_gradients(self: Any) -> None:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        flat = torch.cat([p.grad.reshape(-1) for p in parameters])
+        distributed.all_reduce(flat)
+        flat /= self.ranks
+        begin = 0
+        for p in parameters:
+            p.grad.copy_(flat[begin : begin + p.numel()].view_as(p))
+            begin += p.numel()
+
+    # ---- after an epoch
+
+    def validate(self: Any) -> Any:
+        """Validate, and count: the order of the validation loader is part of the state."""
+        self.num_validations += 1
+        return super().validate()
+
+    def epoch_metrics(self: Any) -> dict[str, float]:
+        """All numbers of the epoch, under ultralytics' own names."""
+        found = {**self.label_loss_items(self.tloss), **(self.metrics or {}), **self.lr}
+        if self.fitness is not None:
+            found["fitness"] = self.fitness
+        return {name: float(value) for name, value in found.items()}
+
+    def save_model(self: Any) -> bool:
+        """Write our checkpoint in the place of ultralytics' own; called by rank 0."""
+        metrics = self.epoch_metrics()
+        is_best = self.best_fitness == self.fitness
+        if is_best:
+            self.attempt.best = {"epoch": self.epoch + 1, "metrics": metrics}
+            write_weights(self, self.attempt.run_folder / "weights" / "best.pt", metrics)
+        results = self.csv.read_text(encoding="utf-8")
+        state = yolo_state.capture(self, best=self.attempt.best, results=results)
+        state["finished"] = bool(self.stop)
+        self._checkpoint = self.attempt.link.save(
+            self.epoch + 1,
+            lambda file: yolo_state.write(state, file),
+            is_best=is_best,
+            check=yolo_state.check,
+        )
+        return False
+
+    def _on_fit_epoch_end(self: Any) -> None:
+        if self.attempt.task.rank == 0:
+            self._publish(self.csv)
+            batch = self.attempt.task.batch
+            self.attempt.link.report(
+                Progress(
+                    epoch=self.epoch + 1,
+                    epochs=self.epochs,
+                    metrics=self.epoch_metrics(),
+                    seconds=time.monotonic() - self._epoch_begin,
+                    num_images=len(self.train_loader.dataset),
+                    peak_bytes=self.attempt.device.peak_bytes(),
+                    micro_batch=batch.micro_batch,
+                ),
+                self._checkpoint,
+            )
+        asked = self._asked()
+        if asked is not None and not self.stop:
+            raise Leave
+
+    def final_eval(self: Any) -> None:
+        """Leave the weights, results and plots in the run folder.
+
+        ultralytics would validate the best weights a second time, fused and in half precision;
+        the numbers of the best epoch are already recorded.
+        """
+        if self.attempt.task.rank != 0:
+            return
+        last = self.epoch_metrics() if self.tloss else dict(self.attempt.best["metrics"])
+        write_weights(self, self.attempt.run_folder / "weights" / "last.pt", last)
+        self._publish(self.csv)
+        for picture in (*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")):
+            self._publish(picture)
+
+    def _publish(self: Any, file: Path) -> None:
+        """Copy a file of the attempt into the run folder; it appears whole or not at all."""
+        target = self.attempt.run_folder / file.name
+        if target == file or not file.exists():
+            return
+        scratch = target.with_name(f".{target.name}.{self.attempt.task.attempt.number}")
+        shutil.copyfile(file, scratch)
+        scratch.replace(target)
+
+    def publish_arguments(self: Any) -> None:
+        """Show people what ultralytics was given."""
+        if self.attempt.task.rank == 0:
+            self._publish(self.save_dir / "args.yaml")
+
+    def finish_again(self: Any) -> None:
+        """Leave the files of a training that was complete but not yet recorded as such."""
+        self._setup_train()
+        self.lr: dict[str, float] = {}
+        self.final_eval()
+
+    def close(self: Any) -> None:
+        """End the processes of the data loaders."""
+        for name in ("train_loader", "test_loader"):
+            loader: Any = getattr(self, name, None)
+            if hasattr(loader, "close"):
+                loader.close()

@@ -1,0 +1,172 @@
+"""YOLO models: found, read without running code, and written as weights that people can use."""
+
+import difflib
+import os
+import pickle
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.errors import ConfigError, DataError
+
+__all__ = ["TASKS", "YoloModel", "find_model", "write_weights"]
+
+TASKS = ("detect", "segment", "pose", "obb", "classify")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YoloModel:
+    """Where a model comes from (weights, or an architecture) and the task that it is for."""
+
+    path: str
+    task: str
+
+
+def find_model(name: str) -> YoloModel:
+    """Find weights (`*.pt`) on this machine, or an architecture (`yolo11n.yaml`).
+
+    Call it inside `yolo_settings.apart`: weights are then read with an allow-list of classes.
+
+    Raises:
+        DataError: E3220 no such weights, E3221 not weights that can be read safely.
+        ConfigError: E1115 no such architecture, E1116 a task or kind of model that is not trained.
+    """
+    if name.lower().endswith(".pt"):
+        return _weights(name)
+    if name.lower().endswith((".yaml", ".yml")):
+        return _architecture(name)
+    raise ConfigError(
+        f'"{name}" is neither weights nor an architecture',
+        code="E1115",
+        fix=(
+            f"model: {name}.yaml to train from scratch",
+            f"model: {name}.pt, a file that you have",
+        ),
+    )
+
+
+def _weights(name: str) -> YoloModel:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise DataError(
+            f"the weights {name} do not exist",
+            code="E3220",
+            why=(f"looked for {path.absolute()}", "no weights are ever downloaded"),
+            fix=(
+                "fetch the file and name its path",
+                f"model: {path.stem}.yaml to train from scratch",
+            ),
+        )
+    from ultralytics.nn.tasks import load_checkpoint
+
+    try:
+        model, _ = load_checkpoint(path)
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ImportError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise DataError(
+            f"{name} is not a file of YOLO weights",
+            code="E3221",
+            why=(str(error).splitlines()[0][:200] if str(error) else type(error).__name__,),
+            fix=(
+                "use weights that ultralytics has written, as .pt",
+                "files that hold code or foreign classes are refused on purpose",
+            ),
+        ) from error
+    _check_kind(model.model[-1]._get_name(), name)
+    return YoloModel(path=str(path.absolute()), task=_task(model.task, name))
+
+
+def _architecture(name: str) -> YoloModel:
+    import ultralytics
+    from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+
+    try:
+        # an address would be fetched: it is looked for as a file, and not found
+        content = yaml_model_load(name.replace("://", "_"))
+        head = str(content["head"][-1][-2])
+    except FileNotFoundError as error:
+        folder = Path(ultralytics.__file__).parent / "cfg" / "models"
+        known = sorted({path.name for path in folder.rglob("*.yaml")})
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ConfigError(
+            f"there is no YOLO architecture {name}",
+            code="E1115",
+            fix=(f"such as: {', '.join(near or ['yolo11n.yaml', 'yolo26n.yaml'])}",),
+        ) from error
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{name} does not describe a YOLO model", code="E3221", fix=("see yolo11.yaml",)
+        ) from error
+    _check_kind(head, name)
+    return YoloModel(path=name, task=_task(guess_model_task(content), name))
+
+
+def _check_kind(head: str, name: str) -> None:
+    if head in {"RTDETRDecoder", "WorldDetect", "YOLOEDetect", "YOLOESegment"}:
+        raise ConfigError(
+            f"{name} is not a model that is trained here",
+            code="E1116",
+            why=(f"its head is a {head}",),
+            fix=(f"use a YOLO model for {', '.join(TASKS)}",),
+        )
+
+
+def _task(task: object, name: str) -> str:
+    if task not in TASKS:
+        raise ConfigError(
+            f'{name} is for the task "{task}"',
+            code="E1116",
+            fix=(f"use a YOLO model for {', '.join(TASKS)}",),
+        )
+    return str(task)
+
+
+def write_weights(trainer: Any, file: Path, metrics: Mapping[str, float]) -> None:
+    """Write the averaged weights as ultralytics' own finished `best.pt` is: fp16, no optimizer.
+
+    The file appears whole or not at all.
+    """
+    from ultralytics import __version__
+
+    model = deepcopy(trainer.ema.ema).to(memory_format=torch.contiguous_format).half().cpu()
+    model.criterion = None
+    model.args = dict(model.args)
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    content = {
+        "date": datetime.now(UTC).isoformat(),
+        "version": __version__,
+        "license": "AGPL-3.0 (https://ultralytics.com/license)",
+        "epoch": -1,
+        "best_fitness": None,
+        "model": model,
+        "ema": None,
+        "updates": None,
+        "optimizer": None,
+        "train_args": vars(trainer.args),
+        "train_metrics": dict(metrics),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with scratch.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)

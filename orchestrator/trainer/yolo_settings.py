@@ -1,0 +1,309 @@
+"""What ultralytics is told: its environment, its settings, and the keys of a config block."""
+
+import difflib
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ConfigError
+from orchestrator.types import Scalar, TrainTask
+
+__all__ = [
+    "OPTIMIZERS",
+    "apart",
+    "environment",
+    "install_hint",
+    "overrides",
+    "yolo_option_keys",
+]
+
+_LOG = logging.getLogger(__name__)
+
+# Optimizers of ultralytics 8.4 and the lr0 that its default.yaml names for them
+# ("initial learning rate (i.e. SGD=1E-2, Adam=1E-3)").
+OPTIMIZERS: Mapping[str, float] = {
+    "SGD": 0.01,
+    "MuSGD": 0.01,
+    "RMSprop": 0.01,
+    "Adam": 0.001,
+    "Adamax": 0.001,
+    "AdamW": 0.001,
+    "NAdam": 0.001,
+    "RAdam": 0.001,
+}
+
+_OURS: Mapping[str, str] = {
+    "model": "it is `model` of the project",
+    "data": "it is `data` of the project",
+    "imgsz": "it is `imgsz` of the project",
+    "epochs": "it is `epochs` of the project",
+    "amp": "it is `amp` of the project",
+    "optimizer": "it is `optimizer` of the project",
+    "lr0": "it is `lr0` of the project",
+    "patience": "it is `patience` of the project",
+    "workers": "it is `workers` of the project",
+    "cache": "it is `cache` of the project",
+    "seed": "it is `seed` of the project",
+    "batch": "it is `batch` of the project, the effective batch",
+    "nbs": "it is always the effective batch, so that every step is one optimizer step",
+    "device": "the scheduler chooses the card; `device: cpu` belongs to the project",
+    "project": "the run folder is chosen by orchestrator",
+    "name": "the run folder is chosen by orchestrator",
+    "exist_ok": "the run folder is chosen by orchestrator",
+    "save": "checkpoints are always written",
+    "save_period": "checkpoints are written after every epoch",
+    "resume": "resuming is automatic; `orc resume RUN` goes on with a stopped run",
+    "mode": "a run always trains",
+    "task": "it follows from the model",
+    "cfg": "there is one config file, this one",
+    "time": "use `schedule.max_duration`",
+    "compile": "a compiled model computes its loss outside, so a step could not be cut",
+    "distill_model": "distillation does not allow a step to be cut",
+    "quantize": "quantization-aware training does not allow a step to be cut",
+}
+
+# Cards whose fp16 gives NaN or zero mAP: the list of ultralytics 8.4, utils/checks.py, check_amp.
+_BAD_HALF = re.compile(
+    r"(nvidia|geforce|quadro|tesla).*?(1660|1650|1630|t400|t550|t600|t1000|t1200|t2000|k40m)",
+    re.IGNORECASE,
+)
+
+_INTEGRATIONS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")
+
+
+def install_hint() -> tuple[str, ...]:
+    """How ultralytics is installed, and what its licence means."""
+    return (
+        'pip install "orchestrator[yolo]"',
+        "ultralytics is AGPL-3.0: read its licence before you ship what you train with it",
+    )
+
+
+def yolo_option_keys() -> frozenset[str]:
+    """Keys that a config block may hand to ultralytics as they are.
+
+    Read from the installed ultralytics' `cfg/default.yaml`, without importing the package: its
+    import takes seconds and loads torch.
+
+    Raises:
+        ConfigError: E1110, ultralytics is not installed.
+    """
+    return frozenset(_defaults()) - frozenset(_OURS)
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "training YOLO models needs ultralytics, which is not installed",
+            code="E1110",
+            fix=install_hint(),
+        )
+    import yaml
+
+    text = (Path(spec.origin).parent / "cfg" / "default.yaml").read_text(encoding="utf-8")
+    loaded = yaml.safe_load(text)
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def environment(folder: str) -> dict[str, str]:
+    """Variables that must be set before ultralytics is imported. `folder` is the run folder.
+
+    Weights files load without running code, nothing is installed or downloaded, and settings
+    are kept with the run instead of in the home folder that all runs would share.
+    """
+    return {
+        "ULTRALYTICS_SAFE_LOAD": "true",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_OFFLINE": "true",
+        "YOLO_CONFIG_DIR": str(Path(folder) / ".ultralytics"),
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+    }
+
+
+def overrides(task: TrainTask, *, torch_device: str, data: str, model: str) -> dict[str, Any]:
+    """Everything that ultralytics' trainer is given, by its own keys.
+
+    Its batch is the effective batch, and so is its nominal batch size: it then takes one
+    optimizer step per batch, and warm-up and weight decay do not depend on the card.
+
+    Args:
+        task: The attempt.
+        torch_device: "cpu" or "cuda:0".
+        data: Path of the data.yaml that was generated, or of the folder of classes.
+        model: Path of the weights or name of the architecture.
+
+    Raises:
+        ConfigError: E1110 ultralytics is missing, E1111 unknown key, E1112 key of ours,
+            E1113 optimizer, E1114 precision.
+    """
+    settings = task.spec.settings
+    options = _checked(settings.options)
+    optimizer = _optimizer(settings.optimizer)
+    return {
+        **options,
+        "model": model,
+        "data": data,
+        "imgsz": settings.imgsz,
+        "epochs": settings.epochs,
+        "batch": task.batch.effective_batch,
+        "nbs": task.batch.effective_batch,
+        "amp": _precision(settings.amp),
+        "optimizer": optimizer,
+        "lr0": OPTIMIZERS[optimizer] if settings.lr0 is None else settings.lr0,
+        "patience": settings.patience,
+        "workers": settings.workers,
+        "cache": {"false": False, "ram": "ram", "disk": "disk"}[settings.cache],
+        "seed": settings.seed,
+        "device": torch_device.removeprefix("cuda:"),
+        "plots": options.get("plots", False),
+        "project": task.folder,
+        "name": "ultralytics",
+        "save_dir": task.folder,
+        "exist_ok": True,
+        "mode": "train",
+        "save": True,
+        "resume": False,
+    }
+
+
+def _checked(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    known = yolo_option_keys()
+    for key in options:
+        if key in _OURS:
+            raise ConfigError(
+                f'the option "{key}" cannot be given to ultralytics',
+                code="E1112",
+                why=(_OURS[key],),
+                fix=(f"remove {key} from the options",),
+            )
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3)
+            hints = tuple(f"{name} (default {_defaults()[name]})" for name in near)
+            raise ConfigError(
+                f'ultralytics has no option "{key}"',
+                code="E1111",
+                fix=(f"use {' or '.join(hints)}",) if hints else (f"remove {key}",),
+            )
+    return dict(options)
+
+
+def _optimizer(name: str) -> str:
+    found = {known.lower(): known for known in OPTIMIZERS}.get(name.lower())
+    if found is None:
+        why = (
+            ("ultralytics' `auto` ignores lr0 and momentum, so a sweep over them changes nothing",)
+            if name.lower() == "auto"
+            else ()
+        )
+        near = difflib.get_close_matches(name, OPTIMIZERS, n=1, cutoff=0.5) or ["AdamW"]
+        raise ConfigError(
+            f'the optimizer "{name}" is not one that can be named',
+            code="E1113",
+            why=why,
+            fix=(f"optimizer: {near[0]}", f"known: {', '.join(OPTIMIZERS)}"),
+        )
+    return found
+
+
+def _precision(amp: str) -> bool | str:
+    table: Mapping[str, bool | str] = {"auto": True, "fp16": True, "bf16": "bf16", "fp32": False}
+    if amp not in table:
+        raise ConfigError(f'amp is "{amp}"', code="E1114", fix=(f"use one of: {', '.join(table)}",))
+    return table[amp]
+
+
+@contextmanager
+def apart(folder: str) -> Generator[None]:
+    """Keep ultralytics to itself: no network, no integrations, no foreign files, ours untouched.
+
+    Imports ultralytics. While inside, it looks up no font, its AMP check loads no model, its
+    scan results are cached under the run folder (its own place is beside the labels, and it
+    would unpickle whatever lies there), and a damaged JPEG is not rewritten in place.
+
+    Raises:
+        ConfigError: E1110, ultralytics is not installed.
+    """
+    _defaults()  # raises the same error for the same reason, without importing
+    settings = environment(folder)
+    Path(settings["YOLO_CONFIG_DIR"]).mkdir(parents=True, exist_ok=True)
+    os.environ.update(settings)
+    import ultralytics.data.dataset
+    import ultralytics.data.utils
+    import ultralytics.engine.trainer
+    import ultralytics.nn.tasks
+    import ultralytics.utils
+
+    if any(ultralytics.utils.SETTINGS[key] is not False for key in _INTEGRATIONS):
+        ultralytics.utils.SETTINGS.update(dict.fromkeys(_INTEGRATIONS, False))
+    place = Path(settings["YOLO_CONFIG_DIR"]) / "scans"
+    place.mkdir(exist_ok=True)
+    dataset = ultralytics.data.dataset
+    read, write = dataset.load_dataset_cache_file, dataset.save_dataset_cache_file
+    with ExitStack() as stack:
+        for module, name, value in (
+            # constants that were read before the environment was set, where another import came
+            # first in this process
+            (ultralytics.nn.tasks, "SAFE_LOAD", True),
+            (ultralytics.utils, "AUTOINSTALL", False),
+            (ultralytics.utils, "ONLINE", False),
+            (ultralytics.data.utils, "check_font", _nothing),
+            (ultralytics.engine.trainer, "check_amp", _can_amp),
+            (ultralytics.data.utils, "_replace_image", _left_alone),
+            (dataset, "load_dataset_cache_file", lambda path: read(_scan(place, path))),
+            (
+                dataset,
+                "save_dataset_cache_file",
+                lambda prefix, path, found, version: write(
+                    prefix, _scan(place, path), found, version
+                ),
+            ),
+        ):
+            stack.enter_context(_swapped(module, name, value))
+        yield
+
+
+@contextmanager
+def _swapped(module: Any, name: str, value: object) -> Generator[None]:
+    kept = getattr(module, name)  # an AttributeError here: an ultralytics that was not tested
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)
+
+
+def _scan(place: Path, path: Path) -> Path:
+    return place / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.cache"
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+def _left_alone(file: object, write: Callable[[str], None]) -> None:
+    del write
+    _LOG.warning("%s does not end as a JPEG should; it is used as it is", file)
+
+
+def _can_amp(model: Any) -> bool:
+    """Half precision on cards only, without the original's trial with a downloaded model."""
+    import torch
+
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return False
+    card = torch.cuda.get_device_name(device)
+    if _BAD_HALF.search(card):
+        _LOG.warning("%s computes wrongly in fp16; this run uses fp32", card)
+        return False
+    return True
