@@ -6,17 +6,16 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.config_options import known_models, scaled_like, without_scale
+from orchestrator.config_options import known_models, read_data, scaled_like, without_scale
 from orchestrator.config_rules import TIMM_PREFIX
 from orchestrator.config_types import Project
-from orchestrator.config_yaml import read_yaml, shown
+from orchestrator.config_yaml import shown
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.types import TrainSettings
 
 __all__ = ["check_files"]
 
 _WEIGHTS = frozenset({".pt", ".pth", ".safetensors"})
-_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _EXTRA = {
     "yolo": ("ultralytics", 'pip install "orchestrator[yolo]"'),
     "timm": ("timm", "pip install timm"),
@@ -30,8 +29,9 @@ def check_files(projects: Sequence[Project]) -> None:
     nothing that could run code.
 
     Raises:
-        DataError: E3001 data missing, E3002 not a data set, E3003 weights missing, E3004 not a
-            weights file, E3005 unknown network, E3006 an address instead of a file.
+        DataError: E3001 data missing, E3003 weights missing, E3004 not a weights file, E3005
+            unknown network, E3006 an address instead of a file; E31xx and E32xx of the trainer's
+            own reader, when the data is not what the trainer needs.
         ConfigError: E1110, the trainer's library is not installed.
     """
     for project in projects:
@@ -141,63 +141,15 @@ def _check_data(project: Project, settings: TrainSettings) -> None:
                 "to try without data of your own: data=made:digits-detect or made:digits-classify",
             ),
         )
-    if project.template.trainer == "timm" or "-cls" in Path(settings.model).name:
-        _check_class_folders(project, path)
-    elif path.is_dir():
-        raise DataError(
-            f"project {project.name}: a detector needs a data file, and {path} is a folder",
-            code="E3002",
-            fix=_proposed_yaml(path),
-        )
-    else:
-        _check_data_file(project, path)
-
-
-def _proposed_yaml(folder: Path) -> tuple[str, ...]:
-    found = sorted(folder.glob("*.yaml"))[:1]
-    return (f"data={found[0]}",) if found else ("write a data.yaml with train:, val: and names:",)
-
-
-def _check_class_folders(project: Project, path: Path) -> None:
-    root = path / "train" if (path / "train").is_dir() else path
-    classes = [each for each in root.iterdir() if each.is_dir()] if root.is_dir() else []
-    if len(classes) < 2 or not any(_has_picture(each) for each in classes):
-        raise DataError(
-            f"project {project.name}: {path} is not a folder of class folders",
-            code="E3002",
-            why=(f"{len(classes)} folders with pictures were expected below {root}, at least 2",),
-            fix=("arrange it as train/CLASS/*.jpg and val/CLASS/*.jpg",),
-        )
-
-
-def _has_picture(folder: Path) -> bool:
-    return any(file.suffix.lower() in _PICTURES for file in folder.rglob("*"))
-
-
-def _check_data_file(project: Project, path: Path) -> None:
     try:
-        values = read_yaml(path.read_text("utf-8"), str(path)).value
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read", code="E3002", why=(str(error)[:200],)) from error
-    keys = values if isinstance(values, dict) else {}
-    missing = [key for key in ("train", "val", "names") if not keys.get(key)]
-    if missing:
+        read_data(project.template.trainer, settings.model, path, settings.seed)
+    except DataError as error:
         raise DataError(
-            f"project {project.name}: {path} has no {' and no '.join(missing)}",
-            code="E3002",
-            fix=("a YOLO data file names the folders train: and val:, and the classes names:",),
-        )
-    root = path.parent / str(keys.get("path") or "")
-    for key in ("train", "val"):
-        for part in keys[key] if isinstance(keys[key], list) else [keys[key]]:
-            if not (root / str(part)).exists() and not (path.parent / str(part)).exists():
-                raise DataError(
-                    f"project {project.name}: {key} of {path} names {shown(str(part), 200)},"
-                    " which is not there",
-                    code="E3001",
-                    why=(f"seen from {root}",),
-                    fix=(f"correct {key}: (or path:) in {path}",),
-                )
+            f"project {project.name}: {error.what}",
+            code=error.code,
+            why=(*error.why, project.where),
+            fix=error.fix,
+        ) from error
 
 
 def _address(project: Project, key: str, value: str) -> DataError:

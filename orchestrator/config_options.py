@@ -1,4 +1,4 @@
-"""Which further keys each trainer knows, asked of the installed trainer by its name."""
+"""What each trainer knows (further keys, networks, data sets), asked of it by its name."""
 
 import importlib.util
 import pkgutil
@@ -7,7 +7,14 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
-__all__ = ["check_option", "known_models", "option_keys", "scaled_like", "without_scale"]
+__all__ = [
+    "check_option",
+    "known_models",
+    "option_keys",
+    "read_data",
+    "scaled_like",
+    "without_scale",
+]
 
 # Named as text, like entry points: the config knows trainers as data and depends on none of them.
 _OPTION_KEYS = {
@@ -15,6 +22,10 @@ _OPTION_KEYS = {
     "timm": "orchestrator.trainer.options_timm:TIMM_OPTIONS",
 }
 _OPTION_CHECKS = {"timm": "orchestrator.trainer.options_timm:timm_options"}
+# Readers of data sets that import no framework: (YOLO data file, YOLO class folders, timm).
+_READ_FILE = "orchestrator.trainer.yolo_data:read_data_yaml"
+_READ_FOLDERS = "orchestrator.trainer.yolo_data:read_class_folders"
+_READ_PICTURES = "orchestrator.trainer.pictures:find_pictures"
 _TIMM_ENTRY = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
 _SCALE = re.compile(r"(\d+)([nslmx])(.*)$")  # yolo11n-cls is scale n of yolo11-cls
 
@@ -39,6 +50,20 @@ def check_option(trainer: str, key: str, value: object) -> None:
     """
     if trainer in _OPTION_CHECKS:
         pkgutil.resolve_name(_OPTION_CHECKS[trainer])({key: value})
+
+
+def read_data(trainer: str, model: str, path: Path, seed: int) -> None:
+    """Let the trainer's own reader look at the data set.
+
+    Raises:
+        DataError: E31xx or E32xx, what is wrong with the data set and how to repair it.
+    """
+    if trainer == "timm":
+        pkgutil.resolve_name(_READ_PICTURES)(path, seed)
+    elif "-cls" in Path(model).name:
+        pkgutil.resolve_name(_READ_FOLDERS)(path)
+    else:
+        pkgutil.resolve_name(_READ_FILE)(path)
 
 
 @cache

@@ -148,10 +148,13 @@ def card_problems(place: Place, path: KeyPath, names: tuple[str, ...]) -> list[P
     """The names of cards that the catalogue does not know."""
     found = []
     for name in names:
-        from orchestrator.device.catalogue import find_card  # reads the catalogue: only when asked
+        from orchestrator.device.catalogue import emulated_cards, find_card  # only when asked
 
         try:
-            find_card(name)
+            if path == ("cluster", "emulate"):
+                emulated_cards([name])
+            else:
+                find_card(name)
         except OrchestratorError as error:
             text, where = place.of(path)
             found.append(

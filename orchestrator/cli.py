@@ -1,0 +1,313 @@
+"""The command `orc`: a thin face; prints help without importing ray, torch or the store."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from orchestrator.errors import ConfigError, OrchestratorError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="orc",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich costs 80 ms at every start and formats nothing that we need
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 success, 1 failed, 2 config or usage, 3 not found, 4 no GPU,"
+    " 5 can never be scheduled, 6 Ray unreachable, 7 some runs failed, 9 stopped, 130 Ctrl-C.",
+)
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at configs.")
+app.add_typer(config_app, name="config", rich_help_panel=None)
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON (schema_version 1).")]
+Home: TypeAlias = Annotated[
+    Path | None, typer.Option("--home", help="Folder of the store; default: ORC_HOME.")
+]
+Runs: TypeAlias = Annotated[
+    Path | None, typer.Option("--runs", help="Folder of run folders; default: ./runs.")
+]
+Emulate: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--emulate-gpus", help='Emulate cards, such as "RTX 2060 6GB,RTX 4090".'),
+]
+Words: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A config file, then settings."),
+]
+RunName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or enough of it; last.")
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, and never lets a traceback through.
+
+    Args:
+        argv: The words after the command's name; None takes the process's own.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    words, verbose = _without_verbose(given)
+    as_json = "--json" in words
+    try:
+        code = app(words, prog_name=None if argv is None else "orc", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except OrchestratorError as error:
+        return _say_error(error, as_json=as_json, verbose=verbose)
+    except typer.TyperException as error:
+        return _say_error(_usage(error), as_json=as_json, verbose=verbose)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has left: nobody is there to be told
+        return 0
+    except Exception as error:  # the last line of defence: a bug becomes a report, not a page
+        from orchestrator.cli_say import show_crash
+        from orchestrator.client import default_home
+
+        home = _option(words, "--home")
+        folder = Path(home) if home else default_home()
+        return show_crash(error, folder, as_json=as_json, verbose=verbose)
+
+
+def _without_verbose(words: Sequence[str]) -> tuple[list[str], bool]:
+    """`-v` may stand anywhere."""
+    flags = ("-v", "--verbose")
+    return [word for word in words if word not in flags], any(word in flags for word in words)
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        if word == name:
+            return value
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _say_error(error: OrchestratorError, *, as_json: bool, verbose: bool) -> int:
+    from orchestrator.cli_say import show_error
+
+    return show_error(error, as_json=as_json, verbose=verbose)
+
+
+def _usage(error: typer.TyperException) -> ConfigError:
+    text = getattr(error, "format_message", lambda: str(error))()
+    return ConfigError(
+        text.rstrip(".") or "no command was given", code="E1030", fix=("see: orc --help",)
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from orchestrator import __version__
+        from orchestrator.cli_say import emit
+
+        emit(f"orchestrator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    _verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tracebacks after error messages.")
+    ] = False,
+) -> None:
+    """Train many YOLO detectors and timm classifiers at once on GPUs of mixed size."""
+
+
+@app.command(rich_help_panel=None)
+def train(
+    words: Words = None,
+    emulate: Emulate = None,
+    runs: Runs = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> int:
+    """Train every project of a config to its end: orc train CONFIG [key=value ...]."""
+    from jobs.train import train as job
+
+    config, settings = split_words(words or [])
+    return job(config, [*settings, *flags(emulate, runs)], home=home, as_json=as_json)
+
+
+@app.command()
+def resume(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Default: all unfinished.")
+    ] = None,
+    emulate: Emulate = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> int:
+    """Go on with what is unfinished: after a crash, a stop, a failure."""
+    from jobs.train import resume as job
+
+    return job(names or [], flags(emulate, None), home=home, as_json=as_json)
+
+
+@app.command("ls")
+def ls_command(
+    as_json: Json = False,
+    home: Home = None,
+    project: Annotated[str | None, typer.Option(help="Only this project's runs.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
+) -> None:
+    """List runs."""
+    from orchestrator import cli_read
+
+    cli_read.list_runs(_client(home), as_json=as_json, project=project, limit=limit)
+
+
+@app.command()
+def show(run: RunName, as_json: Json = False, home: Home = None) -> None:
+    """Show one run with its epochs."""
+    from orchestrator import cli_read
+
+    cli_read.show(_client(home).show(run), as_json=as_json)
+
+
+@app.command()
+def logs(
+    run: RunName,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Print a run's log."""
+    from orchestrator import cli_read
+
+    cli_read.show_logs(_client(home), run, is_following=follow)
+
+
+@app.command()
+def stop(
+    run: RunName,
+    now: Annotated[bool, typer.Option("--now", help="At the next batch, not epoch.")] = False,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """Ask a run to stop: after its epoch and its checkpoint, or at once."""
+    from orchestrator import cli_read
+
+    cli_read.stop(_client(home), run, now=now, as_json=as_json)
+
+
+@app.command()
+def explain(run: RunName, as_json: Json = False, home: Home = None) -> int:
+    """Say why a run is where it is, with numbers and remedies."""
+    from orchestrator import cli_read
+
+    return cli_read.explain(_client(home).explain(run), as_json=as_json)
+
+
+@app.command()
+def queue(as_json: Json = False, home: Home = None) -> None:
+    """List runs that have not ended, in order."""
+    from orchestrator import cli_read
+
+    cli_read.queue(_client(home), as_json=as_json)
+
+
+@app.command()
+def gpus(emulate: Emulate = None, as_json: Json = False) -> None:
+    """List the cards of this machine."""
+    from orchestrator import cli_gpus
+
+    cli_gpus.gpus(emulate, as_json=as_json)
+
+
+@app.command()
+def simulate(
+    words: Words = None,
+    emulate: Emulate = None,
+    as_json: Json = False,
+) -> int:
+    """Run the same scheduler and driver on a simulated cluster."""
+    from orchestrator.cli_simulate import simulate as job
+
+    config, settings = split_words(words or [])
+    return job(config, [*settings, *flags(emulate, None)], as_json=as_json)
+
+
+@config_app.command("show")
+def config_show(
+    words: Words = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where values came from.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the resolved config."""
+    from orchestrator import cli_config
+
+    cli_config.show(*split_words(words or []), with_origin=origin, as_json=as_json)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from orchestrator import cli_config
+
+    cli_config.print_schema()
+
+
+@config_app.command("validate")
+def config_validate(words: Words = None, as_json: Json = False) -> None:
+    """Check a config and the files it names; starts nothing."""
+    from orchestrator import cli_config
+
+    cli_config.validate(*split_words(words or []), as_json=as_json)
+
+
+@config_app.command("path")
+def config_path(as_json: Json = False) -> None:
+    """Print where configs and the store are looked for."""
+    from orchestrator import cli_config
+
+    cli_config.print_paths(as_json=as_json)
+
+
+def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config file, if the first word is one, and the `key=value` words."""
+    rest = list(words)
+    path: Path | None = None
+    if rest and ("=" not in rest[0] or Path(rest[0]).is_file()):
+        path = Path(rest.pop(0))
+    elif not rest and Path("orchestrator.yaml").is_file():
+        path = Path("orchestrator.yaml")
+    if path is None and not rest:
+        raise ConfigError(
+            "no config was given",
+            code="E1030",
+            fix=(
+                "orc train CONFIG, or orc train model=yolo11n.yaml data=made:digits-detect",
+                "or keep an orchestrator.yaml in this folder",
+            ),
+        )
+    return path, rest
+
+
+def flags(emulate: str | None, runs: Path | None) -> list[str]:
+    """Options as `key=value` words, which win over every other word because they stand last."""
+    import json
+
+    words = []
+    if emulate is not None:
+        cards = [name.strip() for name in emulate.split(",") if name.strip()]
+        words.append(f"cluster.emulate={json.dumps(cards)}")
+    if runs is not None:
+        words.append(f"runs={json.dumps(str(runs))}")
+    return words
+
+
+def _client(home: Path | None) -> Any:
+    from orchestrator.client import Client
+
+    return Client(home)
