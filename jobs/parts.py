@@ -1,0 +1,85 @@
+"""The one place that picks implementations: trainers, devices and checkpoints by name."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from orchestrator.errors import ConfigError
+from orchestrator.ports import Checkpoints, Device, Trainer
+from orchestrator.types import Bytes, Card
+
+__all__ = ["LocalParts", "list_cards"]
+
+# Set in every worker, whatever it trains: a dependency of a trainer may import ultralytics, which
+# otherwise unpickles weights, installs packages and reports home while a run is under way.
+_ALWAYS = {
+    "ULTRALYTICS_SAFE_LOAD": "true",
+    "YOLO_AUTOINSTALL": "false",
+    "YOLO_OFFLINE": "true",
+    "NO_COLOR": "1",  # its output is a file
+    "PYTHONUNBUFFERED": "1",  # for the processes that a trainer starts
+}
+
+
+def list_cards() -> Sequence[Card]:
+    """The real cards of the host it runs on."""
+    from orchestrator.device import nvml
+
+    return nvml.cards()
+
+
+class LocalParts:
+    """Implements Parts. It travels to a worker as its name and the threads that a person chose."""
+
+    def __init__(self) -> None:
+        self._threads = os.environ.get("OMP_NUM_THREADS")  # of the driver; Ray sets it in workers
+
+    def trainer(self, name: str) -> Trainer:
+        """The trainer `yolo`, `timm` or `fake`.
+
+        Raises:
+            ConfigError: There is no such trainer, or its library is not installed.
+        """
+        if name == "yolo":
+            from orchestrator.trainer.yolo import YoloTrainer
+
+            return YoloTrainer()
+        if name == "timm":
+            from orchestrator.trainer.timm import TimmTrainer
+
+            return TimmTrainer()
+        if name == "fake":
+            from orchestrator.trainer.fake import FakeTrainer
+
+            return FakeTrainer()
+        raise ConfigError(
+            f"there is no trainer {name!r}", code="E1091", fix=("one of: yolo, timm, fake",)
+        )
+
+    def device(self, card: Card | None, budget_bytes: Bytes) -> Device:
+        """The device of a share: a real card, an emulated one, or the CPU."""
+        if card is None:
+            from orchestrator.device.cpu import CpuDevice
+
+            return CpuDevice()
+        if card.is_emulated:
+            from orchestrator.device.emulated import EmulatedDevice
+
+            return EmulatedDevice(card, budget_bytes)
+        from orchestrator.device.cuda import CudaDevice
+
+        return CudaDevice(card, budget_bytes)
+
+    def checkpoints(self, folder: str) -> Checkpoints:
+        """The checkpoints of the run whose folder this is."""
+        from orchestrator.store.checkpoints import FileCheckpoints
+
+        return FileCheckpoints(folder)
+
+    def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:
+        """Variables to set before torch is imported; OMP_NUM_THREADS of the driver goes first."""
+        from orchestrator.device.environment import environment
+
+        variables = {**_ALWAYS, **environment(card, num_cpus)}
+        if self._threads:
+            variables |= {"OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
+        return variables

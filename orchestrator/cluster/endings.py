@@ -1,0 +1,144 @@
+"""How an attempt ended: exceptions of the training, and deaths of workers, as causes."""
+
+import errno
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.errors import DataError, OrchestratorError, StoreError, TrainingError
+from orchestrator.messages import Event, GangFailed, GangFinished, GangYielded
+from orchestrator.types import AttemptId, Cause, Metrics, Outcome, Seconds
+
+__all__ = ["Ending", "ending_event", "failure", "failure_of", "told_by_ray"]
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# Texts of torch.AcceleratorError (torch 2.11 and later; a RuntimeError before) that no retry of the
+# same process can survive. A device-side assert is left out: an index out of range is the user's.
+_DEVICE_FAULTS = (
+    "illegal memory access",
+    "unspecified launch failure",
+    "uncorrectable ecc error",
+    "device is lost",
+    "gpu has fallen off the bus",
+    "hardware error",
+    "misaligned address",
+)
+_MAX_DETAIL = 400  # characters of Ray's own explanation
+_TAIL_FRAMES = 4  # of the traceback, told to people; the log holds all of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What a worker says when `fit` is over. `cause` is None for an end without a fault."""
+
+    outcome: Outcome = Outcome.FINISHED
+    metrics: Metrics = field(default_factory=dict)
+    cause: Cause | None = None
+    detail: str = ""
+    code: str = ""
+
+
+def ending_event(attempt: AttemptId, ending: Ending, at: Seconds) -> Event:
+    """The one event with which an attempt ends."""
+    if ending.cause is not None:
+        return GangFailed(
+            at=at, attempt=attempt, cause=ending.cause, detail=ending.detail, code=ending.code
+        )
+    if ending.outcome is Outcome.YIELDED:
+        return GangYielded(at=at, attempt=attempt)
+    return GangFinished(at=at, attempt=attempt, metrics=ending.metrics)
+
+
+def failure(cause: Cause, detail: str) -> Ending:
+    """The ending of an attempt whose worker could not say it itself."""
+    return Ending(cause=cause, detail=detail, code=_CODES.get(cause, ""))
+
+
+def failure_of(error: Exception, *, is_card_out_of_memory: bool) -> Ending:
+    """The ending of an attempt whose training raised.
+
+    Args:
+        error: What `Trainer.fit`, or the building of its parts, raised.
+        is_card_out_of_memory: What the device says of the error.
+    """
+    cause, code = _cause_and_code(error, is_card_out_of_memory=is_card_out_of_memory)
+    if isinstance(error, OrchestratorError):
+        lines = [error.what, *error.why, *(f"fix: {line}" for line in error.fix)]
+    else:
+        lines = [f"{type(error).__name__}: {error}{_where(error)}"]
+        if cause is Cause.USER_ERROR:
+            lines += _last_frames(error)
+    return Ending(cause=cause, code=code, detail="\n".join(lines))
+
+
+def told_by_ray(error: Exception) -> str:
+    """The line of Ray's explanation of a death that tells why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith("The actor is dead because")]
+    return (telling or lines or [type(error).__name__])[0][:_MAX_DETAIL]
+
+
+def _cause_and_code(error: Exception, *, is_card_out_of_memory: bool) -> tuple[Cause, str]:
+    if isinstance(error, TrainingError):
+        return error.cause, error.code
+    if isinstance(error, DataError):
+        return Cause.DATA_ERROR, error.code
+    if isinstance(error, StoreError):
+        return Cause.DISK_FULL, error.code
+    if isinstance(error, OrchestratorError):
+        return Cause.USER_ERROR, error.code
+    cause = _foreign_cause(error, is_card_out_of_memory=is_card_out_of_memory)
+    return cause, _CODES[cause]
+
+
+def _foreign_cause(error: Exception, *, is_card_out_of_memory: bool) -> Cause:
+    if is_card_out_of_memory:
+        return Cause.OUT_OF_MEMORY
+    chain = tuple(_chain(error))
+    if any(isinstance(link, OSError) and link.errno in _NO_SPACE for link in chain):
+        return Cause.DISK_FULL
+    if any(isinstance(link, MemoryError) for link in chain):
+        return Cause.HOST_OUT_OF_MEMORY
+    if any(isinstance(link, RuntimeError) and _is_device_fault(link) for link in chain):
+        return Cause.DEVICE_FAULT
+    return Cause.USER_ERROR
+
+
+def _is_device_fault(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return any(fault in text for fault in _DEVICE_FAULTS)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
+def _last_frames(error: Exception) -> list[str]:
+    frames = traceback.extract_tb(error.__traceback__)[-_TAIL_FRAMES:]
+    return [f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}" for frame in frames]
+
+
+_CODES = {
+    Cause.OUT_OF_MEMORY: "E2101",
+    Cause.USER_ERROR: "E2901",
+    Cause.DATA_ERROR: "E3001",
+    Cause.NAN_LOSS: "E2201",
+    Cause.DISK_FULL: "E5101",
+    Cause.DEVICE_FAULT: "E2301",
+    Cause.HOST_OUT_OF_MEMORY: "E2102",
+    Cause.WORKER_LOST: "E4101",
+    Cause.NODE_LOST: "E4102",
+    Cause.START_FAILED: "E4103",
+    Cause.KILLED: "E4104",
+}

@@ -1,0 +1,115 @@
+"""The RunLink of a worker: what a trainer says goes to the inbox, what it asks is a flag here."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import ray
+
+from orchestrator.cluster.inbox import Report
+from orchestrator.ports import Checkpoints, Device
+from orchestrator.types import AttemptId, CheckpointRef, Progress, Seconds, StepProgress, StopMode
+
+__all__ = ["RayLink", "StopFlag", "first_verified"]
+
+_STEP_INTERVAL: Seconds = 0.5  # signs of life are for people; more than two a second help nobody
+
+
+class StopFlag:
+    """Whether, and how soon, the attempt was asked to leave. Set by one thread, read by another."""
+
+    def __init__(self) -> None:
+        self.mode: StopMode | None = None
+
+    def ask(self, mode: StopMode) -> None:
+        """Ask to leave; a request to leave sooner is never softened."""
+        if self.mode is not StopMode.AT_BATCH:
+            self.mode = mode
+
+
+class RayLink:
+    """Implements RunLink for one attempt in its worker.
+
+    Args:
+        attempt: Named in everything that is said.
+        inbox: Handle of the `Inbox` actor.
+        checkpoints: The run's checkpoints.
+        device: Asked for the peak where the trainer leaves it 0.
+        stop: Set by the worker when the gang is asked to leave.
+        resume_from: The newest checkpoint that could be verified.
+    """
+
+    def __init__(
+        self,
+        *,
+        attempt: AttemptId,
+        inbox: Any,
+        checkpoints: Checkpoints,
+        device: Device,
+        stop: StopFlag,
+        resume_from: CheckpointRef | None,
+    ) -> None:
+        self._attempt = attempt
+        self._inbox = inbox
+        self._checkpoints = checkpoints
+        self._device = device
+        self._stop = stop
+        self._resume_from = resume_from
+        self._last_step: Seconds = -_STEP_INTERVAL
+        self._last_number = 0  # of the newest report, as the inbox counts
+
+    @property
+    def resume_from(self) -> CheckpointRef | None:
+        """The newest verified checkpoint of the run, or None for a fresh start."""
+        return self._resume_from
+
+    def stop_requested(self) -> StopMode | None:
+        """How soon to leave; None means go on."""
+        return self._stop.mode
+
+    def step(self, step: StepProgress) -> None:
+        """Push a sign of life, at most two a second, without waiting."""
+        now = time.monotonic()
+        if now - self._last_step >= _STEP_INTERVAL:
+            self._last_step = now
+            self._inbox.step.remote(Report(attempt=self._attempt, content=step))
+
+    def save(
+        self,
+        epoch: int,
+        write: Callable[[BinaryIO], None],
+        *,
+        is_best: bool,
+        check: Callable[[BinaryIO], None],
+    ) -> CheckpointRef:
+        """Write a verified checkpoint after `epoch` completed epochs.
+
+        Waits until the epoch before is recorded: a worker that runs ahead of the journal would
+        replace the checkpoint that the journal names, and a restart would find none of those it
+        knows.
+        """
+        ray.get(self._inbox.recorded.remote(self._last_number))
+        return self._checkpoints.write(self._attempt, epoch, write, is_best=is_best, check=check)
+
+    def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
+        """Push a completed epoch, and return when the inbox has it."""
+        if not progress.peak_bytes:
+            progress = replace(progress, peak_bytes=self._device.peak_bytes())
+        sent = Report(attempt=self._attempt, content=progress, checkpoint=checkpoint)
+        self._last_number = ray.get(self._inbox.report.remote(sent))
+
+
+def first_verified(
+    checkpoints: Checkpoints, recorded: Sequence[CheckpointRef]
+) -> CheckpointRef | None:
+    """The first recorded checkpoint that is as it was written; the others are named in the log."""
+    for ref in recorded:
+        if checkpoints.verify(ref):
+            return ref
+        sys.stderr.write(
+            f"checkpoint of epoch {ref.epoch} is missing or damaged, going further back:"
+            f" {ref.path}\n"
+        )
+    return None

@@ -1,0 +1,188 @@
+"""Starting a Ray on this machine, or joining one that runs; always with an explicit token mode."""
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.errors import ClusterError
+from orchestrator.types import Card, Seconds
+
+__all__ = ["joined_ray", "local_ray", "token_file"]
+
+_CONNECT_SECONDS: Seconds = 5.0
+# Ray refuses less than 75 MB. Nothing larger than a report passes through its object store, and a
+# small one also fits the 64 MB of /dev/shm that containers have (Ray then says so and uses a file).
+_OBJECT_STORE_BYTES = 80 * 1024 * 1024
+# For clusters that we start. Ray's own values notice a dead node after 14 s and a frozen one after
+# 65 s; a refused connection fails at once, so a dead node is now noticed within 4 s. The timeout
+# stays long enough for a machine that is busy with data loading. GCS (Ray's control process): on
+# its death the driver ends after 10 s, instead of 60 s at full CPU.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # today's default, said aloud so that Ray is quiet
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+}
+_ADMISSION_FIX = (
+    "set RAY_AUTH_TOKEN to the cluster's token (on its head node: ray get-auth-token),"
+    " or RAY_AUTH_TOKEN_PATH to a file that holds it"
+)
+
+
+def token_file(home: Path) -> Path:
+    """The file with the token of the clusters that we start: made once, for its owner alone."""
+    path = home / "ray-token"
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        temporary = home / f"ray-token.{os.getpid()}"
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        temporary.replace(path)
+    path.chmod(0o600)
+    return path
+
+
+@contextmanager
+def local_ray(
+    *, num_cpus: int, cards: Sequence[Card], home: Path, temp_dir: Path | None = None
+) -> Iterator[None]:
+    """A Ray of this machine's own, ended with the block.
+
+    Call it in the main thread: its processes die with the thread that started them.
+
+    Args:
+        num_cpus: CPUs that runs may count on.
+        cards: Real or emulated; Ray is told how many there are.
+        home: Where the token is kept.
+        temp_dir: For Ray's sockets and logs, a short path; None takes one that is removed.
+
+    Raises:
+        ClusterError: Ray did not start.
+    """
+    os.environ.update(_ENVIRONMENT)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file(home))
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # it would take precedence over the file
+    os.environ.pop("RAY_ADDRESS", None)  # it would turn "start one" into "join that one"
+    if any(card.is_emulated for card in cards):  # Ray refuses more GPUs than it makes visible
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    folder = temp_dir or _own_temp_dir()
+    try:
+        with _connected(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=len(cards),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+        ):
+            yield
+    finally:
+        if temp_dir is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def joined_ray(address: str) -> Iterator[None]:
+    """A Ray that runs already: `auto` finds this machine's, `host:port` names one.
+
+    Raises:
+        ClusterError: It cannot be reached, or refuses the token.
+    """
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"{address} is a Ray Client address, and a driver has to run inside the cluster",
+            code="E4002",
+            why=("a connection that breaks would end every training",),
+            fix=("ray job submit --address http://HEAD:8265 -- orc train CONFIG", "address: auto"),
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE") or _token_mode()
+    if address != "auto":
+        _reach(address)
+    with _connected(address=address):
+        yield
+
+
+@contextmanager
+def _connected(**options: Any) -> Iterator[None]:
+    import ray
+
+    for name in ("ray", "ray._private.worker"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says comes as events
+    try:
+        ray.init(log_to_driver=False, configure_logging=False, namespace="orchestrator", **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _refused(str(options["address"]), error) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _refused(address: str, error: Exception) -> ClusterError:
+    what = "Ray did not start" if address == "local" else f"Ray at {address} cannot be used"
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    is_token = any("auth" in line.lower() or "401" in line for line in text)
+    mode = f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}"
+    fixes = [_ADMISSION_FIX] if address != "local" else ["run: orc doctor"]
+    if address == "auto":
+        fixes.append("without `cluster.address`, orc starts a Ray of its own")
+    return ClusterError(
+        what, code="E4003" if is_token else "E4001", why=(*text[:3], mode), fix=fixes
+    )
+
+
+def _reach(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(
+            f"{address} is not an address of Ray",
+            code="E4002",
+            fix=("auto, or host:port, such as 10.0.0.5:6379",),
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"Ray at {address} does not answer",
+            code="E4001",
+            why=(str(error),),
+            fix=("ray status, on that machine", _ADMISSION_FIX),
+        ) from error
+
+
+def _token_mode() -> str:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return "token" if named or (Path.home() / ".ray" / "auth_token").exists() else "disabled"
+
+
+def _own_temp_dir() -> Path:
+    """A short path (Unix sockets allow 107 characters), and none left of drivers that are gone."""
+    root = Path(tempfile.gettempdir()) / f"orc-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise ClusterError(
+            f"{root} belongs to another user",
+            code="E4004",
+            fix=("set TMPDIR to a folder of yours",),
+        )
+    for old in root.iterdir():
+        if old.name.isdigit() and not psutil.pid_exists(int(old.name)):
+            with suppress(OSError):
+                shutil.rmtree(old)
+    folder = root / str(os.getpid())
+    folder.mkdir(exist_ok=True)
+    return folder

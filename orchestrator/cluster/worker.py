@@ -1,0 +1,147 @@
+"""The worker: one actor, one process, one share of a card; runs one attempt's training."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.cluster.endings import Ending, failure_of
+from orchestrator.cluster.link import RayLink, StopFlag, first_verified
+from orchestrator.messages import StartGang
+from orchestrator.ports import Device, Parts
+from orchestrator.types import Card, StopMode, TrainTask
+
+__all__ = ["Started", "Worker", "attempt_folder", "attempt_log"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What a worker says when it is up: its process, and the accelerators that Ray gave it."""
+
+    pid: int
+    accelerators: tuple[str, ...]
+
+
+def attempt_log(order: StartGang) -> Path:
+    """The file that takes all that the attempt's process prints."""
+    return Path(order.spec.folder) / "logs" / f"attempt-{order.attempt.number}.log"
+
+
+def attempt_folder(order: StartGang) -> Path:
+    """The attempt's own folder."""
+    return Path(order.spec.folder) / "attempts" / str(order.attempt.number)
+
+
+class Worker:
+    """Runs one attempt. It is made without heavy imports, so that it answers at once.
+
+    The environment is set here and not through Ray's `runtime_env`: that costs a fresh process and
+    0.8 s a start, while a process that Ray keeps ready has not imported torch either.
+
+    Args:
+        order: The attempt to run.
+        parts: The implementations by name.
+        inbox: Handle of the `Inbox` actor.
+        card: The card of the share; None computes on the CPU.
+        num_cpus: CPUs that its computing may use.
+    """
+
+    def __init__(
+        self, order: StartGang, parts: Parts, inbox: Any, card: Card | None, num_cpus: float
+    ) -> None:
+        _die_with_parent()
+        self._order = order
+        self._parts = parts
+        self._inbox = inbox
+        self._card = card
+        self._stop = StopFlag()
+        os.environ.update(parts.environment(card, num_cpus))
+
+    def start(self) -> Started:
+        """Answer as soon as the process is up."""
+        accelerators = ray.get_runtime_context().get_accelerator_ids().get("GPU", ())
+        return Started(pid=os.getpid(), accelerators=tuple(map(str, accelerators)))
+
+    def ask_stop(self, mode: StopMode) -> None:
+        """Ask the training to leave. Runs beside `fit`, in a thread of its own."""
+        self._stop.ask(mode)
+
+    def fit(self) -> Ending:
+        """Train, and say how it ended. Never raises: what went wrong is in the answer."""
+        device: Device | None = None
+
+        def train() -> Ending:
+            nonlocal device
+            _redirect(attempt_log(self._order))
+            share = self._order.placement.shares[0]
+            device = self._parts.device(self._card, share.memory_bytes)
+            return self._train(device)
+
+        return _guarded(
+            train,
+            lambda error: device is not None and device.is_out_of_memory(error),
+        )
+
+    def _train(self, device: Device) -> Ending:
+        order = self._order
+        folder = attempt_folder(order)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints = self._parts.checkpoints(order.spec.folder)
+        link = RayLink(
+            attempt=order.attempt,
+            inbox=self._inbox,
+            checkpoints=checkpoints,
+            device=device,
+            stop=self._stop,
+            resume_from=first_verified(checkpoints, order.checkpoints),
+        )
+        task = TrainTask(
+            attempt=order.attempt, spec=order.spec, batch=order.batch, folder=str(folder)
+        )
+        device.reset_peak()
+        with device.session():
+            outcome, metrics = self._parts.trainer(order.spec.trainer).fit(task, device, link)
+        return Ending(outcome=outcome, metrics=dict(metrics))
+
+
+def _guarded(train: Callable[[], Ending], is_out_of_memory: Callable[[Exception], bool]) -> Ending:
+    try:
+        return train()
+    except Exception as error:  # the one place where any fault becomes an ending
+        traceback.print_exc()
+        sys.stderr.flush()
+        return failure_of(error, is_card_out_of_memory=is_out_of_memory(error))
+
+
+def _redirect(log: Path) -> None:
+    """Send what this process prints, C libraries and children included, to the attempt's log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+    finally:
+        os.close(target)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False, errors="backslashreplace")
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when Ray's node process ends, however that one ends."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended between the two calls, so no signal will come
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,144 @@
+"""Parts without torch, for workers of real Rays: small checkpoints, trainers that misbehave."""
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.device.fake import FakeDevice
+from orchestrator.errors import DataError, StoreError, TrainingError
+from orchestrator.ports import Checkpoints, Device, RunLink, Trainer
+from orchestrator.trainer.fake import FakeTrainer
+from orchestrator.types import (
+    AttemptId,
+    Bytes,
+    Card,
+    Cause,
+    CheckpointRef,
+    Metrics,
+    Outcome,
+    Progress,
+    TrainTask,
+)
+
+__all__ = ["EmulatedCards", "FakeParts", "PlainCheckpoints"]
+
+GIB = 1024**3
+EmulatedCards = tuple(
+    Card(index=index, name=f"Card {index}", memory_bytes=(6 + 2 * index) * GIB, is_emulated=True)
+    for index in range(2)
+)
+
+
+class PlainCheckpoints:
+    """Writes checkpoints with a hash; keeps them all."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder) / "checkpoints"
+
+    def write(
+        self,
+        attempt: AttemptId,
+        epoch: int,
+        write: Callable[[BinaryIO], None],
+        *,
+        is_best: bool,
+        check: Callable[[BinaryIO], None],
+    ) -> CheckpointRef:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{attempt.number}-{epoch}.json"
+        with path.open("wb") as file:
+            write(file)
+        with path.open("rb") as file:
+            check(file)
+        return CheckpointRef(
+            attempt=attempt,
+            epoch=epoch,
+            path=str(path),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            num_bytes=path.stat().st_size,
+            is_best=is_best,
+        )
+
+    def verify(self, ref: CheckpointRef) -> bool:
+        path = Path(ref.path)
+        return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == ref.sha256
+
+
+class RaisingTrainer:
+    """Raises what the run's model names."""
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        raise _FAULTS[task.spec.settings.model]
+
+
+_FAULTS: dict[str, Exception] = {
+    "nan": TrainingError("the loss is NaN", cause=Cause.NAN_LOSS, code="E2110"),
+    "data": DataError("no pictures", code="E3001", why=("0 files",), fix=("add pictures",)),
+    "store": StoreError("the disk has no room", code="E5004"),
+    "disk": OSError(28, "No space left on device"),
+    "host": MemoryError("no host memory"),
+    "device": RuntimeError("CUDA error: an illegal memory access was encountered"),
+    "mistake": KeyError("lr0"),
+}
+
+
+class TellingTrainer:
+    """Prints what it sees of its process, and tells it as metrics."""
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        print("printed by Python", flush=True)  # noqa: T201 - what is tested is where it goes
+        os.write(2, b"printed by a library\n")
+        os.system("echo printed by a child")  # noqa: S605 - a fixed command, on purpose
+        metrics = {
+            "had_torch": float("torch" in sys.modules),
+            "omp": float(os.environ["OMP_NUM_THREADS"]),
+            "sees_cards": float(os.environ.get("CUDA_VISIBLE_DEVICES", "all") != ""),
+        }
+        link.report(Progress(epoch=1, epochs=1, metrics=metrics, seconds=0.1, num_images=1), None)
+        return Outcome.FINISHED, metrics
+
+
+class GreedyTrainer:
+    """Takes host memory until somebody ends it."""
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        held = []
+        while True:
+            held.append(bytearray(os.urandom(1 << 20) * 64))
+
+
+class StuckTrainer:
+    """Neither reports nor listens."""
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        threading.Event().wait()
+        raise AssertionError("nobody sets the event")
+
+
+class FakeParts:
+    """Implements Parts with a fake device of the share's size."""
+
+    def trainer(self, name: str) -> Trainer:
+        known: dict[str, Callable[[], Trainer]] = {
+            "fake": FakeTrainer,
+            "raising": RaisingTrainer,
+            "telling": TellingTrainer,
+            "greedy": GreedyTrainer,
+            "stuck": StuckTrainer,
+        }
+        return known[name]()
+
+    def device(self, card: Card | None, budget_bytes: Bytes) -> Device:
+        device = FakeDevice(budget_bytes)
+        device.allocate(budget_bytes // 2)  # so that there is a peak to be reported
+        return device
+
+    def checkpoints(self, folder: str) -> Checkpoints:
+        return PlainCheckpoints(folder)
+
+    def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:
+        return {"OMP_NUM_THREADS": str(int(num_cpus)), "CUDA_VISIBLE_DEVICES": ""}
