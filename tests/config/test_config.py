@@ -1,0 +1,243 @@
+"""A right config: merged in the told order, checked, the same when written out and read again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.config import Config, load_config, schema
+from orchestrator.config_check import check_files
+from orchestrator.config_model import FileModel, ProjectModel
+from orchestrator.config_yaml import read_yaml
+from orchestrator.errors import ConfigError, DataError, NotFoundError
+from orchestrator.types import DeviceKind
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 1 << 30
+
+CFG = """\
+cluster: {emulate: ["RTX 2060", "2x RTX 4080 SUPER"]}
+defaults: {epochs: 50, patience: 20, resources: {memory: 2GiB}}
+projects:
+  - name: cells
+    model: yolo11n.yaml
+    data: made:digits-detect
+    imgsz: 640
+    batch: 32
+    amp: fp16
+    lr0: 2e-3
+    mosaic: 0.5
+    resources: {gpu_type: [RTX-4090, A100]}
+    schedule: {priority: 60, max_duration: 1h30m, retry: 3}
+  - name: v1.2
+    model: timm/mobilenetv3_small_050
+    data: made:digits-classify
+    device: cpu
+    resources: {memory: 8GB}
+    mixup: 0.2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def load(folder: Path, text: str, *words: str, **variables: str) -> Config:
+    path = folder / "exp.yaml"
+    path.write_text(text)
+    return load_config(path, words, environment={"ORC_CONFIG": "none.yaml", **variables})
+
+
+def origin(config: Config, project: int, key: str) -> str:
+    rows = {row.path: row.origin for row in config.projects[project].settings}
+    return rows[f"projects[{project}].{key}"].rpartition("/")[2]
+
+
+def test_a_config_becomes_frozen_specs(tmp_path: Path) -> None:
+    config = load(tmp_path, CFG)
+    cells, classes = (project.template for project in config.projects)
+    assert config.emulate == ("RTX 2060", "2x RTX 4080 SUPER")
+    assert config.runs == tmp_path / "runs"
+    assert (cells.trainer, classes.trainer) == ("yolo", "timm")
+    assert (cells.settings.imgsz, classes.settings.imgsz) == (640, 224)
+    assert cells.settings.lr0 == 0.002
+    assert cells.settings.options == {"mosaic": 0.5}
+    assert cells.effective_batch == 32
+    assert cells.memory_bytes == 2 * GIB
+    assert cells.gpu_types == ("RTX-4090", "A100")
+    assert cells.max_duration_seconds == 5400
+    assert cells.retry.user_errors == 3
+    assert (classes.device, classes.num_cpus) == (DeviceKind.CPU, 1.0)
+    assert classes.memory_bytes == 8 * 10**9
+    assert config.projects[1].made == "digits-classify"
+
+
+def test_every_value_knows_where_it_came_from(tmp_path: Path) -> None:
+    config = load(tmp_path, CFG, "epochs=7", "cells.lr0=0.1")
+    assert origin(config, 0, "epochs") == "command line"
+    assert origin(config, 0, "lr0") == "command line"
+    assert origin(config, 1, "lr0") == "default"
+    assert origin(config, 0, "patience") == "exp.yaml:2"
+    assert origin(config, 0, "imgsz") == "exp.yaml:7"
+    assert origin(config, 0, "schedule.priority") == "exp.yaml:13"
+    assert origin(config, 0, "schedule.queue") == "default"
+
+
+def test_later_layers_win_and_blocks_are_merged(tmp_path: Path) -> None:
+    user = tmp_path / "user.yaml"
+    user.write_text("runs: /u\ndefaults: {patience: 1, workers: 2, resources: {cpus: 3}}\n")
+    config = load(tmp_path, CFG, ORC_CONFIG=str(user), ORC_RUNS="/e")
+    cells = config.projects[0].template
+    assert cells.settings.workers == 2  # the user's
+    assert cells.settings.patience == 20  # the file's defaults over the user's
+    assert (cells.num_cpus, cells.memory_bytes) == (3.0, 2 * GIB)  # a block, merged
+    assert config.runs == Path("/e")  # the environment over the user's
+    config = load(tmp_path, CFG, "runs=/c", ORC_CONFIG=str(user), ORC_RUNS="/e")
+    assert config.runs == Path("/c")  # the command line over everything
+
+
+def test_words_reach_one_project_by_its_name_even_with_dots(tmp_path: Path) -> None:
+    words = ("v1.2.resources.memory=4GiB", "v1.2.epochs=9", "resources.memory=1GiB", "epochs=8")
+    cells, classes = (project.template for project in load(tmp_path, CFG, *words).projects)
+    assert (cells.memory_bytes, cells.settings.epochs) == (GIB, 8)
+    assert (classes.memory_bytes, classes.settings.epochs) == (4 * GIB, 9)
+
+
+def test_one_project_may_stand_at_the_top_and_is_named_after_the_file(tmp_path: Path) -> None:
+    config = load(tmp_path, "model: yolo11n-cls.yaml\ndata: made:digits-classify\n")
+    (project,) = config.projects
+    assert (project.name, project.template.settings.imgsz) == ("exp", 224)
+
+
+def test_a_project_may_be_given_by_words_alone() -> None:
+    config = load_config(None, ["model=yolo11n.yaml", "data=made:x", "name=n"], environment={})
+    assert config.projects[0].name == "n"
+    config = load_config(None, ["model=yolo11n.yaml", "data=made:x"], environment={})
+    assert config.projects[0].name == "yolo11n"
+
+
+def test_the_resolved_config_read_again_gives_the_same_runs(tmp_path: Path) -> None:
+    first = load(tmp_path, CFG, "seed=5")
+    written = yaml.safe_dump({"projects": [dict(p.resolved) for p in first.projects]})
+    second = load(tmp_path, written)
+    assert [p.template for p in second.projects] == [p.template for p in first.projects]
+
+
+def test_spellings_of_ultralytics_are_understood(tmp_path: Path) -> None:
+    text = "model: yolo11n.yaml\ndata: made:x\namp: {}\ncache: {}\noptimizer: {}\n"
+    for given_amp, amp in (("true", "fp16"), ("false", "fp32"), ("bf16", "bf16")):
+        spec = load(tmp_path, text.format(given_amp, "true", "adamw")).projects[0].template
+        assert (spec.settings.amp, spec.settings.cache) == (amp, "ram")
+        assert spec.settings.optimizer == "AdamW"
+
+
+def test_relative_paths_are_seen_from_the_config_then_from_here(tmp_path: Path) -> None:
+    folder = tmp_path / "deep"
+    (folder / "near").mkdir(parents=True)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "far").mkdir()
+    text = "model: yolo11n-cls.yaml\ndata: {}\n"
+    data = [
+        load(folder, text.format(name)).projects[0].template.settings.data
+        for name in ("near", "far", "nowhere")
+    ]
+    assert data == [str(folder / "near"), str(tmp_path / "far"), "nowhere"]
+
+
+def test_a_missing_config_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        load_config(tmp_path / "none.yaml", environment={})
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("model=yolov8n.pt", "data=made:digits-detect"), "E3003", "yolov8n.yaml"),
+        (("model=page.pt", "data=made:digits-detect"), "E3004", "page.pt"),
+        (("model=yolo11q.yaml", "data=made:digits-detect"), "E3005", "yolo11"),
+        (("model=timm/resnet81", "data=made:digits-classify"), "E3005", "timm/resnet"),
+        (("model=/etc/passwd", "data=made:digits-detect"), "E3005", "yolo11n.yaml"),
+        (("model=https://x/y.pt", "data=made:digits-detect"), "E3006", "fetch"),
+        (("model=yolo11n.yaml", "data=coco8.yaml"), "E3001", "made:digits-detect"),
+        (("model=yolo11n.yaml", "data=https://x/y.zip"), "E3006", "fetch"),
+        (("model=yolo11n.yaml", "data=empty.yaml"), "E3205", "train"),
+        (("model=timm/resnet18", "data=folder"), "E3101", "class"),
+        (("model=yolo11n-cls.yaml", "data=folder"), "E3201", "train"),
+    ],
+)
+def test_files_are_checked_before_anything_starts(
+    words: tuple[str, ...], code: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "page.pt").write_text("<html>not weights</html>")
+    (tmp_path / "empty.yaml").write_text("names: [a]\nval: .\n")
+    (tmp_path / "folder").mkdir()
+    config = load_config(None, words, environment={})
+    with pytest.raises(DataError) as caught:
+        check_files(config.projects)
+    error = caught.value
+    text = " ".join((error.what, *error.why, *error.fix))
+    assert error.code[:3] == code[:3], error.code
+    assert told in text
+
+
+@pytest.mark.parametrize("name", ["quickstart", "train_yolo", "train_timm"])
+def test_the_configs_that_are_shipped_are_valid(name: str) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.yaml", environment={})
+    check_files(config.projects)
+
+
+def test_the_schema_names_every_key() -> None:
+    found = schema()
+    assert set(ProjectModel.model_fields) <= set(found["properties"])
+    assert set(FileModel.model_fields) <= set(found["properties"])
+    json.dumps(found)
+
+
+def test_reading_and_checking_a_config_imports_no_framework(tmp_path: Path) -> None:
+    (tmp_path / "exp.yaml").write_text(CFG)
+    code = (
+        "import sys; from orchestrator.config import load_config;"
+        "from orchestrator.config_check import check_files;"
+        "check_files(load_config('exp.yaml', environment={}).projects);"
+        "heavy = {'torch', 'ultralytics', 'timm', 'ray', 'sqlalchemy'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**17), 10**17)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("abcdefgh", min_size=1), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=plain)
+def test_what_yaml_writes_is_read_back(value: object) -> None:
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    text = yaml.dump({"a": value}, Dumper=Plain, allow_unicode=True)
+    assert read_yaml(text, "x").value == {"a": value}
+
+
+def test_the_nearest_line_is_named_for_an_error_in_a_block(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, CFG + "    schedule: {priority: high}\n")
+    assert "exp.yaml:20" in caught.value.what
+    assert "projects[1].schedule.priority" in caught.value.what
