@@ -1,7 +1,8 @@
 """The CPU as itself, without a limit, for runs that ask for `device: cpu`."""
 
 import gc
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import psutil
 
@@ -43,9 +44,11 @@ class CpuDevice:
             foreign_bytes=max(0, used - psutil.Process().memory_info().rss),
         )
 
-    def session(self) -> AbstractContextManager[object]:
-        """Limits nothing; counts live tensors when asked to at the start."""
-        return nullcontext() if self._live is None else self._live
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Limits nothing; counts live tensors if the device measures its peak."""
+        with nullcontext() if self._live is None else self._live:
+            yield
 
     def reset_peak(self) -> None:
         """Begin a new measurement of the peak."""

@@ -157,7 +157,7 @@ class LiveBytes(TorchDispatchMode):
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever the operator returns
+    ) -> Any:
         """Run the operator and count what it read and made."""
         kind = _KINDS.get(func) or _classify(func)
         if kind is _Kind.MARK:
@@ -174,9 +174,9 @@ class LiveBytes(TorchDispatchMode):
             return out
         try:
             self._see((out,), func, is_resizable=kind is _Kind.RESIZE)
-        except torch.OutOfMemoryError:
-            del out  # or the traceback would keep the refused memory
-            raise
+        except torch.OutOfMemoryError as error:
+            del out, args, kwargs  # or the frames of the traceback would keep the refused memory
+            raise error.with_traceback(None) from None
         return out
 
     def _mark(self, func: object, args: Sequence[Any]) -> None:
@@ -269,7 +269,7 @@ _KINDS: dict[object, _Kind] = {
 }
 
 
-def _classify(func: Any) -> _Kind:  # noqa: ANN401 - OpOverload has no public name
+def _classify(func: Any) -> _Kind:
     """Read off the operator's schema what it can do to storages, once per operator."""
     schema = func._schema
     is_resizing = schema.name in ("aten::set_", "aten::resize_", "aten::resize_as_")
