@@ -130,15 +130,13 @@ def _last_frames(error: Exception) -> list[str]:
 
 
 _CODES = {
-    Cause.OUT_OF_MEMORY: "E2101",
-    Cause.USER_ERROR: "E2901",
-    Cause.DATA_ERROR: "E3001",
-    Cause.NAN_LOSS: "E2201",
-    Cause.DISK_FULL: "E5101",
-    Cause.DEVICE_FAULT: "E2301",
-    Cause.HOST_OUT_OF_MEMORY: "E2102",
     Cause.WORKER_LOST: "E4101",
     Cause.NODE_LOST: "E4102",
     Cause.START_FAILED: "E4103",
     Cause.KILLED: "E4104",
+    Cause.USER_ERROR: "E4111",
+    Cause.HOST_OUT_OF_MEMORY: "E4112",
+    Cause.OUT_OF_MEMORY: "E4113",
+    Cause.DISK_FULL: "E4115",
+    Cause.DEVICE_FAULT: "E4116",
 }

@@ -32,11 +32,14 @@ class UnitLedger:
     def take(self, attempt: AttemptId, share: Share, card: Card) -> int:
         """Note what an attempt takes of a card, in units.
 
-        What fits in bytes must fit in units: three thirds of a card are 3334 + 3334 + 3332.
+        What fits in bytes must fit in units: three thirds of a card are 3334 + 3334 + 3332. What
+        does not fit asks for all of its units, and Ray lets it wait.
         """
         held = self._held.setdefault((share.node_id, card.index), {})
+        units = units_of(share.memory_bytes, card.memory_bytes)
         rest = UNITS - sum(held.values())
-        units = max(1, min(units_of(share.memory_bytes, card.memory_bytes), rest))
+        if rest < units <= rest + len(held):  # by rounding: at most one unit an attempt
+            units = max(1, rest)
         held[attempt] = units
         return units
 

@@ -119,7 +119,10 @@ def joined_ray(address: str) -> Iterator[None]:
 @contextmanager
 def _connected(**options: Any) -> Iterator[None]:
     import ray
+    from ray._raylet import AuthenticationTokenLoader, Config
 
+    Config.initialize("")  # Ray reads the variables when it is imported, which a caller may have
+    AuthenticationTokenLoader.instance().reset_cache()
     for name in ("ray", "ray._private.worker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says comes as events
     try:
