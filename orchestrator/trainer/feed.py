@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from orchestrator.errors import DataError
-from orchestrator.trainer.loading import EpochOrder, Mix, PictureFolder, picture_loader
+from orchestrator.trainer.loading import EpochOrder, Mix, PictureFolder, close, picture_loader
 from orchestrator.trainer.pictures import PictureSet, decoded_bytes
 from orchestrator.types import TrainTask
 
@@ -86,6 +86,11 @@ class Feed:
         """The loader, set to the order of this epoch."""
         self._order.epoch = epoch
         return self._train
+
+    def close(self) -> None:
+        """End the loading processes."""
+        close(self._train)
+        close(self.validation)
 
 
 def _examine(folders: list[PictureFolder], *, is_cached: bool, is_fresh: bool) -> None:

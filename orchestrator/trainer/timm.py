@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 import torch
 from timm.data import resolve_model_data_config
 
-from orchestrator.errors import ConfigError, DataError, OrchestratorError, TrainingError
+from orchestrator.errors import DataError, OrchestratorError, TrainingError
 from orchestrator.ports import Device, RunLink
 from orchestrator.trainer.classifier import make_mix, make_model, make_transforms
+from orchestrator.trainer.failures import check_task, not_finite, out_of_memory, single_sample
 from orchestrator.trainer.feed import Feed
 from orchestrator.trainer.history import History
 from orchestrator.trainer.learner import Learner
@@ -76,13 +77,13 @@ class TimmTrainer:
             raise
         except Exception as error:
             if "more than 1 value per channel" in str(error):
-                raise _single_sample(task) from error
+                raise single_sample(task) from error
             if not device.is_out_of_memory(error):
                 raise
             why = (str(error).splitlines() or [type(error).__name__])[0]
         # Outside of the handler the error is gone, and with it the frames that held the tensors.
         device.release()
-        raise _out_of_memory(task, device, why)
+        raise out_of_memory(task, device, why)
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: the way out of nested loops
@@ -96,7 +97,7 @@ class _Run:
         self._options = options = timm_options(settings.options)
         self._history = History()
         self._checkpoints = Path()
-        _check(task)
+        check_task(task)
         sets = find_pictures(Path(settings.data).expanduser(), settings.seed)
         self._classes = sets[0].classes
         seed_all(keyed_seed(settings.seed, "weights"))
@@ -123,15 +124,19 @@ class _Run:
             self._resume(link.resume_from)
 
     def train(self) -> tuple[Outcome, Metrics]:
-        epochs, history = self._settings.epochs, self._history
         log.info("training in %s on %s", self._learner.amp, self._device.name)
+        history = self._history
         try:
-            while history.epoch < epochs and not history.is_exhausted(self._settings.patience):
+            while history.epoch < self._settings.epochs and not history.is_exhausted(
+                self._settings.patience
+            ):
                 if history.epoch and self._link.stop_requested() is not None:
                     return Outcome.YIELDED, history.best_metrics
                 self._epoch(history.epoch + 1)
         except _Stopped:
             return Outcome.YIELDED, history.best_metrics
+        finally:
+            self._feed.close()
         self._finish()
         return Outcome.FINISHED, history.best_metrics
 
@@ -191,13 +196,7 @@ class _Run:
 
     def _demand_finite(self, loss: float, where: str) -> None:
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} {where}",
-                cause=Cause.NAN_LOSS,
-                code="E2110",
-                why=(f"learning rate {self._learner.lr:.3g}, precision {self._learner.amp}",),
-                fix=("lower lr0, or set grad_clip: 1.0, or amp: bf16 or fp32",),
-            )
+            raise not_finite(loss, where, lr=self._learner.lr, amp=self._learner.amp)
 
     def _save(self, metrics: dict[str, float], seconds: float) -> CheckpointRef:
         history = self._history
@@ -259,45 +258,3 @@ class _Run:
         shared = {key: value for key, value in asdict(settings).items() if key != "options"}
         sizes = {"batch": batch.effective_batch, "micro_batch": batch.micro_batch}
         write_args(folder / "args.yaml", shared | sizes | asdict(self._options))
-
-
-def _check(task: TrainTask) -> None:
-    if task.batch.world_size > 1:
-        raise ConfigError(
-            f"a timm classifier trains on one GPU, not {task.batch.world_size}",
-            code="E1120",
-            fix=("resources: {gpus: 1}; a larger batch is cut into micro-batches",),
-        )
-    if task.spec.settings.cache not in ("false", "ram"):
-        raise ConfigError(
-            f'cache is "{task.spec.settings.cache}"',
-            code="E1121",
-            fix=("use ram or false for a timm classifier",),
-        )
-
-
-def _single_sample(task: TrainTask) -> TrainingError:
-    return TrainingError(
-        "BatchNorm cannot learn from a piece of one picture whose features are 1 x 1",
-        cause=Cause.USER_ERROR,
-        code="E2112",
-        why=(f"pieces of a step: {task.batch.pieces}, imgsz {task.spec.settings.imgsz}",),
-        fix=("choose a batch that leaves no piece of 1, or a larger imgsz",),
-    )
-
-
-def _out_of_memory(task: TrainTask, device: Device, why: str) -> TrainingError:
-    batch, memory = task.batch, device.memory()
-    return TrainingError(
-        f"out of memory on {device.name} with micro-batch {batch.micro_batch}",
-        cause=Cause.OUT_OF_MEMORY,
-        code="E2104",
-        why=(
-            why,
-            f"batch {batch.effective_batch} in {batch.accumulation_steps} pieces of at most"
-            f" {batch.micro_batch}, {task.spec.settings.model} at {task.spec.settings.imgsz} px",
-            f"budget {memory.total_bytes / 2**30:.2f} GiB,"
-            f" peak {device.peak_bytes() / 2**30:.2f} GiB",
-        ),
-        fix=("a smaller micro-batch trains the same batch in more pieces",),
-    )

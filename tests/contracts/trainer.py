@@ -30,6 +30,9 @@ __all__ = ["Killed", "RecordingLink", "TrainerContract", "attempt_of", "values"]
 RUN = RunId("20250101-000000-calm-otter-0001")
 
 
+FIRST = AttemptId(run_id=RUN, number=1)
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing in a trainer may catch it."""
 
@@ -43,7 +46,7 @@ class RecordingLink:
     """
 
     folder: Path
-    attempt: AttemptId = AttemptId(run_id=RUN, number=1)
+    attempt: AttemptId = FIRST
     resume_from: CheckpointRef | None = None
     stop_when: Callable[["RecordingLink"], StopMode | None] = lambda link: None
     kill_after: int | None = None
