@@ -39,7 +39,9 @@ def catalogue() -> tuple[CardModel, ...]:
         ValueError: The file breaks one of its own rules.
     """
     text = resources.files("orchestrator.device").joinpath("cards.yaml").read_text("utf-8")
-    return read_models(yaml.safe_load(text))
+    # libyaml's safe loader where PyYAML was built with it: ten times faster than yaml.safe_load.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return read_models(yaml.load(text, Loader=loader))  # noqa: S506 - both are safe loaders
 
 
 def find_card(text: str) -> CardModel:

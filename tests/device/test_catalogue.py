@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -223,12 +224,17 @@ def test_an_empty_or_endless_list_of_cards_is_an_error(text: str) -> None:
         emulated_cards(text)
 
 
-def broken(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+@cache
+def document() -> dict[str, Any]:
     text = resources.files("orchestrator.device").joinpath("cards.yaml").read_text("utf-8")
-    document: dict[str, Any] = yaml.safe_load(text)
-    document = {"documents": document["documents"], "cards": copy.deepcopy(document["cards"][:3])}
-    change(document)
-    return document
+    whole = yaml.safe_load(text)
+    return {"documents": whole["documents"], "cards": whole["cards"][:3]}
+
+
+def broken(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    changed = copy.deepcopy(document())
+    change(changed)
+    return changed
 
 
 @pytest.mark.parametrize(
