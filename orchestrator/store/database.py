@@ -15,9 +15,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from orchestrator.errors import StoreError
-from orchestrator.store.faults import explained
 from orchestrator.store.private import make_folder, sync_folder
 from orchestrator.store.schema import HEAD, VERSION_TABLE
+from orchestrator.store.sql_faults import explained
 
 __all__ = ["Database"]
 

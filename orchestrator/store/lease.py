@@ -14,8 +14,8 @@ from sqlalchemy import Connection, select, text, update
 
 from orchestrator.errors import StoreError
 from orchestrator.store.database import Database
-from orchestrator.store.faults import explained
 from orchestrator.store.schema import lease
+from orchestrator.store.sql_faults import explained
 from orchestrator.types import Seconds
 
 __all__ = ["Driver", "check_epoch", "driver_of", "held", "locked"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.errors import StoreError
 
-__all__ = ["check_name", "make_folder", "opened_folder", "replace_file", "sync_folder"]
+__all__ = ["check_name", "make_folder", "names_in", "opened_folder", "replace_file", "sync_folder"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -72,6 +72,12 @@ def opened_folder(name: str, *, inside: int | None = None, make: bool = False) -
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def names_in(folder: int) -> list[str]:
+    """The names in an open folder, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
 
 
 def replace_file(path: Path, data: bytes) -> None:

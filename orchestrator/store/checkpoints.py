@@ -1,0 +1,288 @@
+"""A run's checkpoints on disk: written whole, read back, hashed, and only then given a name."""
+
+import errno
+import hashlib
+import io
+import math
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.errors import StoreError
+from orchestrator.store.faults import explained_disk
+from orchestrator.store.private import make_folder, names_in, opened_folder
+from orchestrator.types import AttemptId, Bytes, CheckpointRef
+
+__all__ = ["DEFAULT_RESERVE_BYTES", "FileCheckpoints"]
+
+DEFAULT_RESERVE_BYTES: Bytes = 5 * 10**9
+"""What has to be free on the disk before an attempt starts."""
+
+_FOLDER = "checkpoints"
+_NAME = re.compile(r"epoch-([0-9]{4,9})(\.best)?\.ckpt")
+_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _File:
+    """A checkpoint on disk, as its name tells it."""
+
+    attempt: int
+    epoch: int
+    is_best: bool
+
+    @property
+    def name(self) -> str:
+        return f"epoch-{self.epoch:04d}{'.best' if self.is_best else ''}.ckpt"
+
+
+class FileCheckpoints:
+    """Keeps the Checkpoints contract in ``<folder>/checkpoints/<attempt>/epoch-0003.ckpt``.
+
+    The name of the best carries ``.best``. Nothing is reached through a symbolic link below
+    `folder`. Each attempt writes into a folder of its own, so an old one that is still alive can
+    only leave files that nobody refers to.
+
+    Args:
+        folder: The run's folder, absolute; made when it is not there.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder).absolute()
+
+    def write(
+        self,
+        attempt: AttemptId,
+        epoch: int,
+        write: Callable[[BinaryIO], None],
+        *,
+        is_best: bool,
+        check: Callable[[BinaryIO], None],
+    ) -> CheckpointRef:
+        """Write a checkpoint and verify it; then remove those that are not needed any more.
+
+        Kept are the last two of the run and the best before this one. An exception of `write`
+        passes as it is, unless it comes from the disk.
+
+        Raises:
+            StoreError: the disk is full (E5004), `check` cannot load what was written (E5012),
+                the attempt wrote another checkpoint of this epoch before (E5018), or the disk
+                failed (E5016). Earlier checkpoints stay untouched then.
+        """
+        file = _File(attempt.number, epoch, is_best)
+        with explained_disk(f"the folder {self._folder}"), ExitStack() as stack:
+            make_folder(self._folder)
+            run = stack.enter_context(opened_folder(str(self._folder)))
+            above = stack.enter_context(opened_folder(_FOLDER, inside=run, make=True))
+            own = stack.enter_context(opened_folder(str(attempt.number), inside=above, make=True))
+            _remove_unfinished(above, attempt.number)
+            digest, size = _write_verified(own, file, write, check)
+            _remove_needless(above, file)
+        path = self._folder / _FOLDER / str(attempt.number) / file.name
+        return CheckpointRef(
+            attempt=attempt,
+            epoch=epoch,
+            path=str(path),
+            sha256=digest,
+            num_bytes=size,
+            is_best=is_best,
+        )
+
+    def verify(self, ref: CheckpointRef) -> bool:
+        """True when the file lies where this run keeps it and has the recorded SHA-256."""
+        path = Path(ref.path)
+        if path.parent != self._folder / _FOLDER / str(ref.attempt.number):
+            return False
+        if not _NAME.fullmatch(path.name):
+            return False
+        try:
+            with ExitStack() as stack:
+                run = stack.enter_context(opened_folder(str(self._folder)))
+                above = stack.enter_context(opened_folder(_FOLDER, inside=run))
+                own = stack.enter_context(opened_folder(path.parent.name, inside=above))
+                file = stack.enter_context(_opened(own, path.name))
+                if os.fstat(file.fileno()).st_size != ref.num_bytes:
+                    return False
+                return hashlib.file_digest(file, "sha256").hexdigest() == ref.sha256
+        except OSError:
+            return False
+
+    def require_space(self, reserve_bytes: Bytes = DEFAULT_RESERVE_BYTES) -> None:
+        """Refuse to start on a disk that will soon be full.
+
+        Raises:
+            StoreError: less is free than `reserve_bytes` or than three times the last
+                checkpoint (E5013).
+        """
+        make_folder(self._folder)
+        last = max(self._folder.glob(f"{_FOLDER}/*/*.ckpt"), key=_changed_at, default=None)
+        last_bytes = 0 if last is None else last.lstat().st_size
+        needed = max(reserve_bytes, 3 * last_bytes)
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise StoreError(
+                f"the disk of {self._folder} has too little room to start",
+                code="E5013",
+                why=(
+                    f"{free / 1e9:.1f} GB are free; {needed / 1e9:.1f} GB are asked for",
+                    f"the last checkpoint has {last_bytes / 1e9:.3f} GB",
+                ),
+                fix=("free space on that disk, or lower the reserve",),
+            )
+
+
+class _Raw(io.FileIO):
+    """A file that remembers why a write failed; serialisers tend to raise something else."""
+
+    failure: OSError | None = None
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]  # any buffer, as FileIO takes it
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _write_verified(
+    folder: int,
+    file: _File,
+    write: Callable[[BinaryIO], None],
+    check: Callable[[BinaryIO], None],
+) -> tuple[str, int]:
+    temporary = f"{file.name}.tmp-{os.getpid()}"
+    try:
+        _write_durably(folder, temporary, write)
+        with _opened(folder, temporary) as written:
+            try:
+                check(written)
+            except Exception as error:
+                raise StoreError(
+                    f"the checkpoint of epoch {file.epoch} cannot be loaded back",
+                    code="E5012",
+                    why=(f"{type(error).__name__}: {error}",),
+                    fix=("check the disk; the checkpoints before it are untouched",),
+                ) from error
+            written.seek(0)
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+            size = os.fstat(written.fileno()).st_size
+        if not _is_there(folder, file, digest):
+            os.rename(temporary, file.name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+    return digest, size
+
+
+def _write_durably(folder: int, name: str, write: Callable[[BinaryIO], None]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    raw = _Raw(os.open(name, flags, 0o600, dir_fd=folder), "wb")
+    try:
+        with io.BufferedWriter(raw) as buffer:
+            write(buffer)
+            buffer.flush()
+            os.fsync(buffer.fileno())
+    except Exception:
+        if raw.failure is not None:
+            raise raw.failure from None
+        raise
+
+
+def _is_there(folder: int, file: _File, digest: str) -> bool:
+    """True when the attempt has written the same already; a different one is never replaced.
+
+    The file may be recorded, and a record tells one hash.
+    """
+    for name in names_in(folder):
+        found = _parsed(file.attempt, name)
+        if found is None or found.epoch != file.epoch:
+            continue
+        with _opened(folder, name) as earlier:
+            if found == file and hashlib.file_digest(earlier, "sha256").hexdigest() == digest:
+                return True
+        raise StoreError(
+            f"attempt {file.attempt} has already written a checkpoint of epoch {file.epoch}",
+            code="E5018",
+            why=(name,),
+            fix=("this is a bug of the trainer: it saves an epoch once",),
+        )
+    return False
+
+
+def _remove_unfinished(folder: int, newest: int) -> None:
+    """Remove what attempts up to `newest` began to write when they were killed."""
+    for number in names_in(folder):
+        if number.isdecimal() and int(number) <= newest:
+            with suppress(OSError), opened_folder(number, inside=folder) as own:
+                for name in names_in(own):
+                    if ".ckpt.tmp-" in name:
+                        os.unlink(name, dir_fd=own)
+
+
+def _remove_needless(folder: int, newest: _File) -> None:
+    """Remove what the run does not need after `newest`, unless a newer attempt has taken over."""
+    found = _found(folder)
+    if any(file.attempt > newest.attempt for file in found):
+        return
+    for file in found - _needed(found, newest):
+        # What cannot be removed now is removed after the next checkpoint.
+        with suppress(OSError), opened_folder(str(file.attempt), inside=folder) as own:
+            os.unlink(file.name, dir_fd=own)
+
+
+def _needed(found: set[_File], newest: _File) -> set[_File]:
+    """The last two of the line of epochs that ends in `newest`, and the best before it.
+
+    `newest` is not recorded yet, and may never be: what was the best without it has to stay.
+    An older attempt may have written epochs beyond the one from which the next went on: nobody
+    recorded them, and they are not part of the line. Of the attempts before, every best is kept
+    until there is a newer one, because such leftovers cannot be told apart by then.
+    """
+    line: list[_File] = []
+    limit = math.inf
+    for number in sorted({file.attempt for file in found}, reverse=True):
+        own = sorted((f for f in found if f.attempt == number and f.epoch < limit), reverse=True)
+        line += own
+        limit = min([limit, *(file.epoch for file in own)])
+    needed = {newest, *line[:_KEPT]}
+    best = [file for file in line if file.is_best and file != newest]
+    if best:
+        latest = best[0]
+        is_own = latest.attempt == newest.attempt
+        needed |= {f for f in best if f == latest or (not is_own and f.attempt == latest.attempt)}
+    return needed
+
+
+def _found(folder: int) -> set[_File]:
+    found = set()
+    for number in names_in(folder):
+        if not number.isdecimal():
+            continue
+        with suppress(OSError), opened_folder(number, inside=folder) as own:
+            found |= {file for name in names_in(own) if (file := _parsed(int(number), name))}
+    return found
+
+
+def _parsed(attempt: int, name: str) -> _File | None:
+    match = _NAME.fullmatch(name)
+    return None if match is None else _File(attempt, int(match[1]), match[2] is not None)
+
+
+@contextmanager
+def _opened(folder: int, name: str) -> Iterator[io.BufferedReader]:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        yield file
+
+
+def _changed_at(path: Path) -> float:
+    return path.lstat().st_mtime

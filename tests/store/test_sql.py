@@ -1,0 +1,378 @@
+"""What the SQL store promises beyond the contract: who may write, who may ask, what it refuses."""
+
+import json
+import os
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from structlog.testing import capture_logs
+
+from orchestrator.errors import NotFoundError, StoreError
+from orchestrator.messages import CancelRequested, Event, GangStarted, PriorityChanged, RunSubmitted
+from orchestrator.store import database, sql
+from orchestrator.store.migrations import FOLDER
+from orchestrator.store.schema import HEAD, VERSION_TABLE, metadata
+from orchestrator.store.sql import SqlStore
+from orchestrator.types import RunId, RunState
+from tests.contracts.store import OTHER, RUN, attempt, epoch, spec, status
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "orchestrator.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqlStore]:
+    with SqlStore(str(path)) as store:
+        yield store
+
+
+def refusal(code: str) -> "pytest.RaisesExc[StoreError]":
+    return pytest.raises(StoreError, check=lambda error: error.code == code)
+
+
+def in_another_process(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_store_is_private_and_durable(store: SqlStore, path: Path) -> None:
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with store._database.engine.connect() as connection:  # pragmas have no other face
+        pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
+    assert found == ["wal", 2, 1, 30_000]
+
+
+def test_whoever_does_not_drive_may_not_write(store: SqlStore) -> None:
+    store.ask(RunSubmitted(at=1.0, spec=spec()))
+    for write in (
+        lambda: store.append(RunSubmitted(at=1.0, spec=spec())),
+        lambda: store.publish([status(attempt=1, state=RunState.RUNNING)]),
+        lambda: store.receive(2.0),
+    ):
+        with refusal("E5008"):
+            write()
+    assert list(store.replay()) == []
+    assert store.statuses() == ()
+
+
+def test_a_second_driver_is_told_who_drives(store: SqlStore, path: Path) -> None:
+    with store.drive("the first"), SqlStore(str(path)) as second:
+        with refusal("E5006") as caught, second.drive("the second"):
+            pass
+        (why,) = caught.value.why
+        assert "the first" in why
+        assert socket.gethostname() in why
+        assert str(os.getpid()) in why
+        assert str(os.getpid()) in caught.value.fix[-1]
+    with SqlStore(str(path)) as third, third.drive():
+        pass
+
+
+def test_the_driver_is_known_while_it_drives(store: SqlStore, path: Path) -> None:
+    assert store.driver() is None
+    with SqlStore(str(path)) as other, other.drive("me"):
+        driver = store.driver()
+        assert driver is not None
+        assert (driver.owner, driver.pid) == ("me", os.getpid())
+    assert store.driver() is None
+
+
+def test_a_driver_that_was_killed_leaves_the_store_free(store: SqlStore, path: Path) -> None:
+    code = """
+import os, signal, sys
+from orchestrator.store.sql import SqlStore
+with SqlStore(sys.argv[1]).drive("doomed"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode < 0
+    assert store.driver() is None
+    with store.drive():
+        assert store.append(RunSubmitted(at=1.0, spec=spec()))
+
+
+def test_a_superseded_driver_writes_nothing_more(store: SqlStore, path: Path) -> None:
+    with store.drive("old"):
+        store.append(RunSubmitted(at=1.0, spec=spec()))
+        # Somebody deletes the lock's file; what is left is the epoch in the lease's row.
+        path.with_name(path.name + ".lock").unlink()
+        with SqlStore(str(path)) as other, other.drive("new"):
+            other.publish([status(attempt=1, state=RunState.RUNNING)])
+            before = list(other.replay())
+            with refusal("E5007"):
+                store.append(GangStarted(at=2.0, attempt=attempt(1)))
+            with refusal("E5007"):
+                store.publish([status(attempt=2, state=RunState.RUNNING)])
+            assert list(other.replay()) == before
+            assert other.status(RUN).attempt == 1
+
+
+def test_reading_and_asking_go_on_while_another_process_drives(store: SqlStore, path: Path) -> None:
+    code = """
+import sys
+from orchestrator.messages import CancelRequested
+from orchestrator.store.sql import SqlStore
+with SqlStore(sys.argv[1]) as store:
+    (row,) = store.statuses("cells")
+    print(row.state, len(store.progress(row.run_id)), store.driver().owner)
+    store.ask(CancelRequested(at=1.0, run_id=row.run_id))
+"""
+    with store.drive("me"):
+        store.append(RunSubmitted(at=1.0, spec=spec()))
+        store.publish([status(attempt=1, state=RunState.RUNNING)])
+        store.append(epoch(1, attempt(1)))
+        assert in_another_process(code, str(path)) == "RUNNING 1 me"
+        assert [type(event) for event in store.receive(9.0)] == [CancelRequested]
+
+
+def test_one_key_asked_by_64_threads_is_one_row(store: SqlStore, path: Path) -> None:
+    with ThreadPoolExecutor(64) as pool:
+        wishes = [
+            RunSubmitted(at=float(n), spec=replace(spec(), run_id=RunId(f"run-{n}")))
+            for n in range(64)
+        ]
+        answers = set(pool.map(lambda wish: store.ask(wish, "same"), wishes))
+    (waiting,) = store.waiting()
+    assert isinstance(waiting, RunSubmitted)
+    assert answers == {waiting.spec.run_id}
+
+
+def test_a_key_stands_for_one_wish_for_ever(store: SqlStore) -> None:
+    wish = RunSubmitted(at=1.0, spec=spec())
+    assert store.ask(wish, "key") == RUN
+    with store.drive():
+        store.receive(2.0)
+    later = replace(wish, at=9.0, spec=replace(spec(), run_id=OTHER))
+    assert store.ask(later, "key") == RUN
+    assert store.inbox_is_empty()
+    with refusal("E5009"):
+        store.ask(replace(wish, spec=replace(spec(), effective_batch=16)), "key")
+    with refusal("E5009"):
+        store.ask(PriorityChanged(at=1.0, run_id=RUN, priority=1), "key")
+
+
+def test_a_run_is_submitted_once_with_or_without_a_key(store: SqlStore) -> None:
+    wish = RunSubmitted(at=1.0, spec=spec())
+    assert store.ask(wish) == store.ask(replace(wish, at=2.0)) == RUN
+    with refusal("E5009"):
+        store.ask(replace(wish, spec=replace(spec(), effective_batch=16)))
+    with refusal("E5009"):
+        store.ask(wish, "another key")
+    assert len(store.waiting()) == 1
+
+
+def test_other_wishes_may_be_repeated(store: SqlStore) -> None:
+    for _ in range(2):
+        assert store.ask(CancelRequested(at=1.0, run_id=RUN)) == RUN
+    assert len(store.waiting()) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../x", "a/b", "A", "-a", "a..b", "a\x00", "é", "a" * 64]
+)
+def test_a_name_that_could_leave_its_folder_is_refused(store: SqlStore, name: str) -> None:
+    for bad in (replace(spec(), run_id=RunId(name)), replace(spec(), project=name)):
+        with refusal("E5011"):
+            store.ask(RunSubmitted(at=1.0, spec=bad))
+    assert store.inbox_is_empty()
+
+
+def test_only_people_s_wishes_are_taken_into_the_inbox(store: SqlStore) -> None:
+    with refusal("E5009"):
+        store.ask(GangStarted(at=1.0, attempt=attempt(1)))
+
+
+def test_attempts_only_grow(store: SqlStore) -> None:
+    with store.drive():
+        store.publish([status(attempt=2, state=RunState.RUNNING)])
+        with refusal("E5017"):
+            store.publish(
+                [
+                    status(OTHER, attempt=1, state=RunState.RUNNING),
+                    status(attempt=1, state=RunState.RUNNING),
+                ]
+            )
+    assert [row.run_id for row in store.statuses()] == [RUN]
+
+
+def test_a_checkpoint_is_recorded_and_replaced_with_its_epoch(store: SqlStore) -> None:
+    with store.drive():
+        store.append(RunSubmitted(at=1.0, spec=spec()))
+        store.publish([status(attempt=1, state=RunState.RUNNING)])
+        for number in (1, 2, 3):
+            store.append(epoch(number, attempt(1)))
+        assert [ref.epoch for ref in store.checkpoints(RUN)] == [3, 2, 1]
+        store.publish([status(attempt=2, state=RunState.RUNNING)])
+        store.append(epoch(2, attempt(2)))
+        store.append(replace(epoch(3, attempt(2)), checkpoint=None))
+        assert not store.append(epoch(2, attempt(1)))
+    found = [(ref.attempt.number, ref.epoch) for ref in store.checkpoints(RUN)]
+    assert found == [(2, 2), (1, 1)]
+
+
+def test_events_can_be_read_on_from_the_last_number(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "_PAGE", 10)
+    with store.drive():
+        wishes: list[Event] = [
+            PriorityChanged(at=float(n), run_id=RUN if n % 2 else OTHER, priority=n)
+            for n in range(50)
+        ]
+        for wish in wishes:
+            store.ask(wish)
+        store.receive(5.0)
+    numbers = [number for number, _ in store.events()]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 50
+    assert [n for n, _ in store.events(since=numbers[30])] == numbers[31:]
+    assert sum(1 for _ in store.events(RUN)) == 25
+
+
+def test_what_is_not_there_is_said(store: SqlStore) -> None:
+    with pytest.raises(NotFoundError, match="there is no run"):
+        store.status("nothing")
+    with pytest.raises(NotFoundError):
+        store.spec("nothing")
+    store.ask(RunSubmitted(at=1.0, spec=spec()))
+    with pytest.raises(NotFoundError, match="no driver has taken it"):
+        store.status(RUN)
+    assert store.spec(RUN) == spec()
+    assert store.progress("nothing") == ()
+    assert store.checkpoints("nothing") == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("sqlite://", "E5001"),
+        ("sqlite:///:memory:", "E5001"),
+        ("mysql://host/db", "E5001"),
+        ("://", "E5001"),
+        ("/proc/orchestrator/x.db", "E5016"),
+    ],
+)
+def test_an_address_that_cannot_hold_a_store_is_explained(url: str, code: str) -> None:
+    with refusal(code):
+        SqlStore(url)
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("my diary, of which I have no copy\n" * 40)
+    before = path.read_bytes()
+    with refusal("E5001"):
+        SqlStore(str(path))
+    assert path.read_bytes() == before
+
+
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE songs (name TEXT)")
+    connection.close()
+    with refusal("E5001") as caught:
+        SqlStore(str(path))
+    assert "songs" in caught.value.why[0]
+
+
+def test_a_store_of_a_newer_version_is_refused_with_both_versions(path: Path) -> None:
+    SqlStore(str(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET version_num = '0999'")
+    connection.close()
+    with refusal("E5005") as caught:
+        SqlStore(str(path))
+    assert "0999" in caught.value.why[0]
+    assert HEAD in caught.value.why[0]
+    assert "upgrade" in caught.value.fix[0]
+
+
+def test_a_store_that_is_locked_for_long_is_explained(
+    store: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.01)
+    with SqlStore(str(path)) as other:
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with refusal("E5002"):
+            other.ask(CancelRequested(at=1.0, run_id=RUN))
+        holder.close()
+        other.ask(CancelRequested(at=1.0, run_id=RUN))
+
+
+def test_without_a_write_ahead_log_the_store_works_and_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SqlStore(str(path)).close()  # made on a local disk, then moved to a network's
+    kind = database._file_system(path.parent)  # the type of this very disk
+    monkeypatch.setattr(database, "NETWORK_FILE_SYSTEMS", frozenset({kind}))
+    with capture_logs() as logs, SqlStore(str(path)) as store, store.drive():
+        store.append(RunSubmitted(at=1.0, spec=spec()))
+        assert len(list(store.replay())) == 1
+        with store._database.engine.connect() as connection:  # as above
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 3
+    (entry,) = logs
+    assert entry["log_level"] == "warning"
+    assert (entry["journal_mode"], entry["file_system"]) == ("delete", kind)
+
+
+def test_the_file_system_is_that_of_the_longest_mount() -> None:
+    mounts = (
+        "a / ext4 rw 0 0\nb /home nfs4 rw 0 0\nc /home/me\\040too xfs rw 0 0\nd /ho btrfs rw 0 0"
+    )
+    kinds = [
+        database._type_of_mount(mounts, folder)  # pure, and hard to reach otherwise
+        for folder in ("/home/you", "/home", "/homes", "/home/me too/x")
+    ]
+    assert kinds == ["nfs4", "nfs4", "ext4", "xfs"]
+
+
+def test_the_version_known_to_the_code_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER))
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(store: SqlStore) -> None:
+    with store._database.engine.connect() as connection:  # Alembic wants a connection
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_an_older_store_is_not_opened_when_migrations_are_not_allowed(path: Path) -> None:
+    with refusal("E5014"):
+        SqlStore(str(path), migrate=False)
+    SqlStore(str(path)).close()
+    SqlStore(str(path), migrate=False).close()
+
+
+def test_heavy_libraries_are_imported_only_where_they_are_used(store: SqlStore, path: Path) -> None:
+    code = """
+import json, sys
+import orchestrator.store.codec, orchestrator.store.checkpoints, orchestrator.store.folder
+first = sorted({"sqlalchemy", "alembic"} & set(sys.modules))
+from orchestrator.store.sql import SqlStore
+SqlStore(sys.argv[1]).close()
+print(json.dumps([first, "alembic" in sys.modules]))
+"""
+    assert json.loads(in_another_process(code, str(path))) == [[], False]
