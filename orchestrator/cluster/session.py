@@ -16,7 +16,7 @@ import psutil
 from orchestrator.errors import ClusterError
 from orchestrator.types import Card, Seconds
 
-__all__ = ["joined_ray", "local_ray", "token_file"]
+__all__ = ["joined_ray", "local_ray", "token_file", "use_token"]
 
 _CONNECT_SECONDS: Seconds = 5.0
 # Ray refuses less than 75 MB. Nothing larger than a report passes through its object store, and a
@@ -54,6 +54,14 @@ def token_file(home: Path) -> Path:
     return path
 
 
+def use_token(file: Path) -> None:
+    """Let this process, and what it starts, show and demand the token in the file."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # it would take precedence over the file
+    _reread_environment()
+
+
 @contextmanager
 def local_ray(
     *, num_cpus: int, cards: Sequence[Card], home: Path, temp_dir: Path | None = None
@@ -72,9 +80,7 @@ def local_ray(
         ClusterError: Ray did not start.
     """
     os.environ.update(_ENVIRONMENT)
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_file(home))
-    os.environ.pop("RAY_AUTH_TOKEN", None)  # it would take precedence over the file
+    use_token(token_file(home))
     os.environ.pop("RAY_ADDRESS", None)  # it would turn "start one" into "join that one"
     if any(card.is_emulated for card in cards):  # Ray refuses more GPUs than it makes visible
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
@@ -119,10 +125,8 @@ def joined_ray(address: str) -> Iterator[None]:
 @contextmanager
 def _connected(**options: Any) -> Iterator[None]:
     import ray
-    from ray._raylet import AuthenticationTokenLoader, Config
 
-    Config.initialize("")  # Ray reads the variables when it is imported, which a caller may have
-    AuthenticationTokenLoader.instance().reset_cache()
+    _reread_environment()
     for name in ("ray", "ray._private.worker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says comes as events
     try:
@@ -133,6 +137,15 @@ def _connected(**options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reread_environment() -> None:
+    """Ray reads its variables when it is imported, and whoever called us may have done that."""
+    import ray
+
+    core: Any = ray._raylet  # no public door: Ray's own set-up of tokens does the same
+    core.Config.initialize("")
+    core.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _refused(address: str, error: Exception) -> ClusterError:
