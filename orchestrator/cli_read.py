@@ -23,6 +23,7 @@ __all__ = [
     "follow",
     "list_runs",
     "main_metric",
+    "metric_text",
     "queue",
     "run_object",
     "show",

@@ -250,10 +250,12 @@ class Client:
         ended = 0
         if self.path.exists():
             with self.store() as store:
-                for run in self.runs(spec.project):
-                    if fingerprint(store.spec(run.id)) != wanted:
-                        continue
-                    if not run.state.is_terminal:
-                        return RunId(run.id), ""
-                    ended += 1
+                for event in store.waiting():
+                    if isinstance(event, RunSubmitted) and fingerprint(event.spec) == wanted:
+                        return event.spec.run_id, ""
+                for status in store.statuses(spec.project):
+                    if fingerprint(store.spec(status.run_id)) == wanted:
+                        if not status.state.is_terminal:
+                            return status.run_id, ""
+                        ended += 1
         return None, f"{spec.project}:{wanted}:{ended}"

@@ -22,7 +22,7 @@ from orchestrator.config_words import Problem, nearest, problems_of, raise_probl
 from orchestrator.config_yaml import Document, KeyPath, path_text, read_yaml, shown
 from orchestrator.errors import ConfigError
 
-__all__ = ["Config", "Project", "Setting", "load_config", "schema", "user_config_path"]
+__all__ = ["Config", "Project", "Setting", "load_config", "load_shared", "schema", "user_config_path"]
 
 _SHARED = ("cluster", "runs")
 _PROJECT_KEYS = frozenset(ProjectModel.model_fields)
@@ -70,6 +70,18 @@ def load_config(
     problems.extend(_repeated(projects, document, "projects" in top))
     raise_problems(problems)
     return _config(document.name, folder, shared, projects)
+
+
+def load_shared(
+    overrides: Sequence[str] = (), *, environment: Mapping[str, str] | None = None
+) -> Config:
+    """What holds without any project: the cluster and the runs folder; raises as `load_config`."""
+    variables = os.environ if environment is None else environment
+    words = parse_overrides(overrides)
+    empty = Document(name=_COMMAND_LINE, value={})
+    shared = _shared(user_document(variables), empty, variables, words)
+    raise_problems(_shared_problems(shared))
+    return _config(empty.name, Path.cwd(), shared, ())
 
 
 def schema() -> dict[str, Any]:

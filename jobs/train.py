@@ -1,0 +1,96 @@
+"""Trains every project of a config to its end; `python -m jobs.train CONFIG key=value`."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeAlias
+
+from orchestrator import cli_live, cli_report
+from orchestrator.cli_say import say
+from orchestrator.cli_stop import interruptible
+from orchestrator.client import Client
+from orchestrator.client_feasible import check_unfinished, cpu_count, machine_cards
+from orchestrator.client_prepare import order_runs, submit_orders
+from orchestrator.config import Config, load_config, load_shared
+from orchestrator.config_check import check_files
+from orchestrator.types import Card, RunId
+
+__all__ = ["resume", "train"]
+
+Cards: TypeAlias = tuple[Card, ...] | None  # None: those of a Ray that runs already
+Submit: TypeAlias = Callable[[], tuple[RunId, ...]]
+
+
+def train(path: Path | None, words: Sequence[str], *, home: Path | None, as_json: bool) -> int:
+    """Check, submit and train every project of a config; returns the exit code."""
+    config = load_config(path, words)
+    client = Client(home)
+    cards = machine_cards([project.template for project in config.projects], config)
+    check_files(config.projects)
+
+    def submit() -> tuple[RunId, ...]:
+        orders = order_runs(config, client, time.time())
+        for order in orders:
+            if order.continues:
+                say(f"{order.spec.project}: goes on with the unfinished run {order.continues}")
+        return submit_orders(orders, config, client, cards or ())
+
+    return _drive(client, submit, cards, config, as_json=as_json)
+
+
+def resume(names: Sequence[str], words: Sequence[str], *, home: Path | None, as_json: bool) -> int:
+    """Go on with the named runs, or with all that are unfinished; returns the exit code."""
+    shared = load_shared(words)
+    client = Client(home)
+    ids = [client.find(name) for name in names] or client.resume()
+    if not ids:
+        say("nothing is unfinished")
+        return 0
+    cards = machine_cards([client.show(run_id).spec for run_id in ids], shared, last=client)
+
+    def submit() -> tuple[RunId, ...]:
+        return tuple(run_id for name in ids for run_id in client.resume(name))
+
+    return _drive(client, submit, cards, shared, as_json=as_json)
+
+
+def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_json: bool) -> int:
+    """Be the store's driver until every run has ended, or leave the runs to the one there is."""
+    if driver := client.driver():
+        return cli_report.handed_over(submit(), driver)
+    if cards is not None:
+        check_unfinished(client, cards)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        store = stack.enter_context(client.store())
+        stack.enter_context(store.drive("orc"))
+        asked = pool.submit(submit)  # data is made and asked for while Ray starts
+        from jobs.parts import LocalParts, list_cards
+        from orchestrator.cluster.ray import RayCluster
+        from orchestrator.cluster.session import joined_ray, local_ray
+        from orchestrator.driver import drive
+        from orchestrator.schedule.scheduler import Scheduler
+        from orchestrator.store.folder import FolderObserver
+
+        if cards is None:
+            stack.enter_context(joined_ray(shared.address or "auto"))
+        else:
+            ray = local_ray(num_cpus=cpu_count(), cards=cards, home=client.home)
+            stack.enter_context(ray)
+        ids = asked.result()
+        cluster = RayCluster(LocalParts(), list_cards=list_cards, local_cards=cards)
+        view = stack.enter_context(cli_live.view_of())
+        interrupts = stack.enter_context(interruptible(client, view.note))
+        observe = cli_live.both(FolderObserver(), view.observe)
+        drive(Scheduler(), cluster, store, cluster, observe=observe)
+    runs = [client.run(run_id) for run_id in ids]
+    cli_report.report(runs, as_json=as_json)
+    return interrupts.exit_code or cli_report.exit_code(runs)
+
+
+if __name__ == "__main__":
+    from orchestrator.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

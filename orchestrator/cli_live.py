@@ -1,0 +1,216 @@
+"""What a person sees while runs train: bars on a terminal, plain lines everywhere else."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+from orchestrator.cli_lines import LinesView, Waits, line_of
+from orchestrator.cli_read import main_metric
+from orchestrator.cli_say import is_lively, span_text
+from orchestrator.messages import (
+    CancelRequested,
+    Event,
+    GangFailed,
+    GangFinished,
+    GangStarted,
+    GangYielded,
+    NodeJoined,
+    NodeLost,
+    ProgressReported,
+    RunSubmitted,
+    StepReported,
+)
+from orchestrator.types import RunId, RunStatus, Seconds
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+__all__ = ["Bar", "BarsView", "Observe", "View", "both", "view_of"]
+
+_MOST_BARS = 24  # a terminal's height; runs beyond it are told when they end
+
+
+class Observe(Protocol):
+    """Told of every event, with the statuses that it changed."""
+
+    def __call__(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
+        """Take one event in."""
+        ...
+
+
+class View(Protocol):
+    """Shows events as they happen."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+    def observe(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
+        """Show what happened."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Show a message between the events."""
+        ...
+
+
+def view_of(stream: TextIO | None = None) -> View:
+    """Bars when the stream (stderr) is a terminal that allows them, else lines."""
+    target = stream or sys.stderr
+    return BarsView(target) if is_lively(target) else LinesView(target)
+
+
+def both(first: Observe, second: Observe) -> Observe:
+    """One observer of two."""
+
+    def observe(event: Event, statuses: Sequence[RunStatus] = ()) -> None:
+        first(event, statuses)
+        second(event, statuses)
+
+    return observe
+
+
+@dataclass(slots=True)
+class Bar:
+    """What the bar of one run shows."""
+
+    name: str
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    num_steps: int = 0
+    rate: float = 0.0
+    loss: float | None = None
+    best: tuple[str, float] | None = None
+    state: str = "waits"
+    seconds: list[Seconds] = field(default_factory=list)
+
+    @property
+    def done(self) -> float:
+        """Epochs completed, the one under way in part."""
+        part = self.step / self.num_steps if self.num_steps and self.epoch < self.epochs else 0.0
+        return self.epoch + min(part, 1.0)
+
+    @property
+    def left(self) -> Seconds | None:
+        """Seconds to the end at the pace of the last epochs."""
+        if not self.seconds or self.epochs <= self.epoch:
+            return None
+        recent = self.seconds[-5:]
+        return (self.epochs - self.done) * sum(recent) / len(recent)
+
+    def words(self) -> str:
+        """The text behind the bar."""
+        parts = [f"epoch {self.epoch}/{self.epochs}"]
+        if self.state:
+            parts.append(self.state)
+        elif self.num_steps:
+            parts.append(f"step {self.step}/{self.num_steps}")
+        if self.rate:
+            parts.append(f"{self.rate:.0f} img/s")
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.3g}")
+        if self.best:
+            parts.append(f"best {self.best[0].removeprefix('metrics/')} {self.best[1]:.3f}")
+        if not self.state and self.left is not None:
+            parts.append(f"{span_text(self.left)} left")
+        return "  ".join(parts)
+
+    def take(self, event: Event) -> None:
+        """Change by what happened."""
+        match event:
+            case StepReported(step=step):
+                self.state, self.step, self.num_steps = "", step.step, step.num_steps
+                self.epoch, self.epochs = step.epoch - 1, step.epochs
+                self.rate, self.loss = step.images_per_second, step.loss
+            case ProgressReported(progress=row, checkpoint=checkpoint):
+                self.state, self.epoch, self.epochs, self.step = "", row.epoch, row.epochs, 0
+                self.seconds.append(row.seconds)
+                if self.best is None or (checkpoint is not None and checkpoint.is_best):
+                    self.best = main_metric(row.metrics)
+            case GangStarted():
+                self.state = "starts"
+            case GangYielded():
+                self.state = "saved and left"
+            case GangFinished(metrics=metrics):
+                self.state, self.best = "finished", main_metric(metrics) or self.best
+            case GangFailed(cause=cause):
+                self.state = f"failed: {cause}"
+            case _:
+                pass
+
+
+class BarsView:
+    """One bar a run, in epochs, with the step, the pace, the loss, the best metric, the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = Console(file=stream, highlight=False)
+        self._bars: Bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[words]}", markup=False),
+            console=self._console,
+        )
+        self._tasks: dict[RunId, TaskID] = {}
+        self._state: dict[RunId, Bar] = {}
+        self._waits = Waits()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def observe(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
+        """Show what happened."""
+        for line in self._waits.lines(statuses):
+            self.note(line)
+        if isinstance(event, RunSubmitted):
+            settings = event.spec.settings
+            self._state[event.spec.run_id] = Bar(name=event.spec.project, epochs=settings.epochs)
+            self._draw(event.spec.run_id)
+            return
+        if (attempt := getattr(event, "attempt", None)) is not None:
+            bar = self._state.setdefault(attempt.run_id, Bar(name=attempt.run_id))
+            bar.take(event)
+            self._draw(attempt.run_id)
+        if isinstance(event, GangFailed | NodeLost | NodeJoined | CancelRequested):
+            self.note(line_of(event) or "")
+
+    def note(self, text: str) -> None:
+        """Show a message above the bars."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def _draw(self, run_id: RunId) -> None:
+        bar = self._state[run_id]
+        if run_id not in self._tasks:
+            if len(self._tasks) >= _MOST_BARS:
+                return
+            self._tasks[run_id] = self._bars.add_task(bar.name, total=None, words="")
+        self._bars.update(
+            self._tasks[run_id],
+            completed=bar.done,
+            total=bar.epochs or None,
+            words=bar.words(),
+        )

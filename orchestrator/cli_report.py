@@ -1,0 +1,78 @@
+"""What is said at the end of a training: a row a run, what to try next, the exit code."""
+
+from collections.abc import Sequence
+
+from orchestrator.cli_read import metric_text, run_object
+from orchestrator.cli_say import columns, emit, emit_json, say, size_text, span_text
+from orchestrator.client import Run
+from orchestrator.types import Cause, RunId, RunState
+
+__all__ = ["exit_code", "handed_over", "report"]
+
+_NEXT = {
+    Cause.OUT_OF_MEMORY: "a larger card, or a smaller imgsz",
+    Cause.DATA_ERROR: "correct the data set",
+    Cause.NAN_LOSS: "a smaller lr0, or amp=fp32",
+    Cause.DISK_FULL: "free disk space, then orc resume",
+}
+
+
+def exit_code(runs: Sequence[Run]) -> int:
+    """0 all succeeded, 1 none did, 7 some failed, 9 some were stopped and none failed."""
+    states = [run.state for run in runs]
+    num_failed = states.count(RunState.FAILED)
+    if num_failed:
+        return 1 if num_failed == len(states) else 7
+    return 0 if all(state is RunState.SUCCEEDED for state in states) else 9
+
+
+def report(runs: Sequence[Run], *, as_json: bool) -> None:
+    """Print the end of every run on stdout."""
+    if as_json:
+        emit_json(runs=[run_object(run) for run in runs])
+        return
+    head = ("PROJECT", "STATE", "EPOCHS", "BEST", "TRIES", "PEAK", "TIME", "GPU", "FOLDER")
+    emit(columns(head, (_row(run) for run in runs)))
+    for run in runs:
+        for line in _advice(run):
+            emit(line)
+
+
+def handed_over(ids: Sequence[RunId], driver: str) -> int:
+    """Say that the runs wait for a driver that runs already; returns the exit code."""
+    say(f"queued with the driver that runs already ({driver})")
+    for run_id in ids:
+        say(f"  {run_id}   watch: orc logs -f {run_id}")
+    return 0
+
+
+def _row(run: Run) -> tuple[object, ...]:
+    ended = run.ended_at or 0.0
+    seconds = ended - run.started_at if run.started_at is not None and ended else None
+    return (
+        run.project,
+        run.state.value,
+        f"{run.epoch}/{run.epochs}",
+        metric_text(run.best),
+        run.attempts,
+        size_text(run.peak_bytes) if run.peak_bytes else "",
+        span_text(seconds) if seconds is not None else "",
+        run.gpu,
+        run.folder,
+    )
+
+
+def _advice(run: Run) -> list[str]:
+    """What to try next."""
+    if run.state is RunState.SUCCEEDED:
+        return []
+    if run.state is RunState.CANCELLED:
+        return [f"{run.project} was stopped; go on: orc resume {run.id}"]
+    if run.state is not RunState.FAILED:
+        return [f"{run.project} is {run.state}; go on: orc resume {run.id}"]
+    first = (run.detail.splitlines() or ["no detail"])[0]
+    lines = [f"{run.project} failed ({run.cause or 'unknown'}): {first}"]
+    step = _NEXT.get(Cause(run.cause)) if run.cause else None
+    logs = f"orc logs {run.id}"
+    lines.append(f"  next  {step}; {logs}" if step else f"  next  {logs}, then orc resume {run.id}")
+    return lines

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: the first asks the runs to stop once they are saved, the second at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from orchestrator.client import Client
+
+__all__ = ["Interrupts", "interruptible"]
+
+_EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@dataclass(slots=True)
+class Interrupts:
+    """How often a person asked to stop, and with which exit code that ends."""
+
+    count: int = 0
+    exit_code: int = 0
+
+
+@contextmanager
+def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interrupts]:
+    """Turn signals into requests to stop, which the driver takes from its store.
+
+    The first asks every unfinished run to stop after its epoch, the second at its next batch, the
+    third ends this process at once, and the runs with it; what was recorded stays.
+    """
+    interrupts = Interrupts()
+    asking: list[threading.Thread] = []
+
+    def take(number: int, _frame: FrameType | None) -> None:
+        interrupts.count += 1
+        interrupts.exit_code = _EXIT_CODES[signal.Signals(number)]
+        if interrupts.count > 2:
+            os._exit(interrupts.exit_code)
+        # A thread with connections of its own: the signal may have come within a transaction.
+        thread = threading.Thread(target=_ask, args=(client, interrupts.count > 1, say))
+        asking.append(thread)
+        thread.start()
+
+    before = {number: signal.signal(number, take) for number in _EXIT_CODES}
+    try:
+        yield interrupts
+    finally:
+        for thread in asking:
+            thread.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ask(client: Client, now: bool, say: Callable[[str], None]) -> None:
+    for run in client.queue():
+        client.stop(run.id, now=now)
+    if now:
+        say("stopping at the next batch; once more ends everything now")
+    else:
+        say("stopping after the epoch under way, which is saved; again: stop now")

@@ -1,0 +1,162 @@
+"""Which cards there are, and whether they can ever hold the runs; asked before anything starts."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.client import Client
+from orchestrator.config import Config
+from orchestrator.errors import ConfigError, NoDeviceError, PlanError
+from orchestrator.messages import CancelRequested, NodeJoined, RunSubmitted
+from orchestrator.types import Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec
+
+__all__ = [
+    "cards_for",
+    "check_feasible",
+    "check_unfinished",
+    "cpu_count",
+    "machine_cards",
+    "recorded_cards",
+    "unfinished_specs",
+]
+
+_NEVER = (PendingReason.NO_MATCHING_GPU, PendingReason.EXCEEDS_CLUSTER)
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def cards_for(specs: Sequence[RunSpec], emulate: Sequence[str]) -> tuple[Card, ...]:
+    """The cards of this machine, or emulated ones where they are asked for.
+
+    Raises:
+        NoDeviceError: E2010, a run needs a GPU, there is none, and nothing else was asked for.
+    """
+    if emulate:
+        from orchestrator.device.catalogue import emulated_cards
+
+        return emulated_cards(emulate)
+    if all(spec.device is DeviceKind.CPU for spec in specs):
+        return ()
+    from orchestrator.device.nvml import survey
+
+    cards, refused = survey()
+    if cards:
+        return cards
+    names = sorted({spec.project for spec in specs if spec.device is DeviceKind.GPU})
+    raise NoDeviceError(
+        "there is no GPU that can be used here",
+        code="E2010",
+        why=(
+            f"asked for by {', '.join(names[:5])}",
+            *(f"GPU {card.index} {card.name}: {card.why}" for card in refused),
+        ),
+        fix=(
+            "train on the CPU: device=cpu",
+            'or emulate cards on the CPU: --emulate-gpus "RTX 2060 6GB"',
+            *(card.fix for card in refused),
+        ),
+    )
+
+
+def machine_cards(
+    specs: Sequence[RunSpec], shared: Config, *, last: Client | None = None
+) -> tuple[Card, ...] | None:
+    """The cards to train on, checked against the runs; None for a Ray that runs already.
+
+    Args:
+        specs: The runs; they need no ids yet.
+        shared: Says whether cards are emulated, or a Ray is joined.
+        last: A store whose last driver's emulated cards are taken where nothing else is said.
+
+    Raises:
+        ConfigError, NoDeviceError, PlanError: As `cards_for` and `check_feasible`.
+    """
+    if shared.address is not None:
+        _check_gangs(specs)
+        return None
+    cards = recorded_cards(last) if last and not shared.emulate else ()
+    cards = cards or cards_for(specs, shared.emulate)
+    check_feasible(specs, cards)
+    return cards
+
+
+def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
+    """Ask the scheduler whether this machine could ever run each of the specs.
+
+    Raises:
+        ConfigError: E1016, a run asks for several GPUs.
+        PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
+    """
+    from orchestrator.schedule.scheduler import Scheduler
+
+    _check_gangs(specs)
+    scheduler = Scheduler()
+    node = Node(node_id=NodeId("this-machine"), cards=tuple(cards), num_cpus=cpu_count())
+    scheduler.handle(NodeJoined(at=0.0, node=node))
+    for number, spec in enumerate(specs):
+        run_id = RunId(f"check-{number}")
+        scheduler.handle(RunSubmitted(at=0.0, spec=replace(spec, run_id=run_id)))
+        found = scheduler.explain(run_id, 0.0)
+        if found.reason in _NEVER:
+            raise PlanError(
+                f"project {spec.project} can never run here: {found.summary}",
+                code="E2001",
+                why=(f"asks {found.asks}", *(f"there is {line}" for line in found.available)),
+                fix=found.remedies,
+            )
+
+
+def check_unfinished(client: Client, cards: Sequence[Card]) -> None:
+    """Refuse to start beside unfinished runs that this machine could never run: it would wait.
+
+    Raises:
+        PlanError: E2002, names the run, and how to give it cards or end it.
+    """
+    for spec in unfinished_specs(client):
+        try:
+            check_feasible([spec], cards)
+        except PlanError as error:
+            raise PlanError(
+                f"the unfinished run {spec.run_id} can never run here: {error.what}",
+                code="E2002",
+                why=error.why,
+                fix=(*error.fix, f"or end it: orc stop {spec.run_id}"),
+            ) from error
+
+
+def unfinished_specs(client: Client) -> tuple[RunSpec, ...]:
+    """Every run that a driver would take up, less those that a person has asked to stop."""
+    if not client.path.exists():
+        return ()
+    with client.store() as store:
+        waiting = store.waiting()
+        stopped = {event.run_id for event in waiting if isinstance(event, CancelRequested)}
+        known = [s.run_id for s in store.statuses() if not s.state.is_terminal]
+        asked = [event.spec for event in waiting if isinstance(event, RunSubmitted)]
+        specs = [*(store.spec(run_id) for run_id in known), *asked]
+    return tuple(spec for spec in specs if spec.run_id not in stopped)
+
+
+def recorded_cards(client: Client) -> tuple[Card, ...]:
+    """The emulated cards that the last driver of this store had; empty when they were real."""
+    cards: tuple[Card, ...] = ()
+    if client.path.exists():
+        with client.store() as store:
+            for event in store.replay():
+                if isinstance(event, NodeJoined):
+                    cards = event.node.cards
+    return cards if all(card.is_emulated for card in cards) else ()
+
+
+def _check_gangs(specs: Sequence[RunSpec]) -> None:
+    for spec in specs:
+        if spec.num_gpus > 1:
+            raise ConfigError(
+                f"project {spec.project}: resources.gpus is {spec.num_gpus}; a run takes one GPU",
+                code="E1016",
+                why=("gangs of several GPUs come later on Ray; orc simulate takes them now",),
+                fix=("resources.gpus=1: the effective batch stays the same",),
+            )

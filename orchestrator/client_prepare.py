@@ -1,0 +1,106 @@
+"""From a config to runs: data made on the spot, ids, folders, and no run twice."""
+
+import platform
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from orchestrator.client import Client, new_run_id
+from orchestrator.config import Config, Project
+from orchestrator.types import Card, RunId, RunSpec
+
+__all__ = ["Order", "order_runs", "submit_orders"]
+
+_LIBRARIES = ("orchestrator", "ray", "torch", "torchvision", "ultralytics", "timm", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One project on its way to being a run. `continues` names the unfinished run it is already."""
+
+    spec: RunSpec
+    project: Project
+    key: str
+    continues: RunId | None = None
+
+    @property
+    def run_id(self) -> RunId:
+        """The run that this order ends in."""
+        return self.continues or self.spec.run_id
+
+
+def order_runs(config: Config, client: Client, at: float) -> tuple[Order, ...]:
+    """Make the data that is made on the spot, and find what is already under way.
+
+    Raises:
+        ConfigError: A made data set is unknown, or what it needs is not installed.
+        StoreError: The store failed.
+    """
+    return tuple(_order(project, config, client, at) for project in config.projects)
+
+
+def _order(project: Project, config: Config, client: Client, at: float) -> Order:
+    data = None
+    if project.made is not None:
+        from orchestrator.demo import make
+
+        data = str(make(project.made, client.home / "made"))
+    run_id = new_run_id(at)
+    spec = project.spec(run_id, config.runs / project.name / run_id, data)
+    continues, key = client.unfinished_like(spec)
+    return Order(spec=spec, project=project, key=key, continues=continues)
+
+
+def submit_orders(
+    orders: Sequence[Order], config: Config, client: Client, cards: Sequence[Card]
+) -> tuple[RunId, ...]:
+    """Make the folders of new runs and ask for them; returns every order's run, the old ones too.
+
+    Raises:
+        StoreError: The store or the disk failed.
+    """
+    fresh = [order for order in orders if order.continues is None]
+    for order in fresh:
+        _make_folder(order, config, cards)
+    asked = client.submit([order.spec for order in fresh], [order.key for order in fresh])
+    answers = dict(zip((order.spec.run_id for order in fresh), asked, strict=True))
+    return tuple(answers.get(order.spec.run_id, order.run_id) for order in orders)
+
+
+def _make_folder(order: Order, config: Config, cards: Sequence[Card]) -> None:
+    import yaml
+
+    from orchestrator.store.folder import create_run_folder, write_config, write_environment
+
+    folder = create_run_folder(config.runs, order.spec.project, order.spec.run_id)
+    write_config(folder, yaml.safe_dump(resolved(order, config), sort_keys=False))
+    write_environment(folder, facts(cards))
+
+
+def resolved(order: Order, config: Config) -> dict[str, Any]:
+    """The config file that trains this run alone again."""
+    cluster = {"cluster": {"emulate": list(config.emulate)}} if config.emulate else {}
+    block = dict(order.project.resolved)
+    if order.project.made is None:
+        block["data"] = order.spec.settings.data
+    return {**cluster, "runs": str(config.runs), "projects": [block]}
+
+
+def facts(cards: Sequence[Card]) -> dict[str, Any]:
+    """What made the result: versions, machine, cards."""
+    versions = {}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "schema_version": 1,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "versions": versions,
+        "cards": [asdict(card) for card in cards],
+    }
