@@ -6,14 +6,16 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from jobs.yolo_link import DATA, QuietLink, task_of, without_scans
 from orchestrator.device.cpu import CpuDevice
 from orchestrator.trainer.yolo import YoloTrainer
-from orchestrator.trainer.yolo_settings import apart, overrides
+from orchestrator.trainer.yolo_apart import apart
+from orchestrator.trainer.yolo_settings import overrides
 
 
-def native(folder: Path, data: Path, model: str, **settings: int) -> list[dict[str, float]]:
+def native(folder: Path, data: Path, model: str, **settings: Any) -> list[dict[str, float]]:
     """Train with `YOLO.train`, told the same; its results.csv by epoch."""
     task = task_of(folder, data, model, **settings)
     with apart(str(folder)):
@@ -24,7 +26,7 @@ def native(folder: Path, data: Path, model: str, **settings: int) -> list[dict[s
     return rows(Path(task.folder) / "results.csv")
 
 
-def ours(folder: Path, data: Path, model: str, **settings: int) -> list[dict[str, float]]:
+def ours(folder: Path, data: Path, model: str, **settings: Any) -> list[dict[str, float]]:
     """Train with YoloTrainer; the results.csv of the run folder by epoch."""
     task = task_of(folder, data, model, **settings)
     YoloTrainer().fit(task, CpuDevice(), QuietLink(folder))

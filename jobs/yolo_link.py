@@ -79,7 +79,15 @@ class QuietLink:
 
 
 def task_of(
-    folder: Path, data: Path, model: str, *, epochs: int, imgsz: int, batch: int, **options: Scalar
+    folder: Path,
+    data: Path,
+    model: str,
+    *,
+    epochs: int,
+    imgsz: int,
+    batch: int,
+    optimizer: str = "AdamW",
+    **options: Scalar,
 ) -> TrainTask:
     """An attempt on one device whose step is not cut."""
     spec = RunSpec(
@@ -87,7 +95,13 @@ def task_of(
         project="bench",
         trainer="yolo",
         settings=TrainSettings(
-            model=model, data=str(data), imgsz=imgsz, epochs=epochs, workers=0, options=options
+            model=model,
+            data=str(data),
+            imgsz=imgsz,
+            epochs=epochs,
+            optimizer=optimizer,
+            workers=0,
+            options=options,
         ),
         effective_batch=batch,
         folder=str(folder),

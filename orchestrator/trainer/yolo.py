@@ -6,9 +6,10 @@ from typing import Any
 
 from orchestrator.errors import DataError, OrchestratorError, StoreError, TrainingError
 from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.yolo_apart import apart
 from orchestrator.trainer.yolo_data import read_class_folders, read_data_yaml
 from orchestrator.trainer.yolo_labels import check_data
-from orchestrator.trainer.yolo_settings import apart, overrides
+from orchestrator.trainer.yolo_settings import overrides
 from orchestrator.types import Cause, CheckpointRef, Metrics, Outcome, TrainTask
 
 __all__ = ["YoloTrainer"]

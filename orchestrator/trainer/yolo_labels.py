@@ -13,9 +13,9 @@ from orchestrator.trainer.yolo_data import YoloData
 
 __all__ = ["check_data", "check_label", "check_picture"]
 
-# Decoders that may run, by Pillow's names. What ultralytics would read beyond them, by suffix, is
-# found too, and refused by name: rare decoders are where the flaws are.
-_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF")
+# Decoders that may run, by Pillow's names (MPO is opened by JPEG's). What ultralytics would read
+# beyond them, by suffix, is found too, and refused by name: rare decoders are where flaws are.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 _READ = (".jpg", ".jpeg", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SUFFIXES = frozenset({*_READ, ".avif", ".dng", ".heic", ".heif", ".jp2"})
 _MAX_PIXELS = 100_000_000
@@ -76,7 +76,7 @@ def check_picture(path: Path) -> None:
                 image.load()
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, Warning) as error:
+    except (OSError, SyntaxError, ValueError, ImportError, Warning) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _unreadable(path, text) from error
     except Image.DecompressionBombError as error:

@@ -70,7 +70,8 @@ class _Loop(_Mixed):
         self.ranks = self.attempt.task.batch.world_size
         if self.ranks > 1:
             self.world_size, self.ddp = self.ranks, False  # the process group is the gang's
-        self._epoch_begin = self._looked = time.monotonic()
+        self._epoch_begin = time.monotonic()
+        self._looked = -math.inf
         self._step = self._bad_steps = 0
         self._checkpoint: CheckpointRef | None = None
 
@@ -176,14 +177,14 @@ class _Loop(_Mixed):
             TrainingError: NAN_LOSS.
         """
         for what, value in (("loss", self.loss), ("fitness", self.fitness)):
-            if value is not None and not math.isfinite(float(value)):
+            if value is not None and not math.isfinite(_number(value)):
                 raise self._not_finite(f"as {what} after epoch {epoch + 1}", value)
         return False
 
     def _not_finite(self: Any, where: str, value: Any) -> TrainingError:
         rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
         return TrainingError(
-            f"the loss is {float(value)} {where} in epoch {self.epoch + 1}",
+            f"the loss is {_number(value)} {where} in epoch {self.epoch + 1}",
             cause=Cause.NAN_LOSS,
             code="E2110",
             why=(
@@ -304,3 +305,7 @@ class _Loop(_Mixed):
             loader: Any = getattr(self, name, None)
             if hasattr(loader, "close"):
                 loader.close()
+
+
+def _number(value: Any) -> float:
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)

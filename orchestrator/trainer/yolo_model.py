@@ -30,7 +30,7 @@ class YoloModel:
 def find_model(name: str) -> YoloModel:
     """Find weights (`*.pt`) on this machine, or an architecture (`yolo11n.yaml`).
 
-    Call it inside `yolo_settings.apart`: weights are then read with an allow-list of classes.
+    Call it inside `yolo_apart.apart`: weights are then read with an allow-list of classes.
 
     Raises:
         DataError: E3220 no such weights, E3221 not weights that can be read safely.
@@ -144,7 +144,8 @@ def write_weights(trainer: Any, file: Path, metrics: Mapping[str, float]) -> Non
 
     model = deepcopy(trainer.ema.ema).to(memory_format=torch.contiguous_format).half().cpu()
     model.criterion = None
-    model.args = dict(model.args)
+    if hasattr(model, "args"):  # a classifier has none
+        model.args = dict(model.args)
     for parameter in model.parameters():
         parameter.requires_grad = False
     content = {

@@ -19,15 +19,13 @@ with n_p images and divisor d_p in piece p, N images in the batch. d_p comes fro
 A batch that fits one piece goes through ultralytics' own code, untouched.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import ConfigError
 from orchestrator.trainer.microbatch import (
     OBJECT_KEYS,
     PieceLoss,
@@ -36,75 +34,12 @@ from orchestrator.trainer.microbatch import (
     piece_sizes,
     run_pieces,
 )
+from orchestrator.trainer.yolo_heads import DIVISORS, Divisors, Head, cannot_cut, heads_of
 
-__all__ = ["CutStep", "cannot_cut"]
+__all__ = ["CutStep"]
 
-# What each term of a loss is divided by in utils/loss.py of ultralytics 8.4.
-_DIVISORS: Mapping[str, str] = {
-    "box_loss": "scores",
-    "cls_loss": "scores",
-    "dfl_loss": "scores",
-    "l1_loss": "scores",
-    "angle_loss": "scores",
-    "seg_loss": "anchors",
-    "pose_loss": "anchors",
-    "kobj_loss": "anchors",
-    "rle_loss": "points",
-    "sem_loss": "images",
-}
-
-Divisors: TypeAlias = dict[str, Tensor | float]
-
-
-def cannot_cut(reason: str, micro_batch: int, batch: int) -> ConfigError:
-    """The error for a step that has to be cut and cannot be."""
-    return ConfigError(
-        f"a step of {batch} images cannot be cut into pieces of {micro_batch}",
-        code="E1120",
-        why=(reason,),
-        fix=("a larger card, a smaller batch, or a setting that can be cut",),
-    )
-
-
-@dataclass(slots=True)
-class _Head:
-    """One criterion over one set of predictions, with a record of what it divided by."""
-
-    criterion: Any
-    key: str | None  # of the predictions: one2many, one2one, or None for the only head
-    seen: Divisors = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.criterion.assigner.register_forward_hook(self._assigned)
-        flow = getattr(self.criterion, "rle_loss", None)
-        if flow is not None:
-            flow.register_forward_hook(self._flowed)
-
-    def _assigned(self, module: nn.Module, given: object, found: tuple[Tensor, ...]) -> None:
-        del module, given
-        self.seen["scores"] = found[2].sum()
-        self.seen["anchors"] = found[3].sum().float()
-        self.seen.setdefault("points", 0.0)
-
-    def _flowed(self, module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None:
-        del module, found
-        self.seen["points"] = float(given[1].shape[0])
-
-    def run(self, predictions: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss terms (times the number of images) and the detached terms by name."""
-        self.seen.clear()
-        mine = predictions if self.key is None else predictions[self.key]
-        terms, items = self.criterion.loss(mine, batch)
-        self.seen["images"] = float(batch["img"].shape[0])
-        return terms, items
-
-    def kinds(self, names: Mapping[str, Tensor]) -> list[str]:
-        """What each term is divided by, in their order."""
-        return [_DIVISORS[name] for name in names]
-
-
-Run: TypeAlias = tuple[_Head, Tensor, dict[str, Tensor]]  # terms with their graph, loss items
-Record: TypeAlias = list[tuple[dict[str, Tensor], Divisors]]  # of one piece, by head
+Run: TypeAlias = tuple[Head, Tensor, dict[str, Tensor]]  # terms with their graph, loss items
+Record: TypeAlias = list[tuple[dict[str, Tensor], Divisors, Tensor]]  # of one piece, by head
 
 
 class CutStep:
@@ -125,12 +60,13 @@ class CutStep:
         self._whole = trainer.model.forward
         self._micro_batch = micro_batch
         self._factor = float(gradient_factor)
-        self._heads: list[_Head] = []
-        self._kinds: list[list[str]] | None = None
+        self._heads: list[Head] = []
         self._is_classifier = trainer.args.task == "classify"
         self._limit = trainer.batch_size // max(trainer.world_size, 1)
         if self._limit > micro_batch:
-            self._find_heads()
+            self._heads = (
+                [] if self._is_classifier else heads_of(self._model, micro_batch, self._limit)
+            )
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Loss and loss items of a training batch, or predictions for anything else."""
@@ -149,34 +85,6 @@ class CutStep:
             keys.add("masks")
         pieces = cut_detection(batch, sizes, object_keys=keys & batch.keys())
         return self._detected(pieces, num_images, int(batch["cls"].shape[0]))
-
-    def _find_heads(self) -> None:
-        if self._is_classifier:
-            return
-        model = self._trainer.model
-        if getattr(model, "criterion", None) is None:
-            model.criterion = model.init_criterion()
-        criterion = model.criterion
-        if hasattr(criterion, "o2m") and hasattr(criterion, "one2one"):
-            self._heads = [
-                _Head(criterion.one2many, "one2many"),
-                _Head(criterion.one2one, "one2one"),
-            ]
-        elif hasattr(criterion, "assigner"):
-            self._heads = [_Head(criterion, None)]
-        else:
-            raise cannot_cut(
-                f"the loss {type(criterion).__name__} is not one that is known how to cut",
-                self._micro_batch,
-                self._limit,
-            )
-        for head in self._heads:
-            if unknown := [n for n in head.criterion.loss_names if n not in _DIVISORS]:
-                raise cannot_cut(
-                    f"the loss terms {', '.join(unknown)} are not known",
-                    self._micro_batch,
-                    self._limit,
-                )
 
     def _gains(self) -> list[float]:
         criterion = self._trainer.model.criterion
@@ -203,8 +111,7 @@ class CutStep:
         """Both ways of running the pieces; see the module's head."""
         records: list[Record] = []
         separable = all(
-            len({_DIVISORS[name] for name in head.criterion.loss_names}) == 1
-            for head in self._heads
+            len({DIVISORS[name] for name in head.criterion.loss_names}) == 1 for head in self._heads
         )
         totals = None if separable else self._totals(pieces)
         sizes = [float(_images(piece)) for piece in pieces]
@@ -213,13 +120,13 @@ class CutStep:
 
         def forward(piece: Any) -> PieceLoss:
             runs = self._run(piece)
-            records.append([(items, dict(head.seen)) for head, _, items in runs])
-            share = num_images / sizes[len(records) - 1]
+            share = num_images / sizes[len(records)]
+            records.append([(m, dict(head.seen), t.detach() * share) for head, t, m in runs])
             if totals is not None:
                 return self._known(runs, totals, share)
             return self._unknown(runs, records, share, is_last=len(records) == len(pieces))
 
-        step = run_pieces(
+        run_pieces(
             pieces,
             forward,
             backward=self._backward,
@@ -228,7 +135,8 @@ class CutStep:
             reference=guess if totals is None else None,
             parameters=self._model.parameters,
         )
-        return step.value.detach().requires_grad_(), self._items(records)
+        terms, items = self._summed(records)
+        return terms.requires_grad_(), items
 
     def _run(self, piece: Mapping[str, Any]) -> list[Run]:
         predictions = self._whole(piece["img"])
@@ -267,7 +175,7 @@ class CutStep:
             quotient = _at_least_one(second.seen["scores"]) / divisor
             if is_last:
                 whole = [
-                    _at_least_one(sum(piece[h][1]["scores"] for piece in records)) for h in (0, 1)
+                    _at_least_one(sum(record[h][1]["scores"] for record in records)) for h in (0, 1)
                 ]
                 correction = whole[0] / whole[1]
                 quotient = quotient * correction
@@ -294,27 +202,41 @@ class CutStep:
         torch.clear_autocast_cache()  # weights cast without gradients must not be used below
         return totals
 
-    def _items(self, records: list[Record]) -> dict[str, Tensor]:
-        """The loss items of the whole batch, from the last head, as ultralytics reports them."""
-        last = [piece[-1] for piece in records]
-        total: Divisors = {}
-        for _, seen in last:
-            for kind, value in seen.items():
-                total[kind] = total.get(kind, 0.0) + value
+    def _summed(self, records: list[Record]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The whole batch's loss terms, and its loss items: the last head's, as reported."""
+        whole: list[Tensor] = []
         items: dict[str, Tensor] = {}
-        for name in last[0][0]:
-            kind = _DIVISORS[name]
-            parts = [
-                part[name] * (_at_least_one(seen[kind]) / _at_least_one(total[kind]))
-                for part, seen in last
+        for number, gain in enumerate(self._gains()):
+            pieces = [record[number] for record in records]
+            total: Divisors = {}
+            for _, seen, _ in pieces:
+                for kind, value in seen.items():
+                    total[kind] = total.get(kind, 0.0) + value
+            weights = [
+                {kind: _at_least_one(seen[kind]) / _at_least_one(total[kind]) for kind in seen}
+                for _, seen, _ in pieces
             ]
-            items[name] = torch.stack(parts).sum()
-        return items
+            kinds = [DIVISORS[name] for name in pieces[0][0]]
+            for (_, _, terms), weight in zip(pieces, weights, strict=True):
+                factors = [weight[kind] * gain for kind in kinds]
+                whole.append(_sum_of(t * f for t, f in zip(terms.unbind(), factors, strict=True)))
+            items = {
+                name: _sum_of(
+                    piece[0][name] * weight[kind]
+                    for piece, weight in zip(pieces, weights, strict=True)
+                )
+                for name, kind in zip(pieces[0][0], kinds, strict=True)
+            }
+        return _sum_of(whole), items
 
     def _backward(self, loss: Tensor) -> None:
         with torch.autocast(loss.device.type, enabled=False):
             self._trainer.scaler.scale(loss * self._factor).backward()
         torch.clear_autocast_cache()  # weights cast for this piece, with its graph
+
+
+def _sum_of(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()
 
 
 def _images(piece: Mapping[str, Any]) -> int:

@@ -1,0 +1,97 @@
+"""The heads of a YOLO model's loss, and what each term of it is divided by."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigError
+
+__all__ = ["DIVISORS", "Divisors", "Head", "cannot_cut", "heads_of"]
+
+# What each term of a loss is divided by in utils/loss.py of ultralytics 8.4.
+DIVISORS: Mapping[str, str] = {
+    "box_loss": "scores",
+    "cls_loss": "scores",
+    "dfl_loss": "scores",
+    "l1_loss": "scores",
+    "angle_loss": "scores",
+    "seg_loss": "anchors",
+    "pose_loss": "anchors",
+    "kobj_loss": "anchors",
+    "rle_loss": "points",
+    "sem_loss": "images",
+}
+
+Divisors: TypeAlias = dict[str, Tensor | float]
+
+
+def cannot_cut(reason: str, micro_batch: int, batch: int) -> ConfigError:
+    """The error for a step that has to be cut and cannot be."""
+    return ConfigError(
+        f"a step of {batch} images cannot be cut into pieces of {micro_batch}",
+        code="E1120",
+        why=(reason,),
+        fix=("a larger card, a smaller batch, or a setting that can be cut",),
+    )
+
+
+@dataclass(slots=True)
+class Head:
+    """One criterion over one set of predictions, with a record of what it divided by."""
+
+    criterion: Any
+    key: str | None  # of the predictions: one2many, one2one, or None for the only head
+    seen: Divisors = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.criterion.assigner.register_forward_hook(self._assigned)
+        flow = getattr(self.criterion, "rle_loss", None)
+        if flow is not None:
+            flow.register_forward_hook(self._flowed)
+
+    def _assigned(self, module: nn.Module, given: object, found: tuple[Tensor, ...]) -> None:
+        del module, given
+        self.seen["scores"] = found[2].sum()
+        self.seen["anchors"] = found[3].sum().float()
+        self.seen.setdefault("points", 0.0)
+
+    def _flowed(self, module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None:
+        del module, found
+        self.seen["points"] = float(given[1].shape[0])
+
+    def run(self, predictions: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss terms (times the number of images) and the detached terms by name."""
+        self.seen.clear()
+        mine = predictions if self.key is None else predictions[self.key]
+        terms, items = self.criterion.loss(mine, batch)
+        self.seen["images"] = float(batch["img"].shape[0])
+        return terms, items
+
+    def kinds(self, names: Mapping[str, Tensor]) -> list[str]:
+        """What each term is divided by, in their order."""
+        return [DIVISORS[name] for name in names]
+
+
+def heads_of(model: Any, micro_batch: int, batch: int) -> list[Head]:
+    """The heads of a model's criterion, each with its record; the criterion is made if need be.
+
+    Raises:
+        ConfigError: E1120, the criterion or one of its terms is not known.
+    """
+    if getattr(model, "criterion", None) is None:
+        model.criterion = model.init_criterion()
+    criterion = model.criterion
+    if hasattr(criterion, "o2m") and hasattr(criterion, "one2one"):
+        heads = [Head(criterion.one2many, "one2many"), Head(criterion.one2one, "one2one")]
+    elif hasattr(criterion, "assigner"):
+        heads = [Head(criterion, None)]
+    else:
+        kind = type(criterion).__name__
+        raise cannot_cut(f"the loss {kind} is not one of those known", micro_batch, batch)
+    for head in heads:
+        if unknown := [name for name in head.criterion.loss_names if name not in DIVISORS]:
+            terms = ", ".join(unknown)
+            raise cannot_cut(f"the loss terms {terms} are not known", micro_batch, batch)
+    return heads
