@@ -115,6 +115,7 @@ def joined_ray(address: str) -> Iterator[None]:
             fix=("ray job submit --address http://HEAD:8265 -- orc train CONFIG", "address: auto"),
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # seconds until a refusal is told
     os.environ["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE") or _token_mode()
     if address != "auto":
         _reach(address)
@@ -150,15 +151,18 @@ def _reread_environment() -> None:
 
 def _refused(address: str, error: Exception) -> ClusterError:
     what = "Ray did not start" if address == "local" else f"Ray at {address} cannot be used"
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    is_token = any("auth" in line.lower() or "401" in line for line in text)
-    mode = f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}"
+    texts: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        texts += [line.strip() for line in str(link).splitlines() if line.strip()]
+        link = link.__cause__
+    tokens = [line for line in texts if "AuthenticationError" in line or "InvalidAuthToken" in line]
     fixes = [_ADMISSION_FIX] if address != "local" else ["run: orc doctor"]
     if address == "auto":
         fixes.append("without `cluster.address`, orc starts a Ray of its own")
-    return ClusterError(
-        what, code="E4003" if is_token else "E4001", why=(*text[:3], mode), fix=fixes
-    )
+    mode = f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}"
+    why = ["the token is missing or wrong"] if tokens else texts[:2] or [type(error).__name__]
+    return ClusterError(what, code="E4003" if tokens else "E4001", why=(*why, mode), fix=fixes)
 
 
 def _reach(address: str) -> None:

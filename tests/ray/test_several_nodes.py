@@ -12,7 +12,7 @@ from orchestrator.cluster.ray import RayCluster
 from orchestrator.cluster.session import joined_ray, token_file, use_token
 from orchestrator.errors import ClusterError
 from orchestrator.messages import GangFailed, NodeJoined, NodeLost
-from orchestrator.types import Card, Cause, Placement, Share
+from orchestrator.types import AttemptId, Card, Cause, Placement, Share
 from tests.ray.drills import Drill
 from tests.ray.parts import FakeParts
 
@@ -72,7 +72,7 @@ def test_a_node_joins_with_its_cards_runs_gangs_where_they_belong_and_is_lost_wi
     node = joined(drill)[1].node
     assert node.cards == three_cards()
     assert node.node_id.startswith(f"{host}-")
-    attempts = []
+    attempts: list[AttemptId] = []
     for card in (2, 0, 1, 0):  # a worker that Ray put on another card would fail to start
         order = drill.order(f"card{card}-{len(attempts)}", card=None)
         half = node.cards[card].memory_bytes // 2
@@ -104,5 +104,5 @@ def test_a_ray_with_a_token_lets_nobody_in_without_it(
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     with pytest.raises(ClusterError) as info, joined_ray(started.address):
         pass
-    assert info.value.exit_code == 6
+    assert (info.value.code, info.value.exit_code) == ("E4003", 6)
     assert any("RAY_AUTH_TOKEN" in line for line in info.value.fix)
