@@ -53,6 +53,14 @@ class Workload:
     too_large: float = 0.0  # part of the shared runs that need more memory than they ask for
     user_errors: float = 0.0  # part of the runs that fail in every attempt
 
+    def __post_init__(self) -> None:
+        for name in ("share_gib", "epochs", "epoch_seconds"):
+            limits = getattr(self, name)
+            if len(limits) != 2 or limits[0] > limits[1]:
+                raise ConfigError(
+                    f"runs.{name} is {limits!r}; it must be [least, most]", code="E1202"
+                )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
@@ -220,15 +228,13 @@ def _check(name: str, value: Any, declared: Any) -> None:
 
 def _check_items(name: str, value: Any, declared: str) -> None:
     if "Mapping" in declared:
-        is_right = (
-            isinstance(value, dict) and value and all(map(_is_number, (*value, *value.values())))
-        )
+        items = [*value, *value.values()] if isinstance(value, dict) else []
     elif "Sequence" in declared:
-        is_right = isinstance(value, list | tuple) and value and all(map(_is_number, value))
+        items = [*value] if isinstance(value, list | tuple) else []
     else:
         return
-    if not is_right:
-        raise ConfigError(f"{name} is {value!r}; it must hold numbers", code="E1202")
+    if not items or not all(_is_number(item) and item >= 0 for item in items):
+        raise ConfigError(f"{name} is {value!r}; it must hold numbers, not below 0", code="E1202")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,328 @@
+"""A Cluster and a Clock made of a heap of future events; time is whatever the next one says."""
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from orchestrator.cluster.script import Faults
+from orchestrator.cluster.sim_gang import (
+    Gang,
+    Luck,
+    finished,
+    is_out_of_memory,
+    option,
+    planted,
+    report,
+)
+from orchestrator.errors import ClusterError
+from orchestrator.messages import (
+    Action,
+    AttemptEvent,
+    Event,
+    GangFailed,
+    GangStarted,
+    GangYielded,
+    KillGang,
+    NodeChanged,
+    NodeJoined,
+    NodeLost,
+    PreemptGang,
+    StartGang,
+)
+from orchestrator.types import (
+    AttemptId,
+    Bytes,
+    Cause,
+    Node,
+    NodeId,
+    Seconds,
+    Share,
+    StopMode,
+)
+
+__all__ = ["SimCluster"]
+
+START_SECONDS = (5.0, 20.0)
+YIELD_SECONDS = (1.0, 10.0)
+KILL_SECONDS = 1.0
+VANISH_SECONDS = 5.0  # at most this long before the report a lost node is already gone
+DETECT_SECONDS = (0.5, 8.0)  # after a node or worker died, until its gang is told as failed
+LATE_SECONDS = (1.0, 900.0)
+CUT_COSTS = 0.1  # accumulating gradients costs a tenth of the speed
+MAX_EMPTY_WAITS = 10_000  # the scheduler wakes up for ever and nothing comes of it
+
+
+_Step = Callable[[], Event | None]
+
+
+class SimCluster:
+    """Carries out actions in virtual time, with faults by chance that is keyed per attempt.
+
+    The same attempt meets the same luck under every policy, so two policies can be compared run
+    by run. Runs take the options of the fake trainer: `epoch_seconds`, `fixed_bytes`,
+    `bytes_per_sample`, `oom_above_micro_batch`, `fail_at_epoch`, `nan_at_epoch`,
+    `crash_at_epoch`, `fault_attempts`.
+
+    Args:
+        happenings: What happens by itself (`cluster.script.events`).
+        faults: How often what goes wrong.
+        seed: Equal seeds and equal actions give equal events.
+        speeds: What the seconds of an epoch are divided by, per name of card.
+    """
+
+    def __init__(
+        self,
+        happenings: Iterable[Event],
+        *,
+        faults: Faults | None = None,
+        seed: int = 0,
+        speeds: Mapping[str, float] | None = None,
+    ) -> None:
+        self._now: Seconds = 0.0
+        self._heap: list[tuple[Seconds, int, Gang | None, int, _Step]] = []
+        self._count = 0
+        self._faults = faults or Faults()
+        self._luck = Luck(self._faults, seed)
+        self._speeds = dict(speeds or {})
+        self._nodes: dict[NodeId, Node] = {}
+        self._gangs: dict[AttemptId, Gang] = {}
+        self._used: dict[tuple[NodeId, int], dict[AttemptId, Bytes]] = {}
+        self._num_empty_waits = 0
+        self.num_arrivals = 0  # of runs that are still to come
+        self.busy_card_seconds = 0.0
+        for event in happenings:
+            self._expect(event)
+
+    def now(self) -> Seconds:
+        """Virtual seconds since the beginning."""
+        return self._now
+
+    def apply(self, action: Action) -> None:
+        """Begin to carry out an action; one for an attempt that is over or unknown is ignored."""
+        self._num_empty_waits = 0
+        if isinstance(action, StartGang):
+            self._start(action)
+            return
+        gang = self._gangs.get(action.attempt)
+        if gang is None or gang.is_over:
+            return
+        match action:
+            case PreemptGang(mode=mode):
+                self._preempt(gang, mode)
+            case KillGang():
+                self._kill(gang)
+
+    def wait(self, until: Seconds | None) -> Sequence[Event]:
+        """Let time pass to the next event, or to `until`.
+
+        Raises:
+            ClusterError: nothing will ever happen any more, or nothing comes of being woken.
+        """
+        while self._heap and (until is None or self._heap[0][0] <= until):
+            at, _, gang, plan, step = heapq.heappop(self._heap)
+            if gang is not None and gang.plan != plan:
+                continue
+            self._now = at
+            event = step()
+            if event is not None:
+                self._num_empty_waits = 0
+                return (event,)
+        if until is None:
+            raise ClusterError(
+                f"the simulation stands still at {self._now:.0f} s: no event is to come",
+                code="E4101",
+                why=(f"{len(self._gangs)} gangs hold cards, {len(self._nodes)} nodes are there",),
+            )
+        self._num_empty_waits += 1
+        if self._num_empty_waits > MAX_EMPTY_WAITS:
+            raise ClusterError(
+                f"the simulation stands still at {self._now:.0f} s: woken up"
+                f" {MAX_EMPTY_WAITS} times and nothing came of it",
+                code="E4101",
+            )
+        self._now = max(self._now, until)
+        return ()
+
+    def restart(self) -> None:
+        """The driver died: its gangs die with it, and a new one is told of the nodes."""
+        for gang in tuple(self._gangs.values()):
+            self._over(gang)
+        for node in self._nodes.values():
+            self._push(self._now, partial(NodeJoined, at=self._now, node=node))
+
+    # --- what happens by itself
+
+    def _expect(self, event: Event) -> None:
+        if isinstance(event, NodeLost):
+            early = self._luck.of("world", f"{event.node_id}/{event.at}").uniform(0, VANISH_SECONDS)
+            self._push(max(event.at - early, 0.0), lambda: self._vanish(event.node_id))
+        is_arrival = not isinstance(event, NodeJoined | NodeLost | NodeChanged)
+        self.num_arrivals += is_arrival
+        self._push(event.at, lambda: self._happen(event, is_arrival))
+
+    def _happen(self, event: Event, is_arrival: int) -> Event:
+        self.num_arrivals -= is_arrival
+        if isinstance(event, NodeJoined | NodeChanged):
+            self._nodes[event.node.node_id] = event.node
+        return event
+
+    def _vanish(self, node_id: NodeId) -> None:
+        self._nodes.pop(node_id, None)
+        for gang in tuple(self._gangs.values()):
+            if any(share.node_id == node_id for share in gang.start.placement.shares):
+                gang.plan += 1
+                self._vacate(gang, node_id)
+                if not self._luck.strikes(gang, "silent_loss"):
+                    self._fail(gang, Cause.NODE_LOST, f"lost with {node_id}", DETECT_SECONDS)
+
+    # --- one attempt
+
+    def _start(self, action: StartGang) -> None:
+        resumed = action.checkpoints[0].epoch if action.checkpoints else 0
+        gang = self._gangs[action.attempt] = Gang(start=action, epoch=resumed, since=self._now)
+        self._occupy(gang)
+        luck = self._luck.of(action.attempt, "start")
+        seconds = luck.uniform(*START_SECONDS)
+        if self._luck.strikes(gang, "slow_start"):
+            seconds += self._faults.slow_start_seconds
+        if any(share.node_id not in self._nodes for share in action.placement.shares):
+            self._fail(gang, Cause.START_FAILED, "a node of the placement is gone", DETECT_SECONDS)
+        elif self._luck.strikes(gang, "start_failure"):
+            self._fail(gang, Cause.START_FAILED, "a worker did not come up", (seconds, seconds))
+        else:
+            self._plan(gang, seconds, lambda: self._started(gang))
+
+    def _started(self, gang: Gang) -> Event:
+        gang.is_up = True
+        gang.epoch_seconds = self._epoch_seconds(gang)
+        if is_out_of_memory(gang):
+            detail = f"micro-batch {gang.start.batch.micro_batch} does not fit"
+            self._fail(gang, Cause.OUT_OF_MEMORY, detail, DETECT_SECONDS)
+        elif self._luck.strikes(gang, "worker_loss"):
+            left = gang.start.spec.settings.epochs - gang.epoch
+            lost = self._luck.of(gang.start.attempt, "loss").uniform(0, left * gang.epoch_seconds)
+            # The epochs before it are reported as ever: the loss has an entry of its own.
+            self._push(self._now + lost, lambda: self._lose_worker(gang))
+            self._next_epoch(gang)
+        else:
+            self._next_epoch(gang)
+        return self._say(gang, GangStarted(at=self._now, attempt=gang.start.attempt))
+
+    def _lose_worker(self, gang: Gang) -> None:
+        if not gang.is_over:
+            self._fail(gang, Cause.WORKER_LOST, "a worker died", DETECT_SECONDS)
+
+    def _next_epoch(self, gang: Gang) -> None:
+        if gang.epoch >= gang.start.spec.settings.epochs:
+            self._plan(gang, 0.0, lambda: self._end(gang, finished(gang, self._now)))
+            return
+        fault = planted(gang)
+        if fault is None:
+            self._plan(gang, gang.epoch_seconds, lambda: self._epoch(gang))
+        else:
+            cause, detail = fault
+            self._fail(gang, cause, detail, (gang.epoch_seconds / 2,) * 2)
+
+    def _epoch(self, gang: Gang) -> Event:
+        gang.epoch += 1
+        epochs = gang.start.spec.settings.epochs
+        if gang.leaves_after_epoch and gang.epoch < epochs:
+            self._leave(gang)
+        else:
+            self._next_epoch(gang)
+        return self._say(gang, report(gang, self._now))
+
+    def _preempt(self, gang: Gang, mode: StopMode) -> None:
+        if mode is StopMode.AFTER_EPOCH or not gang.is_up:
+            gang.leaves_after_epoch = True
+        elif not self._luck.strikes(gang, "lost_yield"):
+            gang.plan += 1
+            self._leave(gang)
+
+    def _leave(self, gang: Gang) -> None:
+        seconds = self._luck.of(gang.start.attempt, "yield").uniform(*YIELD_SECONDS)
+        yielded = GangYielded(at=0.0, attempt=gang.start.attempt)
+        self._plan(gang, seconds, lambda: self._end(gang, replace(yielded, at=self._now)))
+
+    def _kill(self, gang: Gang) -> None:
+        gang.num_kills += 1
+        is_lost = gang.num_kills == 1 and self._luck.strikes(gang, "lost_kill")
+        is_beyond = all(s.node_id not in self._nodes for s in gang.start.placement.shares)
+        if not is_lost and not is_beyond:
+            self._fail(gang, Cause.KILLED, "killed", (KILL_SECONDS, KILL_SECONDS))
+
+    def _fail(
+        self, gang: Gang, cause: Cause, detail: str, seconds: tuple[Seconds, Seconds]
+    ) -> None:
+        gang.plan += 1
+        after = self._luck.of(gang.start.attempt, f"fail/{cause}").uniform(*seconds)
+        failed = GangFailed(at=0.0, attempt=gang.start.attempt, cause=cause, detail=detail)
+        self._plan(gang, after, lambda: self._end(gang, replace(failed, at=self._now)))
+
+    def _end(self, gang: Gang, event: AttemptEvent) -> Event:
+        self._over(gang)
+        self._say(gang, event)
+        if self._luck.strikes(gang, "late_event"):
+            luck = self._luck.of(gang.start.attempt, "late")
+            old = luck.choice(gang.events)
+            late = self._now + luck.uniform(*LATE_SECONDS)
+            self._push(late, lambda: replace(old, at=self._now))
+        return event
+
+    def _over(self, gang: Gang) -> None:
+        gang.is_over = True
+        gang.plan += 1
+        self._gangs.pop(gang.start.attempt, None)
+        self._vacate(gang)
+        self.busy_card_seconds += (self._now - gang.since) * gang.start.placement.world_size
+
+    def _say(self, gang: Gang, event: AttemptEvent) -> AttemptEvent:
+        if self._faults.late_event:
+            gang.events.append(event)
+        return event
+
+    def _occupy(self, gang: Gang) -> None:
+        """The world checks for itself that no byte of a card is given twice."""
+        for share in gang.start.placement.shares:
+            node = self._nodes.get(share.node_id)
+            if share.card is None or node is None:
+                continue
+            users = self._used.setdefault((share.node_id, share.card), {})
+            users[gang.start.attempt] = share.memory_bytes
+            total = next(card for card in node.cards if card.index == share.card).memory_bytes
+            if sum(users.values()) > total:
+                raise ClusterError(
+                    f"card {share.node_id}:{share.card} is given twice",
+                    code="E4102",
+                    why=(f"{total} bytes, and {users} hold more",),
+                )
+
+    def _vacate(self, gang: Gang, node_id: NodeId | None = None) -> None:
+        for share in gang.start.placement.shares:
+            if share.card is not None and node_id in (None, share.node_id):
+                self._used.get((share.node_id, share.card), {}).pop(gang.start.attempt, None)
+
+    def _epoch_seconds(self, gang: Gang) -> Seconds:
+        start = gang.start
+        seconds = float(option(start, "epoch_seconds", 60.0))
+        if start.batch.accumulation_steps > 1:
+            seconds *= 1.0 + CUT_COSTS
+        if self._luck.strikes(gang, "straggler"):
+            seconds *= self._faults.straggler_factor
+        return seconds / min((self._speed(share) for share in start.placement.shares), default=1.0)
+
+    def _speed(self, share: Share) -> float:
+        node = self._nodes.get(share.node_id)
+        if node is None or share.card is None:
+            return 1.0
+        name = next(card.name for card in node.cards if card.index == share.card)
+        return self._speeds.get(name, 1.0)
+
+    def _plan(self, gang: Gang, seconds: Seconds, step: _Step) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (self._now + seconds, self._count, gang, gang.plan, step))
+
+    def _push(self, at: Seconds, step: _Step) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (at, self._count, None, 0, step))

@@ -1,0 +1,129 @@
+"""One attempt inside a simulation: what it says, what it needs, and what strikes it."""
+
+import hashlib
+import random
+from dataclasses import dataclass, field
+
+from orchestrator.cluster.script import Faults
+from orchestrator.messages import AttemptEvent, GangFinished, ProgressReported, StartGang
+from orchestrator.types import AttemptId, Cause, CheckpointRef, Progress, Scalar, Seconds
+
+__all__ = [
+    "Gang",
+    "Luck",
+    "finished",
+    "is_out_of_memory",
+    "option",
+    "peak_bytes",
+    "planted",
+    "report",
+]
+
+
+@dataclass(slots=True, eq=False)
+class Gang:
+    """One attempt in the world, as opposed to what the scheduler believes of it."""
+
+    start: StartGang
+    epoch: int
+    since: Seconds
+    is_up: bool = False
+    is_over: bool = False
+    leaves_after_epoch: bool = False
+    num_kills: int = 0
+    plan: int = 0  # entries of the heap with an older plan are void
+    epoch_seconds: Seconds = 0.0
+    events: list[AttemptEvent] = field(default_factory=list)
+
+
+class Luck:
+    """Chance that is keyed by attempt and thing: a decision elsewhere does not reshuffle it."""
+
+    def __init__(self, faults: Faults, seed: int) -> None:
+        self.faults = faults
+        self._seed = seed
+
+    def of(self, who: AttemptId | str, what: str) -> random.Random:
+        """The generator of one thing that happens to one attempt."""
+        return random.Random(f"{self._seed}/{who}/{what}")
+
+    def strikes(self, gang: Gang, fault: str) -> bool:
+        """True when a fault of this name meets this attempt."""
+        rate: float = getattr(self.faults, fault)
+        return rate > 0 and self.of(gang.start.attempt, fault).random() < rate
+
+
+def is_out_of_memory(gang: Gang) -> bool:
+    """True when the true footprint of the micro-batch is above the share."""
+    start = gang.start
+    limit = option(start, "oom_above_micro_batch", 0)
+    if limit and start.batch.micro_batch > limit and _is_planted(start, "oom_above_micro_batch"):
+        return True
+    need = peak_bytes(start)
+    cards = [share for share in start.placement.shares if share.card is not None]
+    return any(need > share.memory_bytes for share in cards)
+
+
+def peak_bytes(start: StartGang) -> float:
+    """The true footprint: fixed + per sample x micro-batch."""
+    per_sample = option(start, "bytes_per_sample", 0)
+    return option(start, "fixed_bytes", 0) + per_sample * start.batch.micro_batch
+
+
+def report(gang: Gang, at: Seconds) -> ProgressReported:
+    """What the gang says after an epoch; its checkpoint is a name without a file."""
+    attempt, epoch = gang.start.attempt, gang.epoch
+    path = f"{gang.start.spec.folder}/checkpoints/{attempt.number}-{epoch}.pt"
+    micro_batch = gang.start.batch.micro_batch
+    return ProgressReported(
+        at=at,
+        attempt=attempt,
+        progress=Progress(
+            epoch=epoch,
+            epochs=gang.start.spec.settings.epochs,
+            metrics={"loss": 2.0 / (1.0 + epoch)},
+            seconds=gang.epoch_seconds,
+            num_images=0,
+            peak_bytes=int(peak_bytes(gang.start)),
+            micro_batch=micro_batch,
+        ),
+        checkpoint=CheckpointRef(
+            attempt=attempt,
+            epoch=epoch,
+            path=path,
+            sha256=hashlib.sha256(path.encode()).hexdigest(),
+            num_bytes=1,
+            is_best=True,
+        ),
+    )
+
+
+def finished(gang: Gang, at: Seconds) -> GangFinished:
+    """What the gang says at the end."""
+    metrics = {"loss": 2.0 / (1.0 + gang.epoch)}
+    return GangFinished(at=at, attempt=gang.start.attempt, metrics=metrics)
+
+
+def planted(gang: Gang) -> tuple[Cause, str] | None:
+    """The fault that the run's options plant in the next epoch."""
+    epoch = gang.epoch + 1
+    for name, cause in (
+        ("crash_at_epoch", Cause.WORKER_LOST),
+        ("nan_at_epoch", Cause.NAN_LOSS),
+        ("fail_at_epoch", Cause.USER_ERROR),
+    ):
+        strikes_at = option(gang.start, name, 0)
+        if strikes_at and epoch >= strikes_at and _is_planted(gang.start, name):
+            return cause, f"planted {name} in epoch {epoch}"
+    return None
+
+
+def _is_planted(start: StartGang, fault: str) -> bool:
+    default = 1 if fault == "crash_at_epoch" else start.attempt.number
+    return start.attempt.number <= (option(start, "fault_attempts", 0) or default)
+
+
+def option(start: StartGang, name: str, default: float) -> float:
+    """A number out of the run's options, which are those of the fake trainer."""
+    value: Scalar = start.spec.settings.options.get(name, default)
+    return value if isinstance(value, int | float) else default

@@ -1,0 +1,82 @@
+"""The loop that joins scheduler, cluster and store; the same for Ray and for a simulation."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from orchestrator.messages import Action, Event, TimePassed
+from orchestrator.ports import Clock, Cluster, Store
+from orchestrator.schedule.scheduler import Scheduler
+
+__all__ = ["drive"]
+
+
+def drive(
+    scheduler: Scheduler,
+    cluster: Cluster,
+    store: Store,
+    clock: Clock,
+    *,
+    observe: Callable[[Event], None] | None = None,
+    keep_alive: bool | Callable[[], bool] = False,
+) -> int:
+    """Run until every run is terminal and the inbox is empty.
+
+    First the journal is replayed, then what a dead driver left behind is closed; after that every
+    event is durable before anything follows from it: append, handle, publish, apply.
+
+    Args:
+        scheduler: A fresh one.
+        cluster: Where gangs run; it announces its nodes by itself.
+        store: The journal, the published rows and the inbox.
+        clock: Stamps what the driver itself reports.
+        observe: Called with every event that is not fenced off, volatile ones included, after
+            its effects are published.
+        keep_alive: Go on when idle; a function is asked each time.
+
+    Returns:
+        The number of events handled, without those replayed.
+    """
+    for event in store.replay():
+        scheduler.handle(event)
+    store.publish(scheduler.drain_changes())
+    loop = _Loop(scheduler, cluster, store, observe or _unobserved)
+    loop.take(scheduler.orphans(at=clock.now()))
+    while True:
+        loop.follow(store.receive(clock.now()))  # in the journal already
+        if scheduler.is_idle and not (keep_alive() if callable(keep_alive) else keep_alive):
+            return loop.num_events
+        loop.take(cluster.wait(until=scheduler.next_wakeup))
+        due, now = scheduler.next_wakeup, clock.now()
+        if due is not None and due <= now:
+            loop.take((TimePassed(at=now),))
+
+
+@dataclass(slots=True)
+class _Loop:
+    scheduler: Scheduler
+    cluster: Cluster
+    store: Store
+    observe: Callable[[Event], None]
+    num_events: int = 0
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Record events one by one and follow each that is not fenced off."""
+        for event in events:
+            if self.store.append(event):
+                self.follow((event,))
+
+    def follow(self, events: Iterable[Event]) -> None:
+        """Do what follows from recorded events: publish what changed, then act."""
+        for event in events:
+            actions: tuple[Action, ...] = self.scheduler.handle(event)
+            changed = self.scheduler.drain_changes()
+            if changed:
+                self.store.publish(changed)
+            for action in actions:
+                self.cluster.apply(action)
+            self.num_events += 1
+            self.observe(event)
+
+
+def _unobserved(_: Event) -> None:
+    pass

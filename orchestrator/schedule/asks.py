@@ -1,0 +1,138 @@
+"""What a gang asks for, and which cards of the cluster could ever hold it."""
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+
+from orchestrator.schedule.cards import Pool, Size
+from orchestrator.schedule.ledger import Ledger
+from orchestrator.types import Bytes, DeviceKind, PendingReason, RunSpec
+
+__all__ = ["Ask", "Route", "Router", "is_kind", "matches", "within_cpus"]
+
+# "RTX 4080" is not the "RTX 4080 SUPER": these words name another card of the same number.
+_VARIANTS = frozenset({"ti", "super", "laptop", "mobile", "max", "d"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a gang needs. Runs with equal asks fit, or do not fit, together."""
+
+    device: DeviceKind
+    num_workers: int
+    size: Size  # per worker; None is a whole card
+    gpu_types: tuple[str, ...]
+    num_cpus: float  # per worker
+    over_bytes: Bytes = 0  # cards must have more memory than this
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "Ask":
+        """The ask of a run as it was submitted."""
+        return cls(
+            device=spec.device,
+            num_workers=spec.num_gpus,
+            size=spec.memory_bytes,
+            gpu_types=tuple(sorted(spec.gpu_types)),
+            num_cpus=spec.num_cpus,
+        )
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of the whole gang."""
+        return self.num_cpus * self.num_workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Which cards could ever hold an ask, given all known nodes; `reason` when none can."""
+
+    pools: tuple[Pool, ...] = ()  # smallest card first
+    is_spread: bool = False
+    is_mixed: bool = False
+    reason: PendingReason | None = None
+
+
+@cache
+def _words(name: str) -> tuple[str, ...]:
+    """A card's name as it is compared: without vendor and case, "RTX4090" as "rtx 4090"."""
+    spaced = re.sub(r"\b(rtx|gtx)(?=\d)", r"\1 ", name.lower())
+    return tuple(w for w in re.findall(r"[a-z0-9]+", spaced) if w not in ("nvidia", "geforce"))
+
+
+def is_kind(wanted: str, name: str) -> bool:
+    """True when a card's name has the wanted words side by side, and is no variant of them.
+
+    "A100" is "NVIDIA A100-SXM4-40GB", "rtx4090" is "NVIDIA GeForce RTX 4090"; "A10" is not "A100"
+    and "RTX 4080" is not "RTX 4080 SUPER".
+    """
+    few, many = _words(wanted), _words(name)
+    for at in range(len(many) - len(few) + 1):
+        if few and many[at : at + len(few)] == few:
+            return many[at + len(few) : at + len(few) + 1] not in {(v,) for v in _VARIANTS}
+    return False
+
+
+def matches(ask: Ask, pool: Pool) -> bool:
+    """True when the ask allows cards of this kind and each is large enough."""
+    if pool.memory_bytes <= ask.over_bytes or (ask.size or 0) > pool.memory_bytes:
+        return False
+    return not ask.gpu_types or any(is_kind(wanted, pool.name) for wanted in ask.gpu_types)
+
+
+class Router:
+    """Finds the route of an ask and keeps it until the inventory changes."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._inventory = -1
+        self._routes: dict[Ask, Route] = {}
+
+    def route(self, ask: Ask) -> Route:
+        """The cards that could hold the ask if nothing else ran."""
+        if self._inventory != self._ledger.inventory:
+            self._inventory = self._ledger.inventory
+            self._routes.clear()
+        found = self._routes.get(ask)
+        if found is None:
+            found = self._routes[ask] = _route(ask, self._ledger)
+        return found
+
+    def largest(self, ask: Ask) -> Bytes:
+        """Memory of the largest known card of the allowed kinds; 0 when there is none."""
+        anyone = replace(ask, size=None, over_bytes=0)
+        pools = self._ledger.pools.values()
+        return max((pool.memory_bytes for pool in pools if matches(anyone, pool)), default=0)
+
+
+def _route(ask: Ask, ledger: Ledger) -> Route:
+    if ask.device is DeviceKind.CPU:
+        enough = any(room.node.num_cpus >= ask.cpus for room in ledger.nodes.values())
+        return Route(reason=None if enough else PendingReason.EXCEEDS_CLUSTER)
+    pools = tuple(pool for kind, pool in sorted(ledger.pools.items()) if matches(ask, pool))
+    if not pools:
+        return Route(reason=PendingReason.NO_MATCHING_GPU)
+    rank = {pool: _holds(ask, (pool,), ledger) for pool in pools}
+    if any(one for one, _ in rank.values()):
+        return Route(pools=tuple(pool for pool in pools if rank[pool][0]))
+    if any(spread for _, spread in rank.values()):
+        return Route(pools=tuple(pool for pool in pools if rank[pool][1]), is_spread=True)
+    one, spread = _holds(ask, pools, ledger)
+    if one or spread:
+        return Route(pools=pools, is_mixed=True, is_spread=not one)
+    return Route(reason=PendingReason.EXCEEDS_CLUSTER)
+
+
+def _holds(ask: Ask, pools: tuple[Pool, ...], ledger: Ledger) -> tuple[bool, bool]:
+    """Whether one node, and whether all nodes together, could hold the ask when empty."""
+    most = total = 0
+    for order, room in ledger.by_order.items():
+        num = sum(pool.num_cards.get(order, 0) for pool in pools)
+        if num:
+            num = within_cpus(num, room.node.num_cpus, ask)
+            most, total = max(most, num), total + num
+    return most >= ask.num_workers, total >= ask.num_workers
+
+
+def within_cpus(num: int, cpus: float, ask: Ask) -> int:
+    """As many of `num` workers as the CPUs allow."""
+    return num if not ask.num_cpus else min(num, int(cpus / ask.num_cpus + 1e-9))

@@ -1,0 +1,273 @@
+"""Who starts now, for whom room is made, and for whom room is kept.
+
+Waiting runs are looked at in the order of the queue. A run that fits starts. For one that does
+not fit, in this order:
+
+1. Room is *made* when gangs of lower priority are in the way (unless preemption is off).
+2. Otherwise runs behind it may pass it, but only while it has waited less than
+   `hold_after_seconds`. After that room is *kept* for it: the nodes that are nearest to holding
+   it take no run that is behind it in the queue. Nothing new comes there, what is there ends,
+   so it starts: nobody starves. At most a tenth of the nodes is kept at a time, and always
+   those of the first run that waits.
+
+A run that no known card could ever hold waits aside and is in nobody's way.
+"""
+
+import heapq
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from orchestrator.schedule.asks import Ask, Route, Router, within_cpus
+from orchestrator.schedule.cards import NodeRoom, Pool
+from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.order import EvictionOrder, Queue, Shape
+from orchestrator.schedule.placement import IsOpen, find, find_on, fullest
+from orchestrator.schedule.preempt import Claim, World, choose, will_fit
+from orchestrator.schedule.runs import RunRecord
+from orchestrator.types import DeviceKind, NodeId, Placement, RunId, Seconds
+
+__all__ = ["Decision", "Dispatch", "Evict", "Start"]
+
+KEPT_NODES = 0.1  # of all nodes may be kept for runs that waited too long
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a run here."""
+
+    record: RunRecord
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Ask a gang to leave for a run of higher priority."""
+
+    record: RunRecord
+    outranked_by: RunRecord
+
+
+Decision: TypeAlias = Start | Evict
+
+
+@dataclass(slots=True, kw_only=True)
+class Dispatch:
+    """Decides; whoever iterates over its decisions carries each out before asking for the next."""
+
+    runs: Mapping[RunId, RunRecord]
+    ledger: Ledger
+    router: Router
+    queue: Queue
+    evictions: EvictionOrder
+    leaving: Mapping[RunId, None]  # gangs that will be gone within the yield grace
+    is_preempting: bool
+    hold_after_seconds: Seconds
+    claims: dict[RunId, tuple[NodeId, ...]] = field(default_factory=dict)
+    _claimants: dict[NodeId, list[RunRecord]] = field(default_factory=dict)
+    _coming: dict[RunId, None] = field(default_factory=dict)  # whose claims are known to do
+    _taken: dict[NodeId, None] = field(default_factory=dict)  # where something started since
+
+    def decide(self, now: Seconds) -> Iterator[Decision]:
+        """Go through the queue once; nothing is looked at when nothing can have changed."""
+        if not self.ledger.grown and not self.queue.is_fresh:
+            return
+        self.queue.is_fresh = False
+        heads = [
+            (shape.waiting[0], 0, shape)
+            for shape in self.queue.shapes.values()
+            if self.router.route(shape.ask).reason is None
+        ]
+        heapq.heapify(heads)
+        is_first = True
+        while heads:
+            entry, at, shape = heads[0]
+            record = self.runs[entry[2]]
+            placement = self._find(record, shape) if at == 0 else None
+            if placement is not None:
+                self.drop(record)
+                self._taken.update(dict.fromkeys(share.node_id for share in placement.shares))
+                yield Start(record, placement)
+                _advance(heads, shape, 0)
+                continue
+            shape.is_blocked = True
+            goes_on = yield from self._wait(record, shape, now, is_first=is_first)
+            is_first = False
+            _advance(heads, shape, at + 1 if goes_on else len(shape.waiting))
+        self.ledger.grown.clear()
+        self._taken.clear()
+
+    def drop(self, record: RunRecord) -> None:
+        """Give up what is claimed for a run."""
+        self._coming.pop(record.spec.run_id, None)
+        for node_id in self.claims.pop(record.spec.run_id, ()):
+            claimants = self._claimants[node_id]
+            claimants.remove(record)
+            if not claimants:
+                del self._claimants[node_id]
+            if node_id in self.ledger.nodes:
+                self.ledger.grown[node_id] = None
+
+    def lose(self, node_id: NodeId) -> None:
+        """A node is gone, and so are the claims that counted on it."""
+        for record in tuple(self._claimants.get(node_id, ())):
+            self.drop(record)
+
+    def is_made_room_for(self, record: RunRecord) -> bool:
+        """True when gangs are leaving nodes that are claimed for the run."""
+        rooms = self._rooms(self.claims.get(record.spec.run_id, ()))
+        return any(run_id in self.leaving for room in rooms for run_id in room.runs)
+
+    def is_kept(self, record: RunRecord, room: NodeRoom) -> bool:
+        """True when a node is kept for a run that goes before this one."""
+        return any(other.key < record.key for other in self._claimants.get(room.node.node_id, ()))
+
+    def _find(self, record: RunRecord, shape: Shape) -> Placement | None:
+        route = self.router.route(shape.ask)
+        is_open = self._is_open(record)
+        if record.avoid:
+            elsewhere = self._search(
+                shape, route, lambda r: _is_elsewhere(r, record) and is_open(r)
+            )
+            if elsewhere is not None:
+                return elsewhere
+        return self._search(shape, route, is_open)
+
+    def _search(self, shape: Shape, route: Route, is_open: IsOpen) -> Placement | None:
+        if not shape.is_blocked:
+            return find(shape.ask, route, self.ledger, is_open)
+        if not self.ledger.grown:
+            return None
+        return find_on(shape.ask, route, self._rooms(self.ledger.grown), self.ledger, is_open)
+
+    def _wait(
+        self, record: RunRecord, shape: Shape, now: Seconds, *, is_first: bool
+    ) -> Generator[Evict, None, bool]:
+        """Make or keep room for a run; returns whether the next of its shape needs a look too."""
+        route = self.router.route(shape.ask)
+        claimed = self.claims.get(record.spec.run_id, ())
+        if claimed and self._is_coming(record, route, claimed):
+            return True
+        if self.is_preempting and self.evictions.has_below(record.priority):
+            claim = self._choose(record, shape, route)
+            if claim is not None:
+                self._hold(record, claim.nodes)
+                for run_id in claim.victims:
+                    yield Evict(self.runs[run_id], record)
+                return True
+            shape.hopeless_priority = max(
+                record.priority, shape.hopeless_priority or record.priority
+            )
+        if now - record.queued_at < self.hold_after_seconds:
+            return False
+        has_budget = len(self._claimants) < len(self.ledger.nodes) * KEPT_NODES
+        if not claimed and (is_first or has_budget):
+            self._hold(record, self._nearest(record, route))
+        return has_budget
+
+    def _is_coming(self, record: RunRecord, route: Route, claimed: tuple[NodeId, ...]) -> bool:
+        """True when what is claimed will do once those have left who are leaving."""
+        changed = any(node in self._taken or node in self.ledger.grown for node in claimed)
+        if not changed and record.spec.run_id in self._coming:
+            return True
+        is_coming = will_fit(record, route, self._rooms(claimed), self._world(record))
+        if is_coming:
+            self._coming[record.spec.run_id] = None
+        return is_coming
+
+    def _choose(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
+        world = self._world(record)
+        below = self.evictions.below(record.priority)
+        hopeless = shape.hopeless_priority
+        if hopeless is None or record.priority > hopeless:
+            return choose(record, route, world, below)
+        if not self.ledger.grown:
+            return None
+        if not route.is_spread:
+            local = {run_id for room in self._rooms(self.ledger.grown) for run_id in room.runs}
+            return choose(record, route, world, (run_id for run_id in below if run_id in local))
+        return choose(record, route, world, below)
+
+    def _world(self, record: RunRecord) -> World:
+        def ahead(room: NodeRoom) -> list[Ask]:
+            claimants = self._claimants.get(room.node.node_id, ())
+            return [
+                other.ask
+                for other in sorted(claimants, key=lambda other: other.key)
+                if other.key < record.key
+            ]
+
+        return World(runs=self.runs, nodes=self.ledger.nodes, leaving=self.leaving, ahead=ahead)
+
+    def _nearest(self, record: RunRecord, route: Route) -> tuple[NodeId, ...]:
+        """The nodes that could hold the run when empty and have the most room for it now."""
+        is_open = self._is_open(record)
+        if record.ask.device is DeviceKind.CPU:
+            for _, order in reversed(self.ledger.by_free_cpus):
+                room = self.ledger.by_order[order]
+                if is_open(room) and room.node.num_cpus >= record.ask.cpus:
+                    return (room.node.node_id,)
+            return ()
+        if route.is_mixed:
+            rooms = ((room, 0) for room in self.ledger.nodes.values() if is_open(room))
+            return self._collect(record.ask, route, route.pools, rooms)[0]
+        options = (
+            self._collect(
+                record.ask,
+                route,
+                (pool,),
+                (entry for entry in fullest(record.ask, pool, self.ledger) if is_open(entry[0])),
+            )
+            for pool in route.pools
+        )
+        return max(options, key=lambda option: option[1], default=((), -1))[0]
+
+    def _collect(
+        self,
+        ask: Ask,
+        route: Route,
+        pools: tuple[Pool, ...],
+        rooms: Iterable[tuple[NodeRoom, int]],
+    ) -> tuple[tuple[NodeId, ...], int]:
+        """The first nodes that together could hold the ask, and the workers that fit there now."""
+        kept: list[NodeId] = []
+        missing, fitting = ask.num_workers, 0
+        for room, num in rooms:
+            could = sum(pool.num_cards.get(room.order, 0) for pool in pools)
+            could = within_cpus(could, room.node.num_cpus, ask)
+            if could >= ask.num_workers or (route.is_spread and could):
+                kept.append(room.node.node_id)
+                missing, fitting = missing - could, fitting + num
+                if missing <= 0:
+                    return tuple(kept), fitting
+        return (), -1
+
+    def _hold(self, record: RunRecord, nodes: tuple[NodeId, ...]) -> None:
+        self.drop(record)
+        if nodes:
+            self.claims[record.spec.run_id] = nodes
+            for node_id in nodes:
+                self._claimants.setdefault(node_id, []).append(record)
+
+    def _is_open(self, record: RunRecord) -> IsOpen:
+        if not self._claimants:
+            return _always
+        return lambda room: not self.is_kept(record, room)
+
+    def _rooms(self, node_ids: Iterable[NodeId]) -> list[NodeRoom]:
+        return [self.ledger.nodes[n] for n in node_ids if n in self.ledger.nodes]
+
+
+def _advance(heads: list[tuple[tuple[int, int, RunId], int, Shape]], shape: Shape, at: int) -> None:
+    if at < len(shape.waiting):
+        heapq.heapreplace(heads, (shape.waiting[at], at, shape))
+    else:
+        heapq.heappop(heads)
+
+
+def _always(_: NodeRoom) -> bool:
+    return True
+
+
+def _is_elsewhere(room: NodeRoom, record: RunRecord) -> bool:
+    return room.node.node_id not in record.avoid

@@ -1,0 +1,248 @@
+"""Why a run waits: what it asks for, what there is, who has it, and the nearest remedy."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from orchestrator.schedule.asks import Ask, Route, is_kind
+from orchestrator.schedule.cards import CardRoom, Pool
+from orchestrator.schedule.dispatch import Dispatch
+from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.runs import RunRecord
+from orchestrator.types import (
+    Bytes,
+    DeviceKind,
+    Explanation,
+    NodeId,
+    PendingReason,
+    RunId,
+    RunState,
+    Seconds,
+)
+
+__all__ = ["explain", "pending_reason"]
+
+MAX_LINES = 8  # blockers told; more help nobody
+
+_SENTENCES = {
+    PendingReason.BACKOFF: "it failed and is tried again after a pause",
+    PendingReason.NO_MATCHING_GPU: "no card of the cluster matches, so waiting cannot help",
+    PendingReason.EXCEEDS_CLUSTER: "it asks for more than the cluster has, so waiting cannot help",
+    PendingReason.WAITING_FOR_PREEMPTED: "gangs of lower priority are leaving for it",
+    PendingReason.FRAGMENTED: "enough cards have room, but not on one node or of one kind",
+    PendingReason.WAITING_FOR_CPU_OR_RAM: "cards have room, but their nodes lack CPUs",
+    PendingReason.EXTERNAL_PROCESS: "processes outside the orchestrator hold the room",
+    PendingReason.WAITING_FOR_GPU: "other runs hold the cards",
+}
+
+
+def pending_reason(record: RunRecord, dispatch: Dispatch) -> PendingReason | None:
+    """The token that says why a run waits; None when it does not."""
+    if record.state is not RunState.PENDING:
+        return None
+    if record.deadline is not None:
+        return PendingReason.BACKOFF
+    route = dispatch.router.route(record.ask)
+    if route.reason is not None:
+        return route.reason
+    if dispatch.is_made_room_for(record):
+        return PendingReason.WAITING_FOR_PREEMPTED
+    if record.ask.device is DeviceKind.CPU:
+        return PendingReason.WAITING_FOR_CPU_OR_RAM
+    return _cards_reason(record.ask, route, dispatch.ledger)
+
+
+def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
+    """Explain a run with numbers: asked and available, who holds the cards, what would help."""
+    reason = pending_reason(record, dispatch)
+    run_id, ask = record.spec.run_id, record.ask
+    if reason is None:
+        return Explanation(
+            run_id=run_id,
+            state=record.state,
+            reason=None,
+            summary=_summary(record, at),
+            asks=_asks(ask, dispatch),
+        )
+    summary = f"{run_id} is PENDING for {_span(at - record.queued_at)}: {_SENTENCES[reason]}"
+    if reason is PendingReason.BACKOFF and record.deadline is not None:
+        summary = (
+            f"{run_id} is PENDING: {record.detail or 'it failed'};"
+            f" attempt {record.attempt + 1} in {_span(record.deadline - at)}"
+        )
+    return Explanation(
+        run_id=run_id,
+        state=record.state,
+        reason=reason,
+        summary=summary,
+        asks=_asks(ask, dispatch),
+        available=tuple(_available(ask, dispatch.ledger)),
+        blockers=tuple(_blockers(record, dispatch, at)),
+        remedies=tuple(_remedies(record, reason, dispatch)),
+    )
+
+
+def _cards_reason(ask: Ask, route: Route, ledger: Ledger) -> PendingReason:
+    fitting = {pool: _num_fitting(ask, pool, ledger) for pool in route.pools}
+    most = sum(fitting.values()) if route.is_mixed else max(fitting.values())
+    if most >= ask.num_workers:
+        if ask.num_workers > 1 and not _is_in_one_place(ask, route, ledger):
+            return PendingReason.FRAGMENTED
+        return PendingReason.WAITING_FOR_CPU_OR_RAM if ask.cpus else PendingReason.WAITING_FOR_GPU
+    foreign = [
+        card
+        for card in ledger.foreign.values()
+        if card.pool in fitting and not card.users and not card.has_room(ask.size)
+    ]
+    if most + len(foreign) >= ask.num_workers and foreign:
+        return PendingReason.EXTERNAL_PROCESS
+    if sum(fitting.values()) >= ask.num_workers:
+        return PendingReason.FRAGMENTED
+    return PendingReason.WAITING_FOR_GPU
+
+
+def _num_fitting(ask: Ask, pool: Pool, ledger: Ledger) -> int:
+    if ask.size is None:
+        return ledger.tally(pool, None).num_cards
+    return len(pool.by_free) - bisect_left(pool.by_free, (ask.size,))
+
+
+def _is_in_one_place(ask: Ask, route: Route, ledger: Ledger) -> bool:
+    if route.is_spread or route.is_mixed:
+        return True
+    return any(
+        max(ledger.tally(pool, ask.size).orders, default=0) >= ask.num_workers
+        for pool in route.pools
+    )
+
+
+def _summary(record: RunRecord, at: Seconds) -> str:
+    where = f" on {record.gpu}" if record.gpu else ""
+    words = f"{record.spec.run_id} is {record.state}{where}"
+    if record.state is RunState.RUNNING:
+        words += f", epoch {record.epoch}/{record.spec.settings.epochs}{_end(record, at)}"
+    return f"{words}: {record.detail}" if record.detail else words
+
+
+def _asks(ask: Ask, dispatch: Dispatch) -> str:
+    if ask.device is DeviceKind.CPU:
+        return f"{ask.cpus:g} CPUs of one node"
+    words = f"{ask.num_workers} x GPU"
+    if ask.gpu_types:
+        words += f" ({' or '.join(ask.gpu_types)})"
+    words += ", a whole card each" if ask.size is None else f", {_size(ask.size)} each"
+    if ask.over_bytes:
+        words += f" of more than {_size(ask.over_bytes)}"
+    if ask.num_cpus:
+        words += f", {ask.num_cpus:g} CPUs each"
+    if ask.num_workers > 1:
+        words += ", spread" if dispatch.router.route(ask).is_spread else ", on one node"
+    return words
+
+
+def _available(ask: Ask, ledger: Ledger) -> Iterator[str]:
+    if ask.device is DeviceKind.CPU:
+        free = max((room.free_cpus for room in ledger.nodes.values()), default=0.0)
+        total = max((room.node.num_cpus for room in ledger.nodes.values()), default=0.0)
+        yield f"CPUs of one node: {total:g} at most, {free:g} free at most"
+        return
+    for _, pool in sorted(ledger.pools.items()):
+        total = sum(pool.num_cards.values())
+        line = f"{pool.name} {_size(pool.memory_bytes)}: {total} total"
+        if ask.gpu_types and not any(is_kind(wanted, pool.name) for wanted in ask.gpu_types):
+            line += " (excluded by gpu_type)"
+        elif pool.memory_bytes <= ask.over_bytes or (ask.size or 0) > pool.memory_bytes:
+            line += " (too small)"
+        else:
+            line += f", {_num_fitting(ask, pool, ledger)} with room for it"
+        yield line
+    if not ledger.pools:
+        yield "no GPU is known"
+
+
+def _blockers(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[str]:
+    """Runs on the cards it could use, the one that ends first coming first; foreign bytes."""
+    route = dispatch.router.route(record.ask)
+    holders: dict[tuple[RunId, NodeId], list[int]] = {}
+    lines: list[tuple[float, str]] = []
+    for card in _usable(route, dispatch.ledger):
+        for run_id in card.users:
+            holders.setdefault((run_id, card.node.node.node_id), []).append(card.card.index)
+        if card.card.foreign_bytes and not card.has_room(record.ask.size):
+            place = f"{card.node.node.node_id}:{card.card.index}"
+            held = _size(card.card.foreign_bytes)
+            lines.append((0.0, f"{place} processes outside the orchestrator hold {held}"))
+    for (run_id, node_id), indices in holders.items():
+        other = dispatch.runs[run_id]
+        cards = ",".join(map(str, sorted(indices)))
+        text = f"{node_id}:{cards} {run_id} ({_rank(other, record)}, {_progress(other, at)})"
+        lines.append((_seconds_left(other, at) or float("inf"), text))
+    lines.sort()
+    yield from (text for _, text in lines[:MAX_LINES])
+    if len(lines) > MAX_LINES:
+        yield f"and {len(lines) - MAX_LINES} more"
+
+
+def _usable(route: Route, ledger: Ledger) -> Iterator[CardRoom]:
+    return (card for card in ledger.cards() if card.pool in route.pools)
+
+
+def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> Iterator[str]:
+    ask, ledger, run = record.ask, dispatch.ledger, record.spec.run_id
+    if reason in (PendingReason.BACKOFF, PendingReason.WAITING_FOR_PREEMPTED):
+        return
+    if ask.device is DeviceKind.CPU:
+        most = max((room.node.num_cpus for room in ledger.nodes.values()), default=0.0)
+        yield f"ask for fewer CPUs (a node has {most:g} at most): resources.cpus"
+        return
+    needed = ask.size or 0
+    for _, pool in sorted(ledger.pools.items()):
+        is_excluded = not any(is_kind(wanted, pool.name) for wanted in ask.gpu_types)
+        if ask.gpu_types and is_excluded and pool.memory_bytes >= max(needed, ask.over_bytes + 1):
+            yield f"allow {pool.name}: orc rerun {run} resources.gpu_type+='{pool.name}'"
+    largest = dispatch.router.largest(ask)
+    if needed > largest > 0:
+        yield (
+            f"needs {_size(needed)} a card, the largest allowed has {_size(largest)}: a smaller"
+            f" micro_batch, imgsz or model"
+        )
+    if ask.num_workers > 1:
+        yield f"use fewer GPUs: orc rerun {run} resources.gpus={ask.num_workers // 2}"
+    if not reason.needs_person:
+        yield f"go first: orc queue set {run} priority={record.priority + 10}"
+        yield f"{dispatch.queue.position(record)} runs go before it in the queue"
+
+
+def _rank(other: RunRecord, record: RunRecord) -> str:
+    sign = ">" if other.priority > record.priority else "="
+    sign = "<" if other.priority < record.priority else sign
+    return f"priority {other.priority} {sign} {record.priority}"
+
+
+def _progress(other: RunRecord, at: Seconds) -> str:
+    if other.state is not RunState.RUNNING:
+        return str(other.state)
+    return f"epoch {other.epoch}/{other.spec.settings.epochs}{_end(other, at)}"
+
+
+def _end(record: RunRecord, at: Seconds) -> str:
+    left = _seconds_left(record, at)
+    return "" if left is None else f", ends in about {_span(left)}"
+
+
+def _seconds_left(record: RunRecord, _: Seconds) -> Seconds | None:
+    if record.progress is None or record.state is not RunState.RUNNING:
+        return None
+    return max(record.progress.epochs - record.epoch, 0) * record.progress.seconds
+
+
+def _size(num_bytes: Bytes) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
+
+
+def _span(seconds: Seconds) -> str:
+    seconds = max(seconds, 0.0)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,228 @@
+"""What follows from what the world reports: gangs, nodes, and time that has passed."""
+
+from dataclasses import replace
+
+from orchestrator.errors import TransitionError
+from orchestrator.messages import (
+    AttemptEvent,
+    GangFailed,
+    GangFinished,
+    GangStarted,
+    GangYielded,
+    NodeChanged,
+    NodeJoined,
+    NodeLost,
+    ProgressReported,
+    TimePassed,
+)
+from orchestrator.schedule import retry
+from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.lifecycle import Lifecycle
+from orchestrator.schedule.runs import RunRecord
+from orchestrator.types import Cause, RunState, StopMode, StopReason
+
+__all__ = [
+    "expired",
+    "failed",
+    "finished",
+    "joined",
+    "lost",
+    "progressed",
+    "started",
+    "yielded",
+]
+
+NUM_AVOIDED = 3  # nodes that failed a run and are used again only when no other has room
+
+_KILL_MEANS = {
+    StopReason.START_TIMEOUT: Cause.START_FAILED,
+    StopReason.NODE_LOST: Cause.NODE_LOST,
+}
+
+
+def started(life: Lifecycle, event: GangStarted) -> None:
+    """Every worker is up."""
+    record = _current(life, event)
+    if record is None:
+        return
+    if record.state is not RunState.STARTING:
+        record.move(GangStarted, RunState.STOPPING, life.now)
+        return
+    record.move(GangStarted, RunState.RUNNING, life.now)
+    record.attempt_started_at = life.now
+    if record.first_started_at is None:
+        record.first_started_at = life.now
+    limit = record.spec.max_duration_seconds
+    left = None if limit is None else max(limit - record.ran_seconds, 0.0)
+    life.timers.set(record, None if left is None else life.now + left)
+
+
+def progressed(life: Lifecycle, event: ProgressReported) -> None:
+    """An epoch is complete. A new highest one pays the losses back."""
+    record = _current(life, event)
+    if record is None:
+        return
+    record.move(ProgressReported, record.state, life.now)
+    record.progress = event.progress
+    if event.progress.epoch > record.epoch:
+        record.epoch = event.progress.epoch
+        if record.faults.losses_without_progress:
+            record.faults = replace(record.faults, losses_without_progress=0)
+        record.avoid = ()
+    if record.batch and 0 < event.progress.micro_batch < record.batch.micro_batch:
+        # The trainer had to cut its steps smaller; the next attempt starts with that cut.
+        record.batch = replace(record.batch, micro_batch=event.progress.micro_batch)
+    if event.checkpoint is not None:
+        record.checkpoints = (event.checkpoint, *record.checkpoints)
+
+
+def finished(life: Lifecycle, event: GangFinished) -> None:
+    """The run is complete, even when it was about to leave."""
+    record = _current(life, event)
+    if record is not None:
+        life.end(record, GangFinished, RunState.SUCCEEDED)
+
+
+def yielded(life: Lifecycle, event: GangYielded) -> None:
+    """The gang left because it was asked to."""
+    record = _current(life, event)
+    if record is not None and not _ended_as_asked(life, record, GangYielded):
+        life.again(record, GangYielded)
+
+
+def failed(life: Lifecycle, event: GangFailed) -> None:
+    """The attempt ended badly: again, or never again."""
+    record = _current(life, event)
+    if record is None or _ended_as_asked(life, record, GangFailed):
+        return
+    if record.stop is None or event.cause is not Cause.KILLED:
+        _retry(life, record, GangFailed, event.cause, _words(event))
+    elif record.stop in _KILL_MEANS:
+        cause = _KILL_MEANS[record.stop]
+        _retry(life, record, GangFailed, cause, record.detail)
+    else:
+        life.again(record, GangFailed)  # it was made to leave; that is nobody's fault
+
+
+def joined(life: Lifecycle, event: NodeJoined | NodeChanged) -> None:
+    """A node is there, or its facts changed. A change of a node that has gone is dropped."""
+    if isinstance(event, NodeChanged) and event.node.node_id not in life.ledger.nodes:
+        return
+    life.ledger.join(event.node)
+    life.inventory_changed()
+
+
+def lost(life: Lifecycle, event: NodeLost) -> None:
+    """A node vanished: shares on it end, and gangs with a worker on it are killed."""
+    if event.node_id not in life.ledger.nodes:
+        return
+    life.dispatch.lose(event.node_id)
+    for run_id in life.ledger.lose(event.node_id):
+        record = life.runs[run_id]
+        record.held = tuple(share for share in record.held if share.node_id != event.node_id)
+        record.avoid = tuple(node for node in record.avoid if node != event.node_id)
+        is_leaving = record.stop in (StopReason.CANCELLED, StopReason.MAX_DURATION)
+        reason = record.stop if is_leaving and record.stop else StopReason.NODE_LOST
+        life.stop(record, NodeLost, reason, None)
+        if not is_leaving:
+            record.detail = f"node {event.node_id} was lost"
+    life.inventory_changed()
+
+
+def expired(life: Lifecycle, record: RunRecord) -> None:
+    """The one moment that the run waited for has come; its state says which."""
+    if record.state is RunState.PENDING:
+        record.move(TimePassed, RunState.PENDING, life.now)
+        life.wait(record)
+    elif record.state is RunState.STARTING:
+        life.stop(record, TimePassed, StopReason.START_TIMEOUT, None)
+        record.detail = "the gang did not start in time"
+    elif record.state is RunState.RUNNING:
+        life.stop(record, TimePassed, StopReason.MAX_DURATION, StopMode.AT_BATCH)
+        record.detail = "stopped: it trained for its max_duration"
+    elif not record.held:  # all its nodes are gone: nobody is left who could answer
+        if not _ended_as_asked(life, record, TimePassed):
+            _retry(life, record, TimePassed, Cause.NODE_LOST, record.detail)
+    else:
+        record.move(TimePassed, RunState.STOPPING, life.now)
+        if record.stop is StopReason.PREEMPTED:
+            record.stop = StopReason.YIELD_TIMEOUT
+        life.kill(record)
+
+
+def _current(life: Lifecycle, event: AttemptEvent) -> RunRecord | None:
+    """The record, unless the attempt is an older one or is over: then nothing changes."""
+    record = life.runs.get(event.attempt.run_id)
+    if record is None or event.attempt.number > record.attempt:
+        raise _unknown(life, event, record)
+    if event.attempt.number < record.attempt:
+        return None
+    if not record.state.holds_gpus:
+        record.move(type(event), record.state, life.now)
+        return None
+    life.changed[event.attempt.run_id] = None
+    return record
+
+
+def _unknown(life: Lifecycle, event: AttemptEvent, record: RunRecord | None) -> TransitionError:
+    what = f"{type(event).__name__} of attempt {event.attempt.number}, which was never started"
+    if record is not None:
+        return record.bug(what, life.now)
+    return TransitionError(f"run {event.attempt.run_id} at {life.now:.3f}: {what}")
+
+
+def _ended_as_asked(life: Lifecycle, record: RunRecord, trigger: type) -> bool:
+    if record.stop is StopReason.CANCELLED:
+        life.end(record, trigger, RunState.CANCELLED, detail="cancelled")
+    elif record.stop is StopReason.MAX_DURATION:
+        hours = (record.spec.max_duration_seconds or 0.0) / 3600
+        detail = f"it trained for its max_duration of {hours:.4g} h; resume it to go on"
+        life.end(record, trigger, RunState.FAILED, detail=detail)
+    else:
+        return False
+    return True
+
+
+def _retry(life: Lifecycle, record: RunRecord, trigger: type, cause: Cause, detail: str) -> None:
+    assert record.batch is not None, "a gang was started without a batch"
+    verdict = retry.decide(
+        cause, faults=record.faults, budget=record.spec.retry, batch=record.batch
+    )
+    record.faults = verdict.faults
+    if isinstance(verdict, retry.GiveUp):
+        text = f"{detail}; {verdict.why}" if detail else verdict.why
+        life.end(record, trigger, RunState.FAILED, detail=text, cause=cause)
+        return
+    if verdict.needs_larger_card:
+        ask = _larger(life, record)
+        if ask is None:
+            text = f"{detail}; at micro-batch 1, and no card of the cluster has more memory"
+            life.end(record, trigger, RunState.FAILED, detail=text, cause=cause)
+            return
+        record.ask = ask
+    record.batch, record.cause, record.detail = verdict.batch, cause, detail
+    if cause.is_infrastructure and cause not in (Cause.NODE_LOST, Cause.DRIVER_LOST):
+        nodes = dict.fromkeys(share.node_id for share in record.held)
+        if len(nodes) == 1:  # of a spread gang nobody knows which node it was
+            record.avoid = tuple(dict.fromkeys((*nodes, *record.avoid)))[:NUM_AVOIDED]
+    life.again(record, trigger, seconds=verdict.wait_seconds)
+
+
+def _larger(life: Lifecycle, record: RunRecord) -> Ask | None:
+    """An ask for more memory a card than the attempt had, if a known card has it."""
+    ask, shares = record.ask, record.placement.shares if record.placement else ()
+    if ask.size is not None:
+        grown = replace(ask, size=min(ask.size * 3 // 2 + 1, life.router.largest(ask)))
+        is_larger = grown.size is not None and grown.size > ask.size
+        return grown if is_larger and life.router.route(grown).reason is None else None
+    had = max((share.memory_bytes for share in shares if share.card is not None), default=0)
+    for share in record.held:
+        if share.card is not None:
+            had = max(had, life.ledger.nodes[share.node_id].cards[share.card].card.memory_bytes)
+    grown = replace(ask, over_bytes=had)
+    return grown if had and life.router.route(grown).reason is None else None
+
+
+def _words(event: GangFailed) -> str:
+    words = event.detail or event.cause.value.lower().replace("_", " ")
+    return f"{event.code}: {words}" if event.code else words

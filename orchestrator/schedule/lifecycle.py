@@ -1,0 +1,205 @@
+"""What can be done with a run: wait, start, be asked to leave, be killed, end."""
+
+from orchestrator.messages import Action, KillGang, PreemptGang, StartGang
+from orchestrator.schedule.asks import Router
+from orchestrator.schedule.dispatch import Dispatch
+from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.order import EvictionOrder, Queue
+from orchestrator.schedule.runs import Outranked, Placed, RunRecord
+from orchestrator.schedule.status import gpu_text
+from orchestrator.schedule.timers import Timers
+from orchestrator.types import (
+    Cause,
+    Placement,
+    RunId,
+    RunState,
+    Seconds,
+    StopMode,
+    StopReason,
+)
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """All records with the books that are kept about them; every change goes through here."""
+
+    def __init__(
+        self,
+        *,
+        preempt: bool,
+        start_timeout_seconds: Seconds,
+        yield_grace_seconds: Seconds,
+        hold_after_seconds: Seconds,
+    ) -> None:
+        self.runs: dict[RunId, RunRecord] = {}
+        self.ledger = Ledger()
+        self.router = Router(self.ledger)
+        self.queue = Queue()
+        self.timers = Timers()
+        self.now: Seconds = 0.0
+        self.changed: dict[RunId, None] = {}
+        self.actions: list[Action] = []
+        self.num_unfinished = 0
+        self.num_queued = 0
+        self._num_started = 0
+        self._evictions = EvictionOrder()
+        self._leaving: dict[RunId, None] = {}
+        self._start_timeout = start_timeout_seconds
+        self._grace = yield_grace_seconds
+        self.dispatch = Dispatch(
+            runs=self.runs,
+            ledger=self.ledger,
+            router=self.router,
+            queue=self.queue,
+            evictions=self._evictions,
+            leaving=self._leaving,
+            is_preempting=preempt,
+            hold_after_seconds=hold_after_seconds,
+        )
+
+    def next_order(self) -> int:
+        """A place at the end of the queue."""
+        self.num_queued += 1
+        return self.num_queued
+
+    def wait(self, record: RunRecord, *, seconds: Seconds = 0.0) -> None:
+        """Queue a run that is PENDING, after a backoff where one is given."""
+        self.changed[record.spec.run_id] = None
+        if seconds > 0:
+            self.timers.set(record, self.now + seconds)
+        else:
+            self.timers.set(record, None)
+            record.queued_at = self.now
+            self.queue.add(record)
+
+    def leave_queue(self, record: RunRecord) -> None:
+        """Take a run that is PENDING out of the queue."""
+        self.timers.set(record, None)
+        self.queue.remove(record)
+        self.dispatch.drop(record)
+
+    def start(self, record: RunRecord, placement: Placement) -> None:
+        """Begin the next attempt on a placement."""
+        assert record.batch is not None, "a run whose batch cannot be cut is never queued"
+        self.queue.remove(record)
+        record.move(Placed, RunState.STARTING, self.now)
+        self._num_started += 1
+        record.attempt += 1
+        record.start_order = self._num_started
+        record.placement, record.held = placement, placement.shares
+        record.gpu = gpu_text(placement, self.ledger)
+        record.detail = ""
+        self.ledger.take(record.spec.run_id, placement.shares, is_whole=record.ask.size is None)
+        self._evictions.add(record)
+        self.timers.set(record, self.now + self._start_timeout)
+        self.changed[record.spec.run_id] = None
+        self.actions.append(
+            StartGang(
+                attempt=record.attempt_id,
+                spec=record.spec,
+                batch=record.batch,
+                placement=placement,
+                checkpoints=record.checkpoints,
+            )
+        )
+
+    def evict(self, record: RunRecord, outranked_by: RunRecord) -> None:
+        """Ask a gang to leave for a run of higher priority; one that has not begun is killed."""
+        is_kill = record.state is RunState.STARTING
+        mode = None if is_kill else StopMode.AT_BATCH
+        self.stop(record, Outranked, StopReason.PREEMPTED, mode)
+        record.detail = (
+            f"makes room for {outranked_by.spec.run_id}"
+            f" (priority {outranked_by.priority} > {record.priority})"
+        )
+        self.changed[outranked_by.spec.run_id] = None
+
+    def stop(
+        self, record: RunRecord, trigger: type, reason: StopReason, mode: StopMode | None
+    ) -> None:
+        """Ask a gang to leave, or kill it (mode None); its cards are free when it has left."""
+        record.move(trigger, RunState.STOPPING, self.now)
+        record.stop = reason
+        self._end_of_training(record)
+        self._evictions.remove(record)
+        self.changed[record.spec.run_id] = None
+        if mode is None:
+            self.kill(record)
+            return
+        self.actions.append(PreemptGang(attempt=record.attempt_id, mode=mode))
+        if mode is StopMode.AT_BATCH:
+            self._leaves_by(record)
+        else:
+            self.timers.set(record, None)  # an epoch may take as long as it takes
+
+    def kill(self, record: RunRecord) -> None:
+        """End a gang's processes; done again after each grace until the world says it is gone."""
+        self.actions.append(KillGang(attempt=record.attempt_id))
+        self._leaves_by(record)
+
+    def release(self, record: RunRecord) -> None:
+        """The attempt is over: what it held is free."""
+        self._end_of_training(record)
+        self.ledger.give_back(record.spec.run_id, record.held)
+        record.held, record.placement, record.stop = (), None, None
+        self._evictions.remove(record)
+        self._leaving.pop(record.spec.run_id, None)
+        self.timers.set(record, None)
+        self.changed[record.spec.run_id] = None
+
+    def again(self, record: RunRecord, trigger: type, *, seconds: Seconds = 0.0) -> None:
+        """The attempt is over; the run waits for the next one."""
+        record.move(trigger, RunState.PENDING, self.now)
+        self.release(record)
+        record.gpu = ""
+        self.wait(record, seconds=seconds)
+
+    def end(
+        self,
+        record: RunRecord,
+        trigger: type,
+        to: RunState,
+        *,
+        detail: str = "",
+        cause: Cause | None = None,
+    ) -> None:
+        """The run is over."""
+        record.move(trigger, to, self.now)
+        self.release(record)
+        record.ended_at, record.detail, record.cause = self.now, detail, cause
+        self.num_unfinished -= 1
+
+    def reorder(self, record: RunRecord, priority: int) -> None:
+        """Change a run's priority wherever it stands."""
+        is_waiting = record.state is RunState.PENDING and record.deadline is None
+        is_evictable = record.state in (RunState.STARTING, RunState.RUNNING)
+        if is_waiting:
+            self.leave_queue(record)
+        if is_evictable:
+            self._evictions.remove(record)
+        record.priority = priority
+        if is_waiting:
+            self.queue.add(record)
+        if is_evictable:
+            self._evictions.add(record)
+        self.queue.forget()
+
+    def inventory_changed(self) -> None:
+        """Nodes came, went or changed: what can ever run has to be asked again."""
+        self.queue.forget()
+        for shape in self.queue.shapes.values():
+            reason = self.router.route(shape.ask).reason
+            if reason is not shape.reason:
+                shape.reason = reason
+                self.changed.update((run_id, None) for _, _, run_id in shape.waiting)
+
+    def _leaves_by(self, record: RunRecord) -> None:
+        self.timers.set(record, self.now + self._grace)
+        self._leaving[record.spec.run_id] = None
+
+    def _end_of_training(self, record: RunRecord) -> None:
+        """Count the time of an attempt until it is asked to leave, or leaves by itself."""
+        if record.attempt_started_at is not None:
+            record.ran_seconds += self.now - record.attempt_started_at
+            record.attempt_started_at = None

@@ -1,0 +1,107 @@
+"""Who goes first and who leaves first: the queue by priority and age, and the order of eviction."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.runs import RunRecord
+from orchestrator.types import PendingReason, RunId
+
+__all__ = ["EvictionOrder", "Queue", "Shape"]
+
+
+@dataclass(slots=True, eq=False)
+class Shape:
+    """All waiting runs with one ask: when the first does not fit, none of them does."""
+
+    ask: Ask
+    waiting: list[tuple[int, int, RunId]] = field(default_factory=list)  # sorted: first goes first
+    is_blocked: bool = False  # room can only be on nodes that have grown
+    hopeless_priority: int | None = None  # at this priority nobody could be asked to leave
+    reason: PendingReason | None = None  # why no known card could ever hold it, as last published
+
+    def forget(self) -> None:
+        """Drop what is known: the next look is a full one."""
+        self.is_blocked, self.hopeless_priority = False, None
+
+
+class Queue:
+    """Runs that wait for room, higher priority first, then in the order of submission."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[Ask, Shape] = {}
+        self.is_fresh = False  # something joined that has not been looked at
+
+    def add(self, record: RunRecord) -> None:
+        """Let a run wait."""
+        shape = self.shapes.get(record.ask)
+        if shape is None:
+            shape = self.shapes[record.ask] = Shape(record.ask)
+        entry = _entry(record)
+        insort(shape.waiting, entry)
+        if shape.waiting[0] is entry:
+            shape.is_blocked = False  # rooms kept for others may be open to this one
+            self.is_fresh = True
+        elif not shape.is_blocked:
+            self.is_fresh = True
+
+    def remove(self, record: RunRecord) -> None:
+        """Take a run out; nothing happens when it does not wait."""
+        shape = self.shapes.get(record.ask)
+        entry = _entry(record)
+        if shape is None:
+            return
+        at = bisect_left(shape.waiting, entry)
+        if at < len(shape.waiting) and shape.waiting[at] == entry:
+            del shape.waiting[at]
+            if not shape.waiting:
+                del self.shapes[record.ask]
+
+    def forget(self) -> None:
+        """Look at everything again: the order has changed."""
+        for shape in self.shapes.values():
+            shape.forget()
+        self.is_fresh = True
+
+    def position(self, record: RunRecord) -> int:
+        """How many waiting runs go before this one."""
+        entry = _entry(record)
+        return sum(bisect_left(shape.waiting, entry) for shape in self.shapes.values())
+
+
+class EvictionOrder:
+    """Gangs that may be asked to leave: the lowest priority first, of these the newest."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, int, RunId]] = []
+
+    def add(self, record: RunRecord) -> None:
+        """A gang was started."""
+        insort(self._entries, _eviction_entry(record))
+
+    def remove(self, record: RunRecord) -> None:
+        """A gang leaves, or has left; nothing happens when that is known."""
+        entry = _eviction_entry(record)
+        at = bisect_left(self._entries, entry)
+        if at < len(self._entries) and self._entries[at] == entry:
+            del self._entries[at]
+
+    def below(self, priority: int) -> Iterator[RunId]:
+        """Gangs of a lower priority, in the order in which they would leave."""
+        for lower, _, run_id in self._entries:
+            if lower >= priority:
+                return
+            yield run_id
+
+    def has_below(self, priority: int) -> bool:
+        """True when some gang has a lower priority."""
+        return bool(self._entries) and self._entries[0][0] < priority
+
+
+def _entry(record: RunRecord) -> tuple[int, int, RunId]:
+    return (-record.priority, record.order, record.spec.run_id)
+
+
+def _eviction_entry(record: RunRecord) -> tuple[int, int, RunId]:
+    return (record.priority, -record.start_order, record.spec.run_id)

@@ -1,0 +1,98 @@
+"""What follows from what people ask for: submit, cancel, resume, another priority."""
+
+from orchestrator.errors import PlanError
+from orchestrator.messages import (
+    CancelRequested,
+    PriorityChanged,
+    ResumeRequested,
+    RunSubmitted,
+)
+from orchestrator.plan.batch import plan_batch
+from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.lifecycle import Lifecycle
+from orchestrator.schedule.runs import Faults, RunRecord
+from orchestrator.types import Cause, RunState, StopMode, StopReason
+
+__all__ = ["cancel", "reprioritize", "resume", "submit"]
+
+# A wish about a run that does not exist changes nothing: it was accepted from somebody who
+# mistyped, and the journal must stay readable.
+
+
+def submit(life: Lifecycle, event: RunSubmitted) -> None:
+    """Queue a run. When its id is known already, the first submission stands."""
+    spec = event.spec
+    if spec.run_id in life.runs:
+        return
+    record = RunRecord(
+        spec=spec,
+        order=life.next_order(),
+        priority=spec.priority,
+        ask=Ask.of(spec),
+        batch=None,
+        submitted_at=life.now,
+        queued_at=life.now,
+    )
+    life.runs[spec.run_id] = record
+    life.changed[spec.run_id] = None
+    try:
+        record.batch = plan_batch(spec)
+    except PlanError as error:
+        record.state, record.ended_at = RunState.FAILED, life.now
+        record.cause = Cause.USER_ERROR
+        record.detail = f"{error.code}: {error.what}; fix: {', or '.join(error.fix)}"
+        return
+    life.num_unfinished += 1
+    life.wait(record)
+
+
+def cancel(life: Lifecycle, event: CancelRequested) -> None:
+    """Stop a run for good: after its epoch, or now."""
+    record = life.runs.get(event.run_id)
+    if record is None:
+        return
+    if record.state is RunState.PENDING:
+        life.leave_queue(record)
+        life.end(record, CancelRequested, RunState.CANCELLED, detail="cancelled while waiting")
+    elif record.state in (RunState.STARTING, RunState.RUNNING):
+        is_polite = record.state is RunState.RUNNING and not event.now
+        mode = StopMode.AFTER_EPOCH if is_polite else None
+        life.stop(record, CancelRequested, StopReason.CANCELLED, mode)
+        record.detail = "cancelled; leaves after its epoch" if is_polite else "cancelled"
+    else:
+        record.move(CancelRequested, record.state, life.now)
+        if record.state is RunState.STOPPING:
+            life.changed[event.run_id] = None
+            record.stop, record.detail = StopReason.CANCELLED, "cancelled"
+            if event.now:
+                life.kill(record)
+
+
+def resume(life: Lifecycle, event: ResumeRequested) -> None:
+    """Go on with a run that was cancelled or has failed, with a fresh retry budget."""
+    record = life.runs.get(event.run_id)
+    if record is None:
+        return
+    life.changed[event.run_id] = None
+    if record.state not in (RunState.CANCELLED, RunState.FAILED) or record.batch is None:
+        record.move(ResumeRequested, record.state, life.now)
+        if record.stop is StopReason.CANCELLED:
+            record.stop, record.detail = StopReason.PREEMPTED, "resumed; the gang leaves first"
+        return
+    record.move(ResumeRequested, RunState.PENDING, life.now)
+    record.faults, record.ran_seconds = Faults(), 0.0
+    record.ended_at = record.cause = None
+    record.detail, record.gpu = "resumed", ""
+    record.order = life.next_order()
+    life.num_unfinished += 1
+    life.wait(record)
+
+
+def reprioritize(life: Lifecycle, event: PriorityChanged) -> None:
+    """Move a run in the queue, and in the order in which gangs are asked to leave."""
+    record = life.runs.get(event.run_id)
+    if record is None:
+        return
+    record.move(PriorityChanged, record.state, life.now)
+    life.changed[event.run_id] = None
+    life.reorder(record, event.priority)

@@ -1,0 +1,179 @@
+"""Where a gang goes: whole or not at all, on one node where a node can hold it, best fit.
+
+The rules, in this order:
+
+1. Cards of one gang are of one kind, unless no kind alone could ever hold it.
+2. A gang that some node of the cluster could hold alone goes to one node; only a larger one is
+   spread, over as few nodes as possible.
+3. The smallest card that is large enough, and on it the tightest fit, so that room for large
+   gangs stays in one piece.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+
+from orchestrator.schedule.asks import Ask, Route, matches, within_cpus
+from orchestrator.schedule.cards import CardRoom, NodeRoom, Pool
+from orchestrator.schedule.ledger import Ledger
+from orchestrator.types import Bytes, DeviceKind, Placement, Share
+
+__all__ = ["IsOpen", "find", "find_on", "fullest"]
+
+IsOpen = Callable[[NodeRoom], bool]
+
+
+def find(ask: Ask, route: Route, ledger: Ledger, is_open: IsOpen) -> Placement | None:
+    """Room for the whole gang on nodes that are open to it, or None."""
+    if route.reason is not None:
+        return None
+    if ask.device is DeviceKind.CPU:
+        return _find_cpus(ask, ledger, is_open)
+    if route.is_mixed:
+        return _find_mixed(ask, route, ledger, is_open)
+    for pool in route.pools:
+        if route.is_spread:
+            chosen = _spread(ask, pool, ledger, is_open)
+        elif ask.num_workers == 1 and ask.size is not None:
+            chosen = _tightest_card(ask, ask.size, pool, ledger, is_open)
+        else:
+            chosen = _tightest_node(ask, pool, ledger, is_open)
+        if chosen:
+            return Placement(tuple(_share(card, ask) for card in chosen))
+    return None
+
+
+def _tightest_card(
+    ask: Ask, size: Bytes, pool: Pool, ledger: Ledger, is_open: IsOpen
+) -> list[CardRoom]:
+    by_free = pool.by_free
+    for at in range(bisect_left(by_free, (size,)), len(by_free)):
+        _, order, index = by_free[at]
+        room = ledger.by_order[order]
+        if room.free_cpus >= ask.cpus and is_open(room):
+            return [room.cards[index]]
+    return []
+
+
+def _tightest_node(ask: Ask, pool: Pool, ledger: Ledger, is_open: IsOpen) -> list[CardRoom]:
+    tally = ledger.tally(pool, ask.size)
+    for count in sorted(tally.orders):
+        if count >= ask.num_workers:
+            for order in tally.orders[count]:
+                room = ledger.by_order[order]
+                if room.free_cpus >= ask.cpus and is_open(room):
+                    return _tightest_cards(room, ask, pool, ask.num_workers)
+    return []
+
+
+def _spread(ask: Ask, pool: Pool, ledger: Ledger, is_open: IsOpen) -> list[CardRoom]:
+    if ledger.tally(pool, ask.size).num_cards < ask.num_workers:
+        return []
+    rooms = ((room, num) for room, num in fullest(ask, pool, ledger) if is_open(room))
+    return _gather(ask, pool, rooms)
+
+
+def fullest(ask: Ask, pool: Pool, ledger: Ledger) -> Iterator[tuple[NodeRoom, int]]:
+    """Nodes with cards of a pool and the workers that fit now, most first; none fit on the last."""
+    tally = ledger.tally(pool, ask.size)
+    for count in sorted(tally.orders, reverse=True):
+        for order in tuple(tally.orders[count]):
+            room = ledger.by_order[order]
+            yield room, within_cpus(count, room.free_cpus, ask)
+    for order in tuple(pool.num_cards):
+        if order not in tally.count:
+            yield ledger.by_order[order], 0
+
+
+def _gather(ask: Ask, pool: Pool | None, rooms: Iterable[tuple[NodeRoom, int]]) -> list[CardRoom]:
+    """Take the nodes with the most room first, and for the rest the node that it fits tightest."""
+    chosen: list[CardRoom] = []
+    last: NodeRoom | None = None
+    for room, num in rooms:
+        missing = ask.num_workers - len(chosen)
+        if num >= missing:
+            last = room  # enough for the rest; the next node may fit it tighter
+        if num == missing or (0 < num < missing and last is not None):
+            break
+        if 0 < num < missing:
+            chosen += _tightest_cards(room, ask, pool, num)
+    if last is not None:
+        chosen += _tightest_cards(last, ask, pool, ask.num_workers - len(chosen))
+    return chosen if len(chosen) == ask.num_workers else []
+
+
+def find_on(
+    ask: Ask, route: Route, rooms: Iterable[NodeRoom], ledger: Ledger, is_open: IsOpen
+) -> Placement | None:
+    """As `find`, when it is known that nothing but these nodes can have got room."""
+    if route.reason is not None:
+        return None
+    rooms = [room for room in rooms if is_open(room)]
+    if not rooms:
+        return None
+    if ask.device is DeviceKind.CPU or route.is_mixed or route.is_spread:
+        return find(ask, route, ledger, is_open)
+    rooms = [room for room in rooms if room.free_cpus >= ask.cpus]
+    for pool in route.pools:
+        for room in rooms:
+            if pool.num_cards.get(room.order, 0) >= ask.num_workers:
+                cards = _tightest_cards(room, ask, pool, ask.num_workers)
+                if len(cards) == ask.num_workers:
+                    return Placement(tuple(_share(card, ask) for card in cards))
+    return None
+
+
+def _tightest_cards(room: NodeRoom, ask: Ask, pool: Pool | None, num: int) -> list[CardRoom]:
+    fitting = [
+        card
+        for card in room.cards.values()
+        if (card.pool is pool if pool else matches(ask, card.pool)) and card.has_room(ask.size)
+    ]
+    fitting.sort(key=lambda card: (card.free_bytes, card.card.index))
+    return fitting[:num]
+
+
+def _find_mixed(ask: Ask, route: Route, ledger: Ledger, is_open: IsOpen) -> Placement | None:
+    rooms = [
+        (
+            room,
+            within_cpus(
+                len(_tightest_cards(room, ask, None, ask.num_workers)), room.free_cpus, ask
+            ),
+        )
+        for room in ledger.nodes.values()
+        if is_open(room)
+    ]
+    if route.is_spread:
+        rooms.sort(key=lambda entry: (-entry[1], entry[0].order))
+        chosen = _gather(ask, None, iter(rooms))
+    else:
+        fitting = [entry for entry in rooms if entry[1] >= ask.num_workers]
+        if not fitting:
+            return None
+        room = min(fitting, key=lambda entry: (entry[1], entry[0].order))[0]
+        chosen = _tightest_cards(room, ask, None, ask.num_workers)
+    return Placement(tuple(_share(card, ask) for card in chosen)) if chosen else None
+
+
+def _find_cpus(ask: Ask, ledger: Ledger, is_open: IsOpen) -> Placement | None:
+    by_free = ledger.by_free_cpus
+    for at in range(bisect_left(by_free, (ask.cpus,)), len(by_free)):
+        room = ledger.by_order[by_free[at][1]]
+        if is_open(room):
+            share = Share(
+                node_id=room.node.node_id,
+                card=None,
+                memory_bytes=ask.size or 0,
+                num_cpus=ask.num_cpus,
+            )
+            return Placement((share,) * ask.num_workers)
+    return None
+
+
+def _share(card: CardRoom, ask: Ask) -> Share:
+    return Share(
+        node_id=card.node.node.node_id,
+        card=card.card.index,
+        memory_bytes=card.free_bytes if ask.size is None else ask.size,
+        num_cpus=ask.num_cpus,
+    )

@@ -1,0 +1,211 @@
+"""A run's record, the table of its legal transitions, and the laws that hold between records."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.errors import TransitionError
+from orchestrator.messages import (
+    CancelRequested,
+    GangFailed,
+    GangFinished,
+    GangStarted,
+    GangYielded,
+    NodeLost,
+    PriorityChanged,
+    ProgressReported,
+    ResumeRequested,
+    TimePassed,
+)
+from orchestrator.schedule.asks import Ask
+from orchestrator.types import (
+    AttemptId,
+    BatchPlan,
+    Cause,
+    CheckpointRef,
+    NodeId,
+    Placement,
+    Progress,
+    RunSpec,
+    RunState,
+    Seconds,
+    Share,
+    StopReason,
+)
+
+__all__ = ["TRANSITIONS", "Faults", "Outranked", "Placed", "RunRecord", "check"]
+
+STORY_LENGTH = 40  # events that a TransitionError tells; enough for several attempts
+
+
+class Placed:
+    """Decision of the scheduler: a whole gang has room."""
+
+
+class Outranked:
+    """Decision of the scheduler: a run of higher priority needs the room."""
+
+
+_PENDING, _STARTING, _RUNNING = RunState.PENDING, RunState.STARTING, RunState.RUNNING
+_STOPPING, _SUCCEEDED = RunState.STOPPING, RunState.SUCCEEDED
+_FAILED, _CANCELLED = RunState.FAILED, RunState.CANCELLED
+
+# An attempt that is over says nothing new: what still comes from it changes nothing.
+_AFTER_ITS_END = {state: (state,) for state in (_PENDING, _SUCCEEDED, _FAILED, _CANCELLED)}
+_UNCHANGED = {state: (state,) for state in RunState}
+
+TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
+    Placed: {_PENDING: (_STARTING,)},
+    Outranked: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,)},
+    GangStarted: {
+        **_AFTER_ITS_END,
+        _STARTING: (_RUNNING,),
+        _STOPPING: (_STOPPING,),  # it came up while the order to leave was under way
+    },
+    ProgressReported: {**_AFTER_ITS_END, _RUNNING: (_RUNNING,), _STOPPING: (_STOPPING,)},
+    GangYielded: {**_AFTER_ITS_END, _STOPPING: (_PENDING, _CANCELLED, _FAILED)},
+    GangFinished: {
+        **_AFTER_ITS_END,
+        _STARTING: (_SUCCEEDED,),
+        _RUNNING: (_SUCCEEDED,),
+        _STOPPING: (_SUCCEEDED,),  # it was faster than the order to leave
+    },
+    GangFailed: {
+        **_AFTER_ITS_END,
+        _STARTING: (_PENDING, _FAILED),
+        _RUNNING: (_PENDING, _FAILED),
+        _STOPPING: (_PENDING, _CANCELLED, _FAILED),
+    },
+    NodeLost: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,), _STOPPING: (_STOPPING,)},
+    CancelRequested: {
+        **_UNCHANGED,
+        _PENDING: (_CANCELLED,),
+        _STARTING: (_STOPPING,),
+        _RUNNING: (_STOPPING,),
+    },
+    ResumeRequested: {
+        **_UNCHANGED,
+        _FAILED: (_PENDING, _FAILED),  # stays failed when its batch can never be cut
+        _CANCELLED: (_PENDING,),
+    },
+    PriorityChanged: _UNCHANGED,
+    TimePassed: {
+        _PENDING: (_PENDING,),  # the backoff is over
+        _STARTING: (_STOPPING,),  # start timeout
+        _RUNNING: (_STOPPING,),  # longest duration
+        _STOPPING: (_STOPPING, _PENDING, _CANCELLED, _FAILED),  # kill again; or nothing is left
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What a run has spent of its retry budget."""
+
+    user_errors: int = 0
+    out_of_memory: int = 0
+    losses_without_progress: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class RunRecord:
+    """All that the scheduler knows about a run; changed by `Scheduler.handle` only.
+
+    `deadline` is the one moment that the run waits for, and its state says which: the end of a
+    backoff (PENDING), the start timeout (STARTING), the longest duration (RUNNING), the next
+    kill (STOPPING). `held` are the shares that may not be given to others: those of the
+    placement, without the nodes that were lost.
+    """
+
+    spec: RunSpec
+    order: int  # FIFO inside a priority
+    priority: int
+    ask: Ask
+    batch: BatchPlan | None
+    submitted_at: Seconds
+    queued_at: Seconds
+    state: RunState = RunState.PENDING
+    attempt: int = 0
+    deadline: Seconds | None = None
+    stop: StopReason | None = None
+    placement: Placement | None = None
+    held: tuple[Share, ...] = ()
+    start_order: int = 0  # newest gangs are preempted first
+    faults: Faults = field(default_factory=Faults)
+    avoid: tuple[NodeId, ...] = ()  # nodes that failed this run since its last progress
+    epoch: int = 0  # the highest completed
+    progress: Progress | None = None
+    checkpoints: tuple[CheckpointRef, ...] = ()
+    first_started_at: Seconds | None = None
+    attempt_started_at: Seconds | None = None
+    ran_seconds: Seconds = 0.0  # of attempts that are over
+    ended_at: Seconds | None = None
+    cause: Cause | None = None
+    detail: str = ""
+    gpu: str = ""
+    story: deque[tuple[Seconds, str, RunState, RunState]] = field(
+        default_factory=lambda: deque(maxlen=STORY_LENGTH)
+    )
+
+    @property
+    def attempt_id(self) -> AttemptId:
+        """The attempt that holds the fence."""
+        return AttemptId(run_id=self.spec.run_id, number=self.attempt)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Place in the queue: the smaller key goes first."""
+        return (-self.priority, self.order)
+
+    @property
+    def is_leaving_soon(self) -> bool:
+        """True when the gang will be gone within the yield grace, or is killed."""
+        return self.state is RunState.STOPPING and self.deadline is not None
+
+    def move(self, trigger: type, to: RunState, at: Seconds) -> None:
+        """Go to another state, or stay, by a row of the table.
+
+        Raises:
+            TransitionError: there is no such row.
+        """
+        row = TRANSITIONS[trigger].get(self.state)
+        if row is None or to not in row:
+            raise self.bug(f"{trigger.__name__} leads from {self.state} to {to}", at)
+        self.story.append((at, trigger.__name__, self.state, to))
+        self.state = to
+
+    def bug(self, what: str, at: Seconds) -> TransitionError:
+        """The error that tells the run's story."""
+        lines = [
+            f"at {when:.3f} {name}: {before} -> {after}" for when, name, before, after in self.story
+        ]
+        return TransitionError(
+            f"run {self.spec.run_id}, attempt {self.attempt}, at {at:.3f}: {what},"
+            " which no row of the transition table allows",
+            why=(*lines, f"now {self.state}" + (f" ({self.stop})" if self.stop else "")),
+        )
+
+
+def check(records: Iterable[RunRecord]) -> None:
+    """Check every law that concerns one record; for tests and simulations.
+
+    Raises:
+        AssertionError: a law is broken; the message names the run.
+    """
+    for record in records:
+        name = f"{record.spec.run_id} {record.state}"
+        if record.state.holds_gpus:
+            assert record.placement is not None, name
+            assert record.placement.world_size == record.spec.num_gpus, f"{name}: not whole"
+            assert set(record.held) <= set(record.placement.shares), name
+            if record.state is not RunState.STOPPING:
+                assert record.held == record.placement.shares, f"{name}: not whole"
+        else:
+            assert not record.held, f"{name}: holds cards"
+        assert (record.stop is not None) == (record.state is RunState.STOPPING), name
+        assert (record.ended_at is not None) == record.state.is_terminal, name
+        if record.state is RunState.STARTING:
+            assert record.deadline is not None, f"{name}: could wait for ever"
+        if record.batch is not None:
+            assert record.batch.effective_batch == record.spec.effective_batch, name
+            assert record.batch.world_size == record.spec.num_gpus, name

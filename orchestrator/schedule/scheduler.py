@@ -1,0 +1,179 @@
+"""The scheduler: events in, actions out; its state is a fold over the events."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from orchestrator.messages import (
+    Action,
+    CancelRequested,
+    Event,
+    GangFailed,
+    GangFinished,
+    GangStarted,
+    GangYielded,
+    NodeChanged,
+    NodeJoined,
+    NodeLost,
+    PriorityChanged,
+    ProgressReported,
+    ResumeRequested,
+    RunSubmitted,
+    TimePassed,
+)
+from orchestrator.schedule import gangs, people, runs
+from orchestrator.schedule.dispatch import Evict, Start
+from orchestrator.schedule.explain import explain, pending_reason
+from orchestrator.schedule.lifecycle import Lifecycle
+from orchestrator.schedule.status import status_of
+from orchestrator.types import Cause, Explanation, Node, RunId, RunStatus, Seconds, Share
+
+__all__ = ["Scheduler"]
+
+
+def _nothing(_: Lifecycle, __: Event) -> None:
+    """Nothing follows from the event itself; deadlines and the queue are looked at anyway."""
+
+
+_FOLLOWS: Mapping[type[Event], Callable[[Lifecycle, Any], None]] = {
+    RunSubmitted: people.submit,
+    CancelRequested: people.cancel,
+    ResumeRequested: people.resume,
+    PriorityChanged: people.reprioritize,
+    NodeJoined: gangs.joined,
+    NodeChanged: gangs.joined,
+    NodeLost: gangs.lost,
+    GangStarted: gangs.started,
+    ProgressReported: gangs.progressed,
+    GangYielded: gangs.yielded,
+    GangFinished: gangs.finished,
+    GangFailed: gangs.failed,
+    TimePassed: _nothing,
+}
+
+
+class Scheduler:
+    """Decides who runs where and when. Changed by `handle` only.
+
+    Equal events in equal order lead to equal states and equal actions: there is no clock, no
+    chance and no input other than events.
+
+    Args:
+        preempt: Whether a run of higher priority may ask gangs of lower priority to leave.
+        start_timeout_seconds: A gang that has not started after this is killed.
+        yield_grace_seconds: A gang that has not left this long after it was asked to is killed,
+            and killed again until the world says that it is gone.
+        hold_after_seconds: A run that has waited this long is passed by nobody behind it; the
+            rule is in `schedule.dispatch`.
+    """
+
+    def __init__(
+        self,
+        *,
+        preempt: bool = True,
+        start_timeout_seconds: Seconds = 300.0,
+        yield_grace_seconds: Seconds = 60.0,
+        hold_after_seconds: Seconds = 600.0,
+    ) -> None:
+        self._life = Lifecycle(
+            preempt=preempt,
+            start_timeout_seconds=start_timeout_seconds,
+            yield_grace_seconds=yield_grace_seconds,
+            hold_after_seconds=hold_after_seconds,
+        )
+
+    def handle(self, event: Event) -> tuple[Action, ...]:
+        """Take an event in; what must be done follows.
+
+        Raises:
+            TransitionError: the event fits no row of the transition table.
+        """
+        if event.is_volatile:
+            return ()  # it is not in the journal, so nothing may follow from it
+        life = self._life
+        life.now = max(life.now, event.at)
+        life.actions = []
+        _FOLLOWS[type(event)](life, event)
+        for record in life.timers.due(life.now):
+            gangs.expired(life, record)
+        for decision in life.dispatch.decide(life.now):
+            match decision:
+                case Start(record, placement):
+                    life.start(record, placement)
+                case Evict(record, outranked_by):
+                    life.evict(record, outranked_by)
+        return tuple(life.actions)
+
+    @property
+    def next_wakeup(self) -> Seconds | None:
+        """The moment at which `TimePassed` is wanted, if nothing happens before."""
+        return self._life.timers.next
+
+    @property
+    def is_idle(self) -> bool:
+        """True when every submitted run is terminal."""
+        return self._life.num_unfinished == 0
+
+    def orphans(self, at: Seconds) -> tuple[Event, ...]:
+        """What a driver that starts must assume: its predecessor's gangs and nodes are gone.
+
+        Gangs share the fate of the driver that started them, and the cluster announces its
+        nodes anew. The nodes go first, so that nothing is started on one that may be gone.
+        """
+        nodes = [NodeLost(at=at, node_id=node.node_id) for node in self.nodes()]
+        orphaned = [
+            GangFailed(
+                at=at,
+                attempt=record.attempt_id,
+                cause=Cause.DRIVER_LOST,
+                detail="the driver was restarted",
+            )
+            for record in self._life.runs.values()
+            if record.state.holds_gpus
+        ]
+        return (*nodes, *orphaned)
+
+    def drain_changes(self) -> tuple[RunStatus, ...]:
+        """Statuses that changed since the last call, in the order in which they first changed."""
+        changed = self._life.changed
+        if not changed:
+            return ()
+        statuses = tuple(self.status(run_id) for run_id in changed)
+        changed.clear()
+        return statuses
+
+    def status(self, run_id: RunId) -> RunStatus:
+        """The status of a run; KeyError when there is no such run."""
+        record = self._life.runs[run_id]
+        return status_of(record, pending_reason(record, self._life.dispatch))
+
+    def statuses(self) -> tuple[RunStatus, ...]:
+        """All statuses, in the order of submission."""
+        return tuple(self.status(run_id) for run_id in self._life.runs)
+
+    def explain(self, run_id: RunId, at: Seconds) -> Explanation:
+        """Why a run is where it is; KeyError when there is no such run."""
+        return explain(self._life.runs[run_id], self._life.dispatch, at)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that are known, in the order in which they joined."""
+        return tuple(room.node for room in self._life.ledger.nodes.values())
+
+    def check(self) -> None:
+        """Check every law that holds between events; for tests and simulations.
+
+        Raises:
+            AssertionError: a law is broken.
+        """
+        life = self._life
+        runs.check(life.runs.values())
+        life.ledger.check()
+        given: dict[RunId, list[Share]] = {}
+        for room in life.ledger.nodes.values():
+            for run_id, shares in room.runs.items():
+                given.setdefault(run_id, []).extend(shares)
+        held = {run_id: record.held for run_id, record in life.runs.items() if record.held}
+        assert held.keys() == given.keys(), "the ledger and the records differ"
+        for run_id, mine in held.items():
+            assert sorted(map(repr, mine)) == sorted(map(repr, given[run_id])), run_id
+        num_unfinished = sum(not record.state.is_terminal for record in life.runs.values())
+        assert num_unfinished == life.num_unfinished
