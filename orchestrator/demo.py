@@ -113,7 +113,7 @@ def _detect(scratch: Path, final: Path) -> None:
         "path": str(final.resolve()),
         "train": "images/train",
         "val": "images/val",
-        "names": {0: "digit"},
+        "names": ["digit"],
     }
     (scratch / "data.yaml").write_text(json.dumps(fields) + "\n")
 
