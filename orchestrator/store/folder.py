@@ -84,7 +84,8 @@ class FolderObserver:
 
     def __init__(self) -> None:
         self._folders: dict[str, Path] = {}
-        self._failing: set[str] = set()
+        self._written: dict[str, RunStatus] = {}
+        self._failing: set[tuple[str, str]] = set()
         self._log = structlog.get_logger()
 
     def __call__(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
@@ -94,13 +95,14 @@ class FolderObserver:
             self.add_status(status)
 
     def add_status(self, status: RunStatus) -> None:
-        """Replace the run's ``run.json``."""
+        """Replace the run's ``run.json``, when the status is another than the one in it."""
+        if self._written.get(status.run_id) == status:
+            return
         if status.folder:
             self._folders[status.run_id] = Path(status.folder)
-        body = {"schema_version": 1, **to_plain(status)}
-        self._attempt(
-            status.run_id, lambda folder: replace_file(folder / "run.json", _pretty(body))
-        )
+        body = _pretty({"schema_version": 1, **to_plain(status)})
+        if self._attempt(status.run_id, "run.json", lambda path: replace_file(path, body)):
+            self._written[status.run_id] = status
 
     def add_event(self, event: Event) -> None:
         """Add a line to ``events.jsonl``, and one per metric of an epoch to ``metrics.jsonl``."""
@@ -109,28 +111,29 @@ class FolderObserver:
         run_id = _run_of(event)
         if run_id is None or event.is_volatile:
             return
-        self._attempt(run_id, lambda folder: _add(folder / "events.jsonl", encode(event) + "\n"))
+        self._attempt(run_id, "events.jsonl", lambda path: _add(path, encode(event) + "\n"))
         if isinstance(event, ProgressReported):
-            self._attempt(run_id, lambda folder: _add_metrics(folder / "metrics.jsonl", event))
+            self._attempt(run_id, "metrics.jsonl", lambda path: _add_metrics(path, event))
 
-    def _attempt(self, run_id: str, write: Callable[[Path], None]) -> None:
+    def _attempt(self, run_id: str, name: str, write: Callable[[Path], None]) -> bool:
         folder = self._folders.get(run_id)
         if folder is None or not folder.is_absolute():
-            return
+            return False
         try:
             make_folder(folder)
-            write(folder)
+            write(folder / name)
         except (OSError, ValueError, OverflowError) as error:  # the latter: a time beyond dates
-            if run_id not in self._failing:
-                self._failing.add(run_id)
+            if (run_id, name) not in self._failing:
+                self._failing.add((run_id, name))
                 self._log.warning(
-                    "the run's folder cannot be written; the store keeps everything",
+                    "a file for people cannot be written; the store keeps everything",
                     run_id=run_id,
-                    folder=str(folder),
+                    file=str(folder / name),
                     error=str(error),
                 )
-        else:
-            self._failing.discard(run_id)
+            return False
+        self._failing.discard((run_id, name))
+        return True
 
 
 def _run_of(event: Event) -> str | None:

@@ -140,9 +140,15 @@ def _advisory_lock(database: Database) -> Iterator[bool]:
     try:
         with explained(database.what):
             got = session.scalar(text(f"SELECT pg_try_advisory_lock({_POSTGRES_KEY})"))
-        yield bool(got)
+        try:
+            yield bool(got)
+        finally:
+            # Told, because the server notices a closed connection only some time later.
+            with suppress(StoreError), explained(database.what):
+                if got:
+                    session.execute(text(f"SELECT pg_advisory_unlock({_POSTGRES_KEY})"))
     finally:
-        # Closed for good: a pooled connection would keep the lock.
+        # Closed for good: whatever happened, a pooled connection must not keep the lock.
         session.invalidate()
         session.close()
 

@@ -122,12 +122,22 @@ def test_a_folder_that_cannot_be_written_is_logged_once_and_stops_nothing(tmp_pa
     with capture_logs() as logs:
         for number in range(1, 4):
             observe(epoch(number, attempt(1)), [row(blocked / "run")])
-    assert len(logs) == 1
-    assert logs[0]["log_level"] == "warning"
-    assert logs[0]["run_id"] == RUN
+    assert [entry["log_level"] for entry in logs] == ["warning"] * 3  # once a file
+    names = {Path(entry["file"]).name for entry in logs if entry["run_id"] == RUN}
+    assert names == {"run.json", "events.jsonl", "metrics.jsonl"}
     blocked.unlink()
     observe(epoch(4, attempt(1)), [row(blocked / "run")])
     assert (blocked / "run" / "run.json").exists()
+
+
+def test_a_status_is_written_once_until_it_changes(tmp_path: Path) -> None:
+    observe = FolderObserver()
+    observe.add_status(row(tmp_path))
+    (tmp_path / "run.json").unlink()
+    observe.add_status(row(tmp_path))
+    assert not (tmp_path / "run.json").exists()
+    observe.add_status(row(tmp_path, RunState.STOPPING))
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "STOPPING"
 
 
 def test_a_line_that_was_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
