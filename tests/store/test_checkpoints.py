@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import StoreError
@@ -115,7 +115,7 @@ def test_an_attempt_that_was_believed_dead_removes_nothing_of_the_newer_one(tmp_
         st.tuples(st.sampled_from(["recorded", "unrecorded", "restart"]), st.booleans()), max_size=9
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_was_recorded_last_and_best_is_there_whatever_is_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, bool]]
 ) -> None:

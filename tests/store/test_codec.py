@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import StoreError
@@ -26,7 +26,7 @@ def strict(text: str) -> Any:
 
 @pytest.mark.parametrize("kind", EVENT_TYPES)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject) -> None:
     event = data.draw(values(kind))
     text = encode(event)
@@ -38,13 +38,13 @@ def test_every_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject
 
 
 @given(values(RunStatus))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_status_comes_back_as_it_was(row: RunStatus) -> None:
     assert repr(from_plain(RunStatus, to_plain(row))) == repr(row)
 
 
 @given(events(), st.data())
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_damaged_record_is_an_event_or_a_store_error(event: Event, data: st.DataObject) -> None:
     text = encode(event)
     start = data.draw(st.integers(0, len(text)))

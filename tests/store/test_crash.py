@@ -172,7 +172,7 @@ def test_a_migration_that_is_killed_has_not_happened(tmp_path: Path) -> None:
         return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
 
     def tables() -> str:
-        with SqlStore(path)._database.engine.connect() as connection:
+        with SqlStore(path) as store, store._database.engine.connect() as connection:
             dump = connection.exec_driver_sql("SELECT sql FROM sqlite_master ORDER BY name").all()
             return repr([dump, connection.exec_driver_sql("SELECT epoch FROM lease").all()])
 

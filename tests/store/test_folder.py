@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -50,7 +50,7 @@ def test_something_else_called_latest_is_left_alone(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=70) | st.sampled_from(["..", ".", "", "a/../..", "%2e%2e", "a\x00b", "A"]))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_name_leads_out_of_the_folder(
     tmp_path_factory: pytest.TempPathFactory, name: str
 ) -> None:
