@@ -1,5 +1,6 @@
 """Trains every project of a config to its end; `python -m jobs.train CONFIG key=value`."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -83,14 +84,15 @@ def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_j
         cluster = RayCluster(LocalParts(), list_cards=list_cards, local_cards=cards)
         view = stack.enter_context(cli_live.view_of())
         interrupts = stack.enter_context(interruptible(client, view.note))
-        observe = cli_live.both(FolderObserver(), view.observe)
-        drive(Scheduler(), cluster, store, cluster, observe=observe)
+        scheduler = Scheduler()
+        listeners = (FolderObserver(), cli_live.reasons(store), view.observe)
+        observe = cli_live.observer(scheduler, *listeners)
+        drive(scheduler, cluster, store, cluster, observe=observe)
     runs = [client.run(run_id) for run_id in ids]
     cli_report.report(runs, as_json=as_json)
     return interrupts.exit_code or cli_report.exit_code(runs)
 
 
 if __name__ == "__main__":
-    from orchestrator.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))
+    words = [sys.executable, "-m", "orchestrator", "train", *sys.argv[1:]]
+    os.execv(sys.executable, words)  # noqa: S606 - the command itself: one place tells errors

@@ -1,5 +1,46 @@
 """Trains many detectors and classifiers at once on GPUs of mixed size."""
 
-__all__ = ["__version__"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.client import Client, Run, RunRecord
+    from orchestrator.config import Config, load_config
+    from orchestrator.errors import OrchestratorError
+    from orchestrator.types import RunId, RunSpec, RunState, TrainSettings
+
+__all__ = [
+    "Client",
+    "Config",
+    "OrchestratorError",
+    "Run",
+    "RunId",
+    "RunRecord",
+    "RunSpec",
+    "RunState",
+    "TrainSettings",
+    "__version__",
+    "load_config",
+]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Client": "client",
+    "Run": "client",
+    "RunRecord": "client",
+    "Config": "config",
+    "load_config": "config",
+    "OrchestratorError": "errors",
+    "RunId": "types",
+    "RunSpec": "types",
+    "RunState": "types",
+    "TrainSettings": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: `orc --help` and every worker import this package.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"orchestrator.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")

@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli_config import config_app
+from orchestrator.cli_words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
 from orchestrator.errors import ConfigError, OrchestratorError
 
 __all__ = ["app", "main"]
@@ -20,27 +22,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 success, 1 failed, 2 config or usage, 3 not found, 4 no GPU,"
     " 5 can never be scheduled, 6 Ray unreachable, 7 some runs failed, 9 stopped, 130 Ctrl-C.",
 )
-config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at configs.")
-app.add_typer(config_app, name="config", rich_help_panel=None)
-
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON (schema_version 1).")]
-Home: TypeAlias = Annotated[
-    Path | None, typer.Option("--home", help="Folder of the store; default: ORC_HOME.")
-]
-Runs: TypeAlias = Annotated[
-    Path | None, typer.Option("--runs", help="Folder of run folders; default: ./runs.")
-]
-Emulate: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--emulate-gpus", help='Emulate cards, such as "RTX 2060 6GB,RTX 4090".'),
-]
-Words: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A config file, then settings."),
-]
-RunName: TypeAlias = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, or enough of it; last.")
-]
+app.add_typer(config_app, name="config")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,8 +105,8 @@ def _root(
     """Train many YOLO detectors and timm classifiers at once on GPUs of mixed size."""
 
 
-@app.command(rich_help_panel=None)
-def train(
+@app.command("train")
+def _train(
     words: Words = None,
     emulate: Emulate = None,
     runs: Runs = None,
@@ -138,8 +120,8 @@ def train(
     return job(config, [*settings, *flags(emulate, runs)], home=home, as_json=as_json)
 
 
-@app.command()
-def resume(
+@app.command("resume")
+def _resume(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Default: all unfinished.")
     ] = None,
@@ -154,7 +136,7 @@ def resume(
 
 
 @app.command("ls")
-def ls_command(
+def _ls(
     as_json: Json = False,
     home: Home = None,
     project: Annotated[str | None, typer.Option(help="Only this project's runs.")] = None,
@@ -166,16 +148,16 @@ def ls_command(
     cli_read.list_runs(_client(home), as_json=as_json, project=project, limit=limit)
 
 
-@app.command()
-def show(run: RunName, as_json: Json = False, home: Home = None) -> None:
+@app.command("show")
+def _show(run: RunName, as_json: Json = False, home: Home = None) -> None:
     """Show one run with its epochs."""
     from orchestrator import cli_read
 
     cli_read.show(_client(home).show(run), as_json=as_json)
 
 
-@app.command()
-def logs(
+@app.command("logs")
+def _logs(
     run: RunName,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
@@ -188,10 +170,10 @@ def logs(
     cli_read.show_logs(_client(home), run, is_following=follow)
 
 
-@app.command()
-def stop(
+@app.command("stop")
+def _stop(
     run: RunName,
-    now: Annotated[bool, typer.Option("--now", help="At the next batch, not epoch.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="At once; the epoch is lost.")] = False,
     as_json: Json = False,
     home: Home = None,
 ) -> None:
@@ -201,32 +183,39 @@ def stop(
     cli_read.stop(_client(home), run, now=now, as_json=as_json)
 
 
-@app.command()
-def explain(run: RunName, as_json: Json = False, home: Home = None) -> int:
+@app.command("explain")
+def _explain(run: RunName, as_json: Json = False, home: Home = None) -> int:
     """Say why a run is where it is, with numbers and remedies."""
     from orchestrator import cli_read
 
     return cli_read.explain(_client(home).explain(run), as_json=as_json)
 
 
-@app.command()
-def queue(as_json: Json = False, home: Home = None) -> None:
-    """List runs that have not ended, in order."""
+@app.command("queue")
+def _queue(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[set RUN priority=N]")] = None,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List runs that have not ended, in order; or change the priority of one."""
     from orchestrator import cli_read
 
-    cli_read.queue(_client(home), as_json=as_json)
+    if words:
+        cli_read.set_priority(_client(home), words, as_json=as_json)
+    else:
+        cli_read.queue(_client(home), as_json=as_json)
 
 
-@app.command()
-def gpus(emulate: Emulate = None, as_json: Json = False) -> None:
+@app.command("gpus")
+def _gpus(emulate: Emulate = None, as_json: Json = False) -> None:
     """List the cards of this machine."""
     from orchestrator import cli_gpus
 
     cli_gpus.gpus(emulate, as_json=as_json)
 
 
-@app.command()
-def simulate(
+@app.command("simulate")
+def _simulate(
     words: Words = None,
     emulate: Emulate = None,
     as_json: Json = False,
@@ -236,75 +225,6 @@ def simulate(
 
     config, settings = split_words(words or [])
     return job(config, [*settings, *flags(emulate, None)], as_json=as_json)
-
-
-@config_app.command("show")
-def config_show(
-    words: Words = None,
-    origin: Annotated[bool, typer.Option("--origin", help="Say where values came from.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Print the resolved config."""
-    from orchestrator import cli_config
-
-    cli_config.show(*split_words(words or []), with_origin=origin, as_json=as_json)
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON schema of a config, for editors."""
-    from orchestrator import cli_config
-
-    cli_config.print_schema()
-
-
-@config_app.command("validate")
-def config_validate(words: Words = None, as_json: Json = False) -> None:
-    """Check a config and the files it names; starts nothing."""
-    from orchestrator import cli_config
-
-    cli_config.validate(*split_words(words or []), as_json=as_json)
-
-
-@config_app.command("path")
-def config_path(as_json: Json = False) -> None:
-    """Print where configs and the store are looked for."""
-    from orchestrator import cli_config
-
-    cli_config.print_paths(as_json=as_json)
-
-
-def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The config file, if the first word is one, and the `key=value` words."""
-    rest = list(words)
-    path: Path | None = None
-    if rest and ("=" not in rest[0] or Path(rest[0]).is_file()):
-        path = Path(rest.pop(0))
-    elif not rest and Path("orchestrator.yaml").is_file():
-        path = Path("orchestrator.yaml")
-    if path is None and not rest:
-        raise ConfigError(
-            "no config was given",
-            code="E1030",
-            fix=(
-                "orc train CONFIG, or orc train model=yolo11n.yaml data=made:digits-detect",
-                "or keep an orchestrator.yaml in this folder",
-            ),
-        )
-    return path, rest
-
-
-def flags(emulate: str | None, runs: Path | None) -> list[str]:
-    """Options as `key=value` words, which win over every other word because they stand last."""
-    import json
-
-    words = []
-    if emulate is not None:
-        cards = [name.strip() for name in emulate.split(",") if name.strip()]
-        words.append(f"cluster.emulate={json.dumps(cards)}")
-    if runs is not None:
-        words.append(f"runs={json.dumps(str(runs))}")
-    return words
 
 
 def _client(home: Path | None) -> Any:

@@ -1,81 +1,47 @@
-"""`orc config`: the resolved config with the origin of every value, its schema, a check."""
+"""`orc config ...`: its commands; what they do is in `cli_settings`."""
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
-from orchestrator.cli_say import columns, emit, emit_json, say
-from orchestrator.client import default_home
-from orchestrator.config import Config, Setting, load_config, schema, user_config_path
-from orchestrator.config_check import check_files
+import typer
 
-__all__ = ["print_paths", "print_schema", "show", "validate"]
+from orchestrator.cli_words import Json, Words, split_words
 
+__all__ = ["config_app"]
 
-def show(path: Path | None, words: Sequence[str], *, with_origin: bool, as_json: bool) -> None:
-    """Print the config as it will be used: YAML that can be run again, or a row a value."""
-    config = load_config(path, words)
-    rows = settings_of(config)
-    if as_json:
-        emit_json(
-            config=document(config),
-            origins={row.path: row.origin for row in rows},
-        )
-    elif with_origin:
-        body = ((row.path, json.dumps(row.value, default=str), row.origin) for row in rows)
-        emit(columns(("KEY", "VALUE", "FROM"), body))
-    else:
-        import yaml
-
-        emit(yaml.safe_dump(document(config), sort_keys=False, allow_unicode=True).rstrip())
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at configs.")
 
 
-def settings_of(config: Config) -> list[Setting]:
-    """Every value of a config, the shared ones first."""
-    return [*config.settings, *(row for project in config.projects for row in project.settings)]
+@config_app.command("show")
+def _show(
+    words: Words = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where values came from.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the resolved config."""
+    from orchestrator import cli_settings
+
+    cli_settings.show(*split_words(words or []), with_origin=origin, as_json=as_json)
 
 
-def document(config: Config) -> dict[str, object]:
-    """The config file that says the same with every value written out."""
-    cluster: dict[str, object] = {}
-    if config.emulate:
-        cluster["emulate"] = list(config.emulate)
-    if config.address:
-        cluster["address"] = config.address
-    return {
-        **({"cluster": cluster} if cluster else {}),
-        "runs": str(config.runs),
-        "projects": [dict(project.resolved) for project in config.projects],
-    }
+@config_app.command("schema")
+def _schema() -> None:
+    """Print the JSON schema of a config, for editors."""
+    from orchestrator import cli_settings
+
+    cli_settings.print_schema()
 
 
-def print_schema() -> None:
-    """Print the JSON schema of a config file."""
-    emit(json.dumps(schema(), indent=2))
+@config_app.command("validate")
+def _validate(words: Words = None, as_json: Json = False) -> None:
+    """Check a config and the files it names; starts nothing."""
+    from orchestrator import cli_settings
+
+    cli_settings.validate(*split_words(words or []), as_json=as_json)
 
 
-def validate(path: Path | None, words: Sequence[str], *, as_json: bool) -> None:
-    """Check a config and every file it names; an error says what to change."""
-    config = load_config(path, words)
-    check_files(config.projects)
-    names = [project.name for project in config.projects]
-    if as_json:
-        emit_json(valid=True, source=config.source, projects=names)
-    else:
-        say(f"{config.source} is valid: {len(names)} project(s): {', '.join(names)}")
+@config_app.command("path")
+def _path(as_json: Json = False) -> None:
+    """Print where configs and the store are looked for."""
+    from orchestrator import cli_settings
 
-
-def print_paths(*, as_json: bool) -> None:
-    """Print where this command looks."""
-    home = default_home()
-    rows = {
-        "user_config": str(user_config_path()),
-        "project_config": str(Path("orchestrator.yaml").resolve()),
-        "home": str(home),
-        "store": str(home / "orchestrator.db"),
-        "runs": str(Path("runs").resolve()),
-    }
-    if as_json:
-        emit_json(paths=rows)
-    else:
-        emit(columns(("WHAT", "PATH"), rows.items()))
+    cli_settings.print_paths(as_json=as_json)

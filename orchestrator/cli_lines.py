@@ -21,7 +21,7 @@ from orchestrator.messages import (
     RunSubmitted,
     StepReported,
 )
-from orchestrator.types import Card, RunId, RunState, RunStatus, Seconds
+from orchestrator.types import Card, Cause, RunId, RunState, RunStatus, Seconds
 
 __all__ = ["LinesView", "Waits", "line_of"]
 
@@ -87,6 +87,15 @@ def _told(metrics: Mapping[str, float]) -> list[str]:
     return [n for n in ("train/loss", "val/loss", main[0] if main else "") if n in metrics][:3]
 
 
+def _level(event: Event) -> str:
+    """How alarming an event is: what the scheduler mends by itself is a warning."""
+    if isinstance(event, NodeLost):
+        return "WARN "
+    if not isinstance(event, GangFailed) or event.cause is Cause.KILLED:
+        return "INFO "
+    return "WARN " if event.cause.is_infrastructure else "ERROR"
+
+
 class Waits:
     """Tells why a run waits, once a reason."""
 
@@ -125,7 +134,7 @@ class LinesView:
     ) -> None:
         self._stream.flush()
 
-    def observe(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
+    def observe(self, event: Event, statuses: Sequence[RunStatus]) -> None:
         """Show what happened; signs of life at most every 30 seconds."""
         if isinstance(event, StepReported):
             self._step(event)
@@ -133,8 +142,7 @@ class LinesView:
         if isinstance(event, ProgressReported):
             self._told_at[event.attempt.run_id] = event.at
         if (line := line_of(event)) is not None:
-            level = "ERROR" if isinstance(event, GangFailed | NodeLost) else "INFO "
-            self._print(event.at, level, line)
+            self._print(event.at, _level(event), line)
         for line in self._waits.lines(statuses):
             self._print(event.at, "INFO ", line)
 

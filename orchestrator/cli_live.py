@@ -1,8 +1,8 @@
 """What a person sees while runs train: bars on a terminal, plain lines everywhere else."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
@@ -10,6 +10,7 @@ from orchestrator.cli_lines import LinesView, Waits, line_of
 from orchestrator.cli_read import main_metric
 from orchestrator.cli_say import is_lively, span_text
 from orchestrator.messages import (
+    AttemptEvent,
     CancelRequested,
     Event,
     GangFailed,
@@ -22,23 +23,17 @@ from orchestrator.messages import (
     RunSubmitted,
     StepReported,
 )
-from orchestrator.types import RunId, RunStatus, Seconds
+from orchestrator.ports import Store
+from orchestrator.schedule.scheduler import Scheduler
+from orchestrator.types import PendingReason, RunId, RunState, RunStatus, Seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-__all__ = ["Bar", "BarsView", "Observe", "View", "both", "view_of"]
+__all__ = ["Bar", "BarsView", "View", "observer", "reasons", "run_of", "view_of"]
 
 _MOST_BARS = 24  # a terminal's height; runs beyond it are told when they end
-
-
-class Observe(Protocol):
-    """Told of every event, with the statuses that it changed."""
-
-    def __call__(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
-        """Take one event in."""
-        ...
 
 
 class View(Protocol):
@@ -57,7 +52,7 @@ class View(Protocol):
         """Leave the terminal as it was."""
         ...
 
-    def observe(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
+    def observe(self, event: Event, statuses: Sequence[RunStatus]) -> None:
         """Show what happened."""
         ...
 
@@ -72,14 +67,62 @@ def view_of(stream: TextIO | None = None) -> View:
     return BarsView(target) if is_lively(target) else LinesView(target)
 
 
-def both(first: Observe, second: Observe) -> Observe:
-    """One observer of two."""
+def observer(
+    scheduler: Scheduler, *listeners: Callable[[Event, Sequence[RunStatus]], None]
+) -> Callable[[Event], None]:
+    """An observer for the driver that tells each listener what changed as well.
 
-    def observe(event: Event, statuses: Sequence[RunStatus] = ()) -> None:
-        first(event, statuses)
-        second(event, statuses)
+    After events that may change why runs wait, the statuses of all waiting runs come along.
+    """
+
+    def observe(event: Event) -> None:
+        statuses: tuple[RunStatus, ...] = ()
+        if not event.is_volatile:
+            run_id = run_of(event)
+            own = () if run_id is None else (_known(scheduler, run_id),)
+            others = () if isinstance(event, ProgressReported) else _waiting(scheduler)
+            statuses = (*own, *(other for other in others if other.run_id != run_id))
+        for listen in listeners:
+            listen(event, statuses)
 
     return observe
+
+
+def _known(scheduler: Scheduler, run_id: RunId) -> RunStatus:
+    status = scheduler.status(run_id)
+    if status.reason is not None and not scheduler.nodes():
+        # Before the first node has joined, no card matches anything: that is no news.
+        return replace(status, reason=PendingReason.NOT_EVALUATED)
+    return status
+
+
+def _waiting(scheduler: Scheduler) -> tuple[RunStatus, ...]:
+    if not scheduler.nodes():
+        return ()
+    return tuple(s for s in scheduler.statuses() if s.state is RunState.PENDING)
+
+
+def reasons(store: Store) -> Callable[[Event, Sequence[RunStatus]], None]:
+    """A listener that publishes why runs wait when that changes, without a change of state."""
+    told: dict[RunId, PendingReason | None] = {}
+
+    def listen(_event: Event, statuses: Sequence[RunStatus]) -> None:
+        waiting = [status for status in statuses if status.state is RunState.PENDING]
+        news = [s for s in waiting if told.get(s.run_id, s) != s.reason]
+        told.update((status.run_id, status.reason) for status in waiting)
+        if news:
+            store.publish(news)
+
+    return listen
+
+
+def run_of(event: Event) -> RunId | None:
+    """The run that an event is about, if it is about one."""
+    if isinstance(event, RunSubmitted):
+        return event.spec.run_id
+    if isinstance(event, AttemptEvent):
+        return event.attempt.run_id
+    return getattr(event, "run_id", None)
 
 
 @dataclass(slots=True)
@@ -182,7 +225,7 @@ class BarsView:
     ) -> None:
         self._bars.stop()
 
-    def observe(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
+    def observe(self, event: Event, statuses: Sequence[RunStatus]) -> None:
         """Show what happened."""
         for line in self._waits.lines(statuses):
             self.note(line)

@@ -1,5 +1,6 @@
 """The reading commands: what `ls show logs explain queue gpus` print, for people and as JSON."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestrator.cli_say import (
     span_text,
 )
 from orchestrator.client import Client, Run, RunRecord
+from orchestrator.errors import ConfigError
 from orchestrator.types import Explanation, PendingReason
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "metric_text",
     "queue",
     "run_object",
+    "set_priority",
     "show",
     "show_logs",
     "stop",
@@ -176,6 +179,22 @@ def queue(client: Client, *, as_json: bool) -> None:
         )
 
 
+def set_priority(client: Client, words: Sequence[str], *, as_json: bool) -> None:
+    """`orc queue set RUN priority=N`."""
+    match = re.fullmatch(r"priority=(-?[0-9]{1,6})", words[2]) if len(words) == 3 else None
+    if words[0] != "set" or match is None:
+        raise ConfigError(
+            f"orc queue {' '.join(words)[:80]} is not understood",
+            code="E1030",
+            fix=("orc queue, or: orc queue set RUN priority=80",),
+        )
+    run = client.prioritize(words[1], int(match[1]))
+    if as_json:
+        emit_json(run=run_object(run), asked=True, priority=int(match[1]))
+    else:
+        say(f"{run.id} was asked to have priority {match[1]} (it has {run.priority})")
+
+
 def explain(explanation: Explanation, *, as_json: bool) -> int:
     """`orc explain RUN`; 5 when waiting can never help, because no card fits."""
     is_hopeless = explanation.reason in (
@@ -183,7 +202,7 @@ def explain(explanation: Explanation, *, as_json: bool) -> int:
         PendingReason.EXCEEDS_CLUSTER,
     )
     if as_json:
-        emit_json(explanation=asdict(explanation))
+        emit_json(**asdict(explanation))
     else:
         _print_explanation(explanation)
     return 5 if is_hopeless else 0
@@ -191,13 +210,10 @@ def explain(explanation: Explanation, *, as_json: bool) -> int:
 
 def _print_explanation(explanation: Explanation) -> None:
     reason = explanation.reason
-    note = "" if reason is None or reason.needs_person else "   (not an error)"
-    emit(
-        f"{explanation.run_id} is {explanation.state.value}"
-        + (f", {reason.value}{note}" if reason else "")
-    )
+    note = "" if reason is None or reason.needs_person else "  (not an error)"
+    emit(explanation.summary)
     for word, lines in (
-        ("", (explanation.summary,)),
+        ("reason", (f"{reason.value}{note}",) if reason else ()),
         ("asks", (explanation.asks,)),
         ("cluster", explanation.available),
         ("held by", explanation.blockers),
@@ -217,7 +233,7 @@ def stop(client: Client, run_id: str, *, now: bool, as_json: bool) -> None:
     elif run.state.is_terminal:
         say(f"{run.id} has already ended: {run.state.value}")
     else:
-        when = "at its next batch" if now else "after its epoch, when that is saved"
+        when = "at once" if now else "after its epoch, when that is saved"
         say(f"{run.id} was asked to stop {when}; to go on later: orc resume {run.id}")
         if driver is None:
             say("no driver runs now: it takes effect when one starts (orc resume, orc train)")

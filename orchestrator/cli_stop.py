@@ -27,7 +27,7 @@ class Interrupts:
 def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interrupts]:
     """Turn signals into requests to stop, which the driver takes from its store.
 
-    The first asks every unfinished run to stop after its epoch, the second at its next batch, the
+    The first asks every unfinished run to stop after its epoch, the second at once, the
     third ends this process at once, and the runs with it; what was recorded stays.
     """
     interrupts = Interrupts()
@@ -54,9 +54,9 @@ def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interr
 
 
 def _ask(client: Client, now: bool, say: Callable[[str], None]) -> None:
-    for run in client.queue():
-        client.stop(run.id, now=now)
+    asked = [client.stop(run.id, now=now).id for run in client.queue()]
     if now:
-        say("stopping at the next batch; once more ends everything now")
+        say("stopping at once; resuming repeats the epoch under way (orc resume)")
     else:
-        say("stopping after the epoch under way, which is saved; again: stop now")
+        say("stopping after the epoch under way, which is saved; again: at once")
+        say("to go on later: " + "; ".join(f"orc resume {run_id}" for run_id in asked[:3]))

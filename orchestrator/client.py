@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.client_records import Run, RunRecord, asked_run, run_of
 from orchestrator.errors import ConfigError, NotFoundError
-from orchestrator.messages import CancelRequested, ResumeRequested, RunSubmitted
+from orchestrator.messages import CancelRequested, PriorityChanged, ResumeRequested, RunSubmitted
 from orchestrator.types import Explanation, RunId, RunSpec, RunState, Seconds
 
 if TYPE_CHECKING:
@@ -138,12 +138,17 @@ class Client:
             )
 
     def find(self, text: str) -> RunId:
-        """The full id that `text` means; raises as `run` does."""
-        ids = [RunId(run.id) for run in self.runs()]
-        if text in ids:
+        """The full id that `text` means: an id or enough of it, `last`, or a project's newest run.
+
+        Raises:
+            NotFoundError, ConfigError: As `run` does.
+        """
+        projects = self._projects()
+        ids = sorted(projects)
+        if text in projects:
             return RunId(text)
-        if text == "last" and ids:
-            return max(ids)
+        if newest := [i for i in ids if text in ("last", projects[i])]:
+            return newest[-1]
         found = [i for i in ids if text and i.startswith(text)]
         found = found or [i for i in ids if text and text in i]
         if len(found) == 1:
@@ -161,6 +166,15 @@ class Client:
             why=(f"{len(ids)} runs in {self.path}",),
             fix=("orc ls shows every run; --home or ORC_HOME chooses another store",),
         )
+
+    def _projects(self) -> dict[RunId, str]:
+        """The project of every run, those included that no driver has taken yet."""
+        if not self.path.exists():
+            return {}
+        with self.store() as store:
+            asked = [e.spec for e in store.waiting() if isinstance(e, RunSubmitted)]
+            known = {status.run_id: status.project for status in store.statuses()}
+        return known | {spec.run_id: spec.project for spec in asked}
 
     def explain(self, run_id: str) -> Explanation:
         """Why a run is where it is: the journal replayed into a scheduler; raises as `run` does."""
@@ -183,6 +197,24 @@ class Client:
             with self.store() as store:
                 event = CancelRequested(at=self._clock(), run_id=RunId(run.id), now=now)
                 store.ask(event)
+        return run
+
+    def prioritize(self, run_id: str, priority: int) -> Run:
+        """Ask for another priority of a run; returns the run as it was.
+
+        Raises:
+            ConfigError: E1033, outside -1000 to 1000; and as `run` does.
+        """
+        if not -1000 <= priority <= 1000:
+            raise ConfigError(
+                f"priority {priority} is outside -1000 to 1000",
+                code="E1033",
+                fix=("50 is what runs have by default; higher goes first",),
+            )
+        run = self.run(run_id)
+        with self.store() as store:
+            event = PriorityChanged(at=self._clock(), run_id=RunId(run.id), priority=priority)
+            store.ask(event)
         return run
 
     def resume(self, run_id: str | None = None) -> tuple[RunId, ...]:
@@ -228,7 +260,8 @@ class Client:
     def logs(self, run_id: str) -> tuple[Path, ...]:
         """The log files of a run that exist, oldest attempt first; raises as `run` does."""
         folder = Path(self.run(run_id).folder)
-        return tuple(sorted([*folder.glob("logs/*.log"), *folder.glob("attempts/*/*.log")]))
+        # attempt-2 stands before attempt-10
+        return tuple(sorted(folder.glob("logs/*.log"), key=lambda p: (len(p.name), p.name)))
 
     def wait(self, run_id: str, timeout: Seconds | None = None) -> Run:
         """Return the run once it has ended, or as it is after `timeout` seconds."""

@@ -77,11 +77,11 @@ def _make_folder(order: Order, config: Config, cards: Sequence[Card]) -> None:
     from orchestrator.store.folder import create_run_folder, write_config, write_environment
 
     folder = create_run_folder(config.runs, order.spec.project, order.spec.run_id)
-    write_config(folder, yaml.safe_dump(resolved(order, config), sort_keys=False))
-    write_environment(folder, facts(cards))
+    write_config(folder, yaml.safe_dump(_resolved(order, config), sort_keys=False))
+    write_environment(folder, _facts(cards))
 
 
-def resolved(order: Order, config: Config) -> dict[str, Any]:
+def _resolved(order: Order, config: Config) -> dict[str, Any]:
     """The config file that trains this run alone again."""
     cluster = {"cluster": {"emulate": list(config.emulate)}} if config.emulate else {}
     block = dict(order.project.resolved)
@@ -90,7 +90,7 @@ def resolved(order: Order, config: Config) -> dict[str, Any]:
     return {**cluster, "runs": str(config.runs), "projects": [block]}
 
 
-def facts(cards: Sequence[Card]) -> dict[str, Any]:
+def _facts(cards: Sequence[Card]) -> dict[str, Any]:
     """What made the result: versions, machine, cards."""
     versions = {}
     for name in _LIBRARIES:

@@ -22,7 +22,15 @@ from orchestrator.config_words import Problem, nearest, problems_of, raise_probl
 from orchestrator.config_yaml import Document, KeyPath, path_text, read_yaml, shown
 from orchestrator.errors import ConfigError
 
-__all__ = ["Config", "Project", "Setting", "load_config", "load_shared", "schema", "user_config_path"]
+__all__ = [
+    "Config",
+    "Project",
+    "Setting",
+    "load_config",
+    "load_shared",
+    "schema",
+    "user_config_path",
+]
 
 _SHARED = ("cluster", "runs")
 _PROJECT_KEYS = frozenset(ProjectModel.model_fields)

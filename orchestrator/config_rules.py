@@ -156,6 +156,8 @@ def card_problems(place: Place, path: KeyPath, names: tuple[str, ...]) -> list[P
             else:
                 find_card(name)
         except OrchestratorError as error:
+            if error.code == "E1052" and path[-1] == "gpu_type":
+                continue  # a family, such as A100: all its cards are allowed
             text, where = place.of(path)
             found.append(
                 Problem(f"{text}: {error.what} ({where})", code="E1015", fix="; ".join(error.fix))

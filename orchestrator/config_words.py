@@ -30,6 +30,32 @@ _SAYINGS: Mapping[str, str] = {
     "value_error": "{error}",
 }
 
+_ELSEWHERE: Mapping[str, str] = {  # what other tools and other blocks call our keys
+    "lr": "lr0",
+    "learning_rate": "lr0",
+    "batch_size": "batch",
+    "batchsize": "batch",
+    "effective_batch": "batch",
+    "img_size": "imgsz",
+    "image_size": "imgsz",
+    "num_workers": "workers",
+    "num_epochs": "epochs",
+    "opt": "optimizer",
+    "precision": "amp",
+    "early_stopping": "patience",
+    "gpus": "resources.gpus",
+    "gpu_type": "resources.gpu_type",
+    "memory": "resources.memory",
+    "cpus": "resources.cpus",
+    "priority": "schedule.priority",
+    "queue": "schedule.queue",
+    "max_duration": "schedule.max_duration",
+    "retry": "schedule.retry",
+    "min_vram": "memory",
+    "emulate": "cluster.emulate",
+    "address": "cluster.address",
+}
+
 
 class Problem:
     """One thing that is wrong, ready to be said."""
@@ -52,6 +78,8 @@ def nearest(word: str, known: Collection[str], count: int = 3) -> tuple[str, ...
 def unknown_key(path: str, where: str, word: str, known: Collection[str]) -> Problem:
     """The problem of a key that nobody knows, with the nearest ones."""
     close = nearest(word, known)
+    if meant := _ELSEWHERE.get(word.lower()):
+        close = (meant, *(key for key in close if key != meant))
     return Problem(
         f"{path} is not a known key ({where})",
         code="E1010",

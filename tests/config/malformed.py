@@ -98,17 +98,14 @@ def _field(key: str, value: str, *words: str) -> Wrong:
 
 
 def _fields() -> Iterator[Wrong]:
-    for key in WHOLE:
-        for value in NOT_WHOLE:
-            yield _field(key, value, _path(key, value))
-    for value in NOT_NUMBERS:
-        yield _field("lr0", value, _path("lr0", value))
-    for key in ("amp", "cache", "optimizer", "trainer"):
-        for value in NOT_WORDS:
-            yield _field(key, value, _path(key, value))
-    for key in ("model", "data"):
-        for value in NOT_TEXT:
-            yield _field(key, value, _path(key, value))
+    words = ("amp", "cache", "optimizer", "trainer")
+    for keys, values in (
+        (WHOLE, NOT_WHOLE),
+        (("lr0",), NOT_NUMBERS),
+        (words, NOT_WORDS),
+        (("model", "data"), NOT_TEXT),
+    ):
+        yield from (_field(k, v, _path(k, v)) for k in keys for v in values)
     for value in ("0", "[0, 1]", "cuda:0", "mps", '"0,1"', "true"):
         yield _field("device", value, "projects[0].device", "resources.gpus")
     for value in ("{min: 16, max: 64}", "-1", "auto"):

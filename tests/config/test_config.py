@@ -217,7 +217,7 @@ plain = st.recursive(
     | st.booleans()
     | st.integers(-(10**17), 10**17)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=20),
+    | st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=20),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text("abcdefgh", min_size=1), inner, max_size=3)

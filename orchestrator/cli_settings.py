@@ -1,0 +1,81 @@
+"""`orc config`: the resolved config with the origin of every value, its schema, a check."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.cli_say import columns, emit, emit_json, say
+from orchestrator.client import default_home
+from orchestrator.config import Config, Setting, load_config, schema, user_config_path
+from orchestrator.config_check import check_files
+
+__all__ = ["print_paths", "print_schema", "show", "validate"]
+
+
+def show(path: Path | None, words: Sequence[str], *, with_origin: bool, as_json: bool) -> None:
+    """Print the config as it will be used: YAML that can be run again, or a row a value."""
+    config = load_config(path, words)
+    rows = _settings(config)
+    if as_json:
+        emit_json(
+            config=_document(config),
+            origins={row.path: row.origin for row in rows},
+        )
+    elif with_origin:
+        body = ((row.path, json.dumps(row.value, default=str), row.origin) for row in rows)
+        emit(columns(("KEY", "VALUE", "FROM"), body))
+    else:
+        import yaml
+
+        emit(yaml.safe_dump(_document(config), sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _settings(config: Config) -> list[Setting]:
+    """Every value of a config, the shared ones first."""
+    return [*config.settings, *(row for project in config.projects for row in project.settings)]
+
+
+def _document(config: Config) -> dict[str, object]:
+    """The config file that says the same with every value written out."""
+    cluster: dict[str, object] = {}
+    if config.emulate:
+        cluster["emulate"] = list(config.emulate)
+    if config.address:
+        cluster["address"] = config.address
+    return {
+        **({"cluster": cluster} if cluster else {}),
+        "runs": str(config.runs),
+        "projects": [dict(project.resolved) for project in config.projects],
+    }
+
+
+def print_schema() -> None:
+    """Print the JSON schema of a config file."""
+    emit(json.dumps(schema(), indent=2))
+
+
+def validate(path: Path | None, words: Sequence[str], *, as_json: bool) -> None:
+    """Check a config and every file it names; an error says what to change."""
+    config = load_config(path, words)
+    check_files(config.projects)
+    names = [project.name for project in config.projects]
+    if as_json:
+        emit_json(valid=True, source=config.source, projects=names)
+    else:
+        say(f"{config.source} is valid: {len(names)} project(s): {', '.join(names)}")
+
+
+def print_paths(*, as_json: bool) -> None:
+    """Print where this command looks."""
+    home = default_home()
+    rows = {
+        "user_config": str(user_config_path()),
+        "project_config": str(Path("orchestrator.yaml").resolve()),
+        "home": str(home),
+        "store": str(home / "orchestrator.db"),
+        "runs": str(Path("runs").resolve()),
+    }
+    if as_json:
+        emit_json(paths=rows)
+    else:
+        emit(columns(("WHAT", "PATH"), rows.items()))

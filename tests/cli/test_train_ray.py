@@ -1,0 +1,147 @@
+"""`orc train` on a Ray of its own: to the end, through a kill, through Ctrl-C, handed over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.client import Client
+from orchestrator.types import RunState
+
+pytestmark = pytest.mark.ray
+
+CONFIG = """\
+cluster: {emulate: ["RTX 2060 6GB"]}
+projects:
+  - {name: one, trainer: fake, model: fake, data: none, epochs: 4, epoch_seconds: 0.4}
+  - {name: two, trainer: fake, model: fake, data: none, epochs: 2, epoch_seconds: 0.1}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "exp.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    variables = {"ORC_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "ORC_CONFIG": "none"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", *words],
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def train(folder: Path, *words: str) -> tuple[int, str, str]:
+    process = start(folder, "train", "exp.yaml", *words)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stderr is not None
+    return iter(process.stderr)
+
+
+def runs(folder: Path) -> dict[str, Any]:
+    return {run.project: run for run in Client(folder / "home").runs()}
+
+
+def test_every_project_is_trained_and_reported(folder: Path) -> None:
+    code, out, err = train(folder, "--json")
+    assert code == 0, err
+    told = {run["project"]: run for run in json.loads(out)["runs"]}
+    assert {name: run["state"] for name, run in told.items()} == {
+        "one": "SUCCEEDED",
+        "two": "SUCCEEDED",
+    }
+    assert all("emulated" in run["gpu"] for run in told.values())
+    for run in told.values():
+        names = {path.name for path in Path(run["folder"]).iterdir()}
+        assert {"run.json", "config.yaml", "env.json", "events.jsonl", "metrics.jsonl"} <= names
+        state = json.loads((Path(run["folder"]) / "run.json").read_text())["state"]
+        assert state == "SUCCEEDED"
+    assert "\x1b" not in err
+    assert err.count(" epoch ") == 6
+
+
+def test_some_failed_is_7_and_the_failure_is_told(folder: Path) -> None:
+    code, out, _ = train(folder, "two.fail_at_epoch=1", "two.schedule.retry=0", "one.epochs=1")
+    assert code == 7
+    assert "USER_ERROR" in out
+    assert "orc logs" in out
+
+
+def test_after_a_kill_the_same_command_goes_on_and_no_epoch_is_counted_twice(
+    folder: Path,
+) -> None:
+    process = start(folder, "train", "exp.yaml")
+    for line in lines(process):
+        if "epoch 2/4" in line:
+            process.kill()
+            break
+    process.communicate(timeout=60)
+    before = runs(folder)
+    assert before["one"].state is RunState.RUNNING
+    code, _, err = train(folder)
+    assert code == 0, err
+    assert "goes on with the unfinished run" in err
+    after = runs(folder)
+    assert {name: run.id for name, run in after.items()} == {
+        name: run.id for name, run in before.items()
+    }
+    assert after["one"].attempts == 2
+    rows = Client(folder / "home").show("one").progress
+    assert [row.epoch for row in rows] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_after_the_epoch_and_resume_finishes(
+    number: signal.Signals, code: int, folder: Path
+) -> None:
+    process = start(folder, "train", "exp.yaml")
+    told = ""
+    for line in lines(process):
+        told += line
+        if "epoch 1/4" in line:
+            os.killpg(process.pid, number)  # as a terminal does: the whole foreground group
+            break
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "orc resume" in err
+    stopped = runs(folder)
+    assert stopped["one"].state is RunState.CANCELLED
+    assert 1 <= stopped["one"].epoch < 4
+    resumed = start(folder, "resume", "one", "two")
+    resumed.communicate(timeout=120)
+    assert resumed.returncode == 0
+    assert {run.state for run in runs(folder).values()} == {RunState.SUCCEEDED}
+
+
+def test_a_run_that_a_person_stopped_ends_with_9_and_a_second_train_is_handed_over(
+    folder: Path,
+) -> None:
+    process = start(folder, "train", "exp.yaml", "one.epochs=200")
+    for line in lines(process):
+        if "epoch 1/200" in line:
+            break
+    code, _, err = train(folder, "seed=7", "one.epochs=1")
+    assert code == 0
+    assert "queued with the driver that runs already" in err
+    Client(folder / "home").stop(
+        next(r.id for r in Client(folder / "home").runs() if r.epochs == 200)
+    )
+    process.communicate(timeout=90)
+    assert process.returncode == 9
+    assert [run.state for run in Client(folder / "home").runs()].count(RunState.SUCCEEDED) == 3
