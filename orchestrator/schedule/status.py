@@ -39,6 +39,7 @@ def gpu_text(placement: Placement, ledger: Ledger) -> str:
     for share in placement.shares:
         if share.card is None:
             return "cpu"
-        name = ledger.nodes[share.node_id].cards[share.card].card.name
-        words.append(f"{share.node_id}:{share.card} {name}")
+        card = ledger.nodes[share.node_id].cards[share.card].card
+        mark = " (emulated)" if card.is_emulated else ""
+        words.append(f"{share.node_id}:{share.card} {card.name}{mark}")
     return ", ".join(words)
