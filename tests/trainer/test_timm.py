@@ -111,15 +111,14 @@ def close_to(link: RecordingLink) -> list[Any]:
     return [pytest.approx(metrics, rel=1e-4, abs=1e-4) for metrics in values(link.reported)]
 
 
-@pytest.mark.parametrize(("workers", "cut"), [(0, WHOLE), (2, RAGGED)])
 def test_five_epochs_killed_after_two_end_like_five_undisturbed_ones(
-    settings: TrainSettings, tmp_path: Path, workers: int, cut: BatchPlan
+    settings: TrainSettings, tmp_path: Path
 ) -> None:
-    settings = replace(settings, epochs=5, workers=workers, options=EVERYTHING)
-    _, whole = fit(settings, tmp_path / "whole", batch=cut)
-    _, first = fit(settings, tmp_path / "cut", batch=cut, kill_after=2)
+    settings = replace(settings, epochs=5, workers=2, options=EVERYTHING)
+    _, whole = fit(settings, tmp_path / "whole", batch=RAGGED)
+    _, first = fit(settings, tmp_path / "cut", batch=RAGGED, kill_after=2)
     torch.rand(17)  # chance that was drawn in between does not matter
-    outcome, second = fit(settings, tmp_path / "cut", batch=cut, resume_from=first.saved[-1])
+    outcome, second = fit(settings, tmp_path / "cut", batch=RAGGED, resume_from=first.saved[-1])
     assert outcome is Outcome.FINISHED
     assert values(first.reported + second.reported) == close_to(whole)
     assert len(values(first.reported)) == 2
@@ -246,9 +245,9 @@ def test_a_run_that_gets_no_better_stops_early_and_stays_stopped(
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_learns(settings: TrainSettings, tmp_path: Path, amp: str) -> None:
-    outcome, link = fit(replace(settings, amp=amp, epochs=2), tmp_path, batch=RAGGED)
+    outcome, link = fit(replace(settings, amp=amp, epochs=1), tmp_path, batch=RAGGED)
     assert outcome is Outcome.FINISHED
-    assert len(link.reported) == 2
+    assert len(link.reported) == 1
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_last_fraction(
