@@ -91,6 +91,7 @@ class CardGroups:
     def __init__(self) -> None:
         self._groups: dict[NodeId, _Group] = {}
         self._units = UnitLedger()
+        self._task = ray.remote(_accelerators)
         self.waited: dict[Any, NodeId] = {}
 
     def prepare(self, node: Node, ray_id: str, count: int) -> bool:
@@ -172,9 +173,8 @@ class CardGroups:
         self.waited.clear()
 
     def _probe(self, known: _Group) -> None:
-        task = ray.remote(_accelerators)
         for place in range(known.count):
-            ref = task.options(
+            ref = self._task.options(
                 num_cpus=0,
                 num_gpus=1 / UNITS,
                 scheduling_strategy=_in_bundle(known.group, place),

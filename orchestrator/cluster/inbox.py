@@ -106,12 +106,12 @@ class InboxReader:
     """The driver's side: one outstanding poll, and a way to read what is there now."""
 
     def __init__(self, node_id: str) -> None:
-        self._options = {
-            "num_cpus": 0,
-            "max_restarts": 0,
-            "max_concurrency": _MAX_SENDERS,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
-        }
+        self._actor = ray.remote(Inbox).options(
+            num_cpus=0,
+            max_restarts=0,
+            max_concurrency=_MAX_SENDERS,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        )
         self._seen = 0
         self._acknowledged = 0
         self.polled: Any = None
@@ -119,7 +119,7 @@ class InboxReader:
 
     def open(self) -> None:
         """Begin with an empty inbox: at first, and after the process of the last one died."""
-        self.handle = ray.remote(Inbox).options(**self._options).remote()
+        self.handle = self._actor.remote()
         self._seen = self._acknowledged = 0
         self.polled = None
 

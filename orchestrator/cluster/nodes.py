@@ -76,6 +76,7 @@ class RayNodes:
         self._own_id: str = context.get_node_id()
         host, _, port = context.gcs_address.rpartition(":")
         self._control = (host.strip("[]"), int(port))
+        self._task = ray.remote(_cards_here)
         self._known: dict[NodeId, _Known] = {}
         self._compared_at: Seconds = float("-inf")
         self._silent_since: Seconds | None = None
@@ -174,7 +175,7 @@ class RayNodes:
         return [NodeJoined(at=now, node=node)]
 
     def _ask_cards(self, name: NodeId, known: _Known) -> None:
-        task = ray.remote(_cards_here).options(
+        task = self._task.options(
             num_cpus=0,
             num_gpus=0,
             max_retries=0,

@@ -75,6 +75,7 @@ class RayCluster:
         self._nodes = RayNodes(list_cards, local_cards)
         self._groups = CardGroups()
         self._reader = InboxReader(ray.get_runtime_context().get_node_id())
+        self._worker = ray.remote(Worker)  # made once: each is sent to Ray's control process
         self._gangs: dict[AttemptId, _Gang] = {}
         self._refs: dict[Any, AttemptId] = {}
         self._early: deque[Event] = deque()  # known before anything had to be waited for
@@ -197,7 +198,7 @@ class RayCluster:
         return events
 
     def _launch(self, gang: _Gang, options: dict[str, Any]) -> None:
-        actor = ray.remote(Worker).options(
+        actor = self._worker.options(
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=4,  # a request to stop comes in while `fit` runs

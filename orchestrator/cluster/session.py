@@ -1,24 +1,28 @@
 """Starting a Ray on this machine, or joining one that runs; always with an explicit token mode."""
 
+import atexit
 import logging
 import os
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from orchestrator.cluster.guard import TAG_NAME
 from orchestrator.errors import ClusterError
 from orchestrator.types import Card, Seconds
 
 __all__ = ["joined_ray", "local_ray", "token_file", "use_token"]
 
 _CONNECT_SECONDS: Seconds = 5.0
+_FAREWELL_SECONDS: Seconds = 1.0
 # Ray refuses less than 75 MB. Nothing larger than a report passes through its object store, and a
 # small one also fits the 64 MB of /dev/shm that containers have (Ray then says so and uses a file).
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
@@ -63,9 +67,7 @@ def use_token(file: Path) -> None:
 
 
 @contextmanager
-def local_ray(
-    *, num_cpus: int, cards: Sequence[Card], home: Path, temp_dir: Path | None = None
-) -> Iterator[None]:
+def local_ray(*, num_cpus: int, cards: Sequence[Card], home: Path) -> Iterator[None]:
     """A Ray of this machine's own, ended with the block.
 
     Call it in the main thread: its processes die with the thread that started them.
@@ -74,7 +76,6 @@ def local_ray(
         num_cpus: CPUs that runs may count on.
         cards: Real or emulated; Ray is told how many there are.
         home: Where the token is kept.
-        temp_dir: For Ray's sockets and logs, a short path; None takes one that is removed.
 
     Raises:
         ClusterError: Ray did not start.
@@ -84,20 +85,18 @@ def local_ray(
     os.environ.pop("RAY_ADDRESS", None)  # it would turn "start one" into "join that one"
     if any(card.is_emulated for card in cards):  # Ray refuses more GPUs than it makes visible
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    folder = temp_dir or _own_temp_dir()
-    try:
-        with _connected(
+    with (
+        _guarded() as folder,
+        _connected(
             address="local",
             num_cpus=num_cpus,
             num_gpus=len(cards),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(folder),
-        ):
-            yield
-    finally:
-        if temp_dir is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        ),
+    ):
+        yield
 
 
 @contextmanager
@@ -127,17 +126,33 @@ def joined_ray(address: str) -> Iterator[None]:
 def _connected(**options: Any) -> Iterator[None]:
     import ray
 
+    driver: Any = ray._private.worker  # Ray prints what it thinks of deaths, to standard output
     _reread_environment()
     for name in ("ray", "ray._private.worker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says comes as events
     try:
         ray.init(log_to_driver=False, configure_logging=False, namespace="orchestrator", **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # where Ray's processes do not start, it raises no narrower class
         raise _refused(str(options["address"]), error) from error
+    farewell: threading.Thread | None = None
+    printing, driver.print_to_stdstream = driver.print_to_stdstream, _log
     try:
         yield
+    except ClusterError:  # Ray is gone, and a farewell would wait for its answer
+        atexit.unregister(ray.shutdown)
+        farewell = threading.Thread(target=ray.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(_FAREWELL_SECONDS)
+        raise
     finally:
-        ray.shutdown()
+        if farewell is None:
+            ray.shutdown()
+        driver.print_to_stdstream = printing
+
+
+def _log(data: Mapping[str, Any], **_: object) -> None:
+    """What Ray would print on standard output, where results go."""
+    logging.getLogger("orchestrator.ray").debug("%s", "\n".join(map(str, data["lines"])))
 
 
 def _reread_environment() -> None:
@@ -189,20 +204,28 @@ def _token_mode() -> str:
     return "token" if named or (Path.home() / ".ray" / "auth_token").exists() else "disabled"
 
 
-def _own_temp_dir() -> Path:
-    """A short path (Unix sockets allow 107 characters), and none left of drivers that are gone."""
-    root = Path(tempfile.gettempdir()) / f"orc-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        raise ClusterError(
-            f"{root} belongs to another user",
-            code="E4004",
-            fix=("set TMPDIR to a folder of yours",),
-        )
-    for old in root.iterdir():
-        if old.name.isdigit() and not psutil.pid_exists(int(old.name)):
-            with suppress(OSError):
-                shutil.rmtree(old)
-    folder = root / str(os.getpid())
-    folder.mkdir(exist_ok=True)
-    return folder
+@contextmanager
+def _guarded() -> Iterator[Path]:
+    """A folder for Ray, and nothing left of it or of Ray's processes when this process is gone.
+
+    The path is short: Unix sockets allow 107 characters.
+    """
+    folder = tempfile.mkdtemp(prefix="orc-")
+    if sys.platform != "linux":  # the guard reads /proc
+        yield Path(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    tag = secrets.token_hex(8)
+    guard = subprocess.Popen(  # noqa: S603 - our own file, run by our own interpreter
+        [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), tag, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env={},
+        start_new_session=True,  # Ctrl-C is for the driver
+    )
+    os.environ[TAG_NAME] = tag
+    try:
+        yield Path(folder)
+    finally:
+        del os.environ[TAG_NAME]
+        guard.communicate()  # closes its input, and waits until it is done
