@@ -106,7 +106,7 @@ class Router:
 
 def _route(ask: Ask, ledger: Ledger) -> Route:
     if ask.device is DeviceKind.CPU:
-        enough = any(room.node.num_cpus >= ask.cpus for room in ledger.nodes.values())
+        enough = any(cpus >= ask.cpus for cpus, _ in ledger.models)
         return Route(reason=None if enough else PendingReason.EXCEEDS_CLUSTER)
     pools = tuple(pool for kind, pool in sorted(ledger.pools.items()) if matches(ask, pool))
     if not pools:
@@ -124,12 +124,11 @@ def _route(ask: Ask, ledger: Ledger) -> Route:
 
 def _holds(ask: Ask, pools: tuple[Pool, ...], ledger: Ledger) -> tuple[bool, bool]:
     """Whether one node, and whether all nodes together, could hold the ask when empty."""
+    kinds = {pool.kind for pool in pools}
     most = total = 0
-    for order, room in ledger.by_order.items():
-        num = sum(pool.num_cards.get(order, 0) for pool in pools)
-        if num:
-            num = within_cpus(num, room.node.num_cpus, ask)
-            most, total = max(most, num), total + num
+    for (cpus, cards), num_nodes in ledger.models.items():
+        num = within_cpus(sum(n for kind, n in cards if kind in kinds), cpus, ask)
+        most, total = max(most, num), total + num * num_nodes
     return most >= ask.num_workers, total >= ask.num_workers
 
 

@@ -6,10 +6,11 @@ from typing import TypeAlias
 
 from orchestrator.types import Bytes, Card, Node, RunId, Share
 
-__all__ = ["CardRoom", "Kind", "NodeRoom", "Pool", "Size", "Tally"]
+__all__ = ["CardRoom", "Kind", "Model", "NodeRoom", "Pool", "Size", "Tally"]
 
 Kind: TypeAlias = tuple[Bytes, str]  # memory first: smaller cards sort, and are tried, first
 Size: TypeAlias = Bytes | None  # bytes of a card, or a whole card
+Model: TypeAlias = tuple[float, tuple[tuple[Kind, int], ...]]  # CPUs, cards of each kind
 
 # A desktop shows its picture with some of the card; a training by someone else holds far more.
 FOREIGN_TOLERANCE = 0.1  # of the card's memory, and the card still counts as unused
@@ -60,6 +61,7 @@ class NodeRoom:
     cards: dict[int, CardRoom] = field(default_factory=dict)
     free_cpus: float = 0.0
     runs: dict[RunId, list[Share]] = field(default_factory=dict)
+    model: "Model" = (0.0, ())
 
 
 class Tally:

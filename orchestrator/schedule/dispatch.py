@@ -14,7 +14,7 @@ A run that no known card could ever hold waits aside and is in nobody's way.
 """
 
 import heapq
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -23,7 +23,8 @@ from orchestrator.schedule.cards import NodeRoom, Pool
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder, Queue, Shape
 from orchestrator.schedule.placement import IsOpen, find, find_on, fullest
-from orchestrator.schedule.preempt import Claim, World, choose, will_fit
+from orchestrator.schedule.preempt import Claim, World, choose, soon, will_fit
+from orchestrator.schedule.preempt_spread import Reach, choose_spread
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import DeviceKind, NodeId, Placement, RunId, Seconds
 
@@ -178,26 +179,39 @@ class Dispatch:
     def _choose(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
         world = self._world(record)
         below = self.evictions.below(record.priority)
+        if route.is_spread:
+            return self._choose_spread(record, shape, route, world)
         hopeless = shape.hopeless_priority
         if hopeless is None or record.priority > hopeless:
-            return choose(record, route, world, below)
+            return soon(record, route, world) or choose(record, route, world, below)
         if not self.ledger.grown:
             return None
-        if not route.is_spread:
-            local = {run_id for room in self._rooms(self.ledger.grown) for run_id in room.runs}
-            return choose(record, route, world, (run_id for run_id in below if run_id in local))
-        return choose(record, route, world, below)
+        local = {run_id for room in self._rooms(self.ledger.grown) for run_id in room.runs}
+        return choose(record, route, world, (run_id for run_id in below if run_id in local))
+
+    def _choose_spread(
+        self, record: RunRecord, shape: Shape, route: Route, world: World
+    ) -> Claim | None:
+        reach = shape.reach.setdefault(record.priority, Reach())
+        if not reach.is_enough(record, route, world):
+            return None
+        return choose_spread(record, route, world, self.evictions.below(record.priority))
 
     def _world(self, record: RunRecord) -> World:
-        def ahead(room: NodeRoom) -> list[Ask]:
-            claimants = self._claimants.get(room.node.node_id, ())
-            return [
-                other.ask
-                for other in sorted(claimants, key=lambda other: other.key)
-                if other.key < record.key
-            ]
+        def ahead(room: NodeRoom) -> Sequence[Ask]:
+            claimants = self._claimants.get(room.node.node_id)
+            if not claimants:
+                return ()
+            before = [other for other in claimants if other.key < record.key]
+            return [other.ask for other in sorted(before, key=lambda other: other.key)]
 
-        return World(runs=self.runs, nodes=self.ledger.nodes, leaving=self.leaving, ahead=ahead)
+        return World(
+            runs=self.runs,
+            ledger=self.ledger,
+            leaving=self.leaving,
+            claimed=self._claimants,
+            ahead=ahead,
+        )
 
     def _nearest(self, record: RunRecord, route: Route) -> tuple[NodeId, ...]:
         """The nodes that could hold the run when empty and have the most room for it now."""

@@ -1,12 +1,16 @@
 """Who holds how many bytes of which card and how many CPUs of which node, indexed for search."""
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
-from orchestrator.schedule.cards import CardRoom, Kind, NodeRoom, Pool, Size, Tally
+from orchestrator.schedule.cards import CardRoom, Kind, Model, NodeRoom, Pool, Size, Tally
 from orchestrator.types import Bytes, Card, Node, NodeId, RunId, Share
 
 __all__ = ["Ledger"]
+
+MAX_CHANGES = 4096  # who looks away for longer than this looks at everything again
 
 # Every change of a card visits all tallies of its pool; an old one is counted again when needed.
 MAX_TALLIES = 32
@@ -27,6 +31,9 @@ class Ledger:
         self.grown: dict[NodeId, None] = {}
         self.foreign: dict[tuple[NodeId, int], CardRoom] = {}  # cards that others use too
         self.inventory = 0
+        self.models: dict[Model, int] = {}  # nodes of each make-up: few, however many nodes
+        self.changes: deque[NodeId] = deque(maxlen=MAX_CHANGES)  # nodes, newest last
+        self.num_changes = 0
         self._next_order = 0
 
     def join(self, node: Node) -> None:
@@ -46,6 +53,8 @@ class Ledger:
             self._retire(room, index)
         for card in node.cards:
             self._update(room, card)
+        self._set_model(room)
+        self.note(node.node_id)
         self.inventory += 1
         self.grown[node.node_id] = None
 
@@ -57,7 +66,9 @@ class Ledger:
             self.foreign.pop((node_id, card.card.index), None)
         del self.by_order[room.order]
         del self.by_free_cpus[bisect_left(self.by_free_cpus, (room.free_cpus, room.order))]
+        self._count_model(room.model, -1)
         self.grown.pop(node_id, None)
+        self.note(node_id)
         self.inventory += 1
         return tuple(room.runs)
 
@@ -65,6 +76,7 @@ class Ledger:
         """Give shares to a run; `is_whole` keeps other runs off its cards."""
         for share in shares:
             room = self.nodes[share.node_id]
+            self.note(share.node_id)
             room.runs.setdefault(run_id, []).append(share)
             if share.num_cpus:
                 self._set_cpus(room, room.free_cpus - share.num_cpus)
@@ -93,6 +105,19 @@ class Ledger:
                 if card.is_gone and not card.users:
                     del room.cards[share.card]
             self.grown[share.node_id] = None
+            self.note(share.node_id)
+
+    def note(self, node_id: NodeId) -> None:
+        """Remember that what could be had from a node is another than before."""
+        self.num_changes += 1
+        self.changes.append(node_id)
+
+    def changed_since(self, num_changes: int) -> Iterable[NodeId] | None:
+        """Nodes noted after a value of `num_changes`; None when that is too long ago."""
+        num = self.num_changes - num_changes
+        if num > len(self.changes):
+            return None
+        return dict.fromkeys(islice(reversed(self.changes), num))
 
     def tally(self, pool: Pool, size: Size) -> Tally:
         """The tally of one size of share; counted at the first question, then kept up to date."""
@@ -191,6 +216,20 @@ class Ledger:
             has_room, had_room = card.has_room(size), tally in counted
             if has_room != had_room:
                 tally.shift(order, 1 if has_room else -1)
+
+    def _set_model(self, room: NodeRoom) -> None:
+        counts: dict[Kind, int] = {}
+        for card in room.cards.values():
+            if not card.is_gone:
+                counts[card.pool.kind] = counts.get(card.pool.kind, 0) + 1
+        self._count_model(room.model, -1)
+        room.model = (room.node.num_cpus, tuple(sorted(counts.items())))
+        self._count_model(room.model, 1)
+
+    def _count_model(self, model: Model, by: int) -> None:
+        self.models[model] = self.models.get(model, 0) + by
+        if self.models[model] <= 0:
+            del self.models[model]
 
     def _pool(self, kind: Kind) -> Pool:
         pool = self.pools.get(kind)

@@ -123,6 +123,8 @@ class Lifecycle:
         record.stop = reason
         self._end_of_training(record)
         self._evictions.remove(record)
+        for share in record.held:
+            self.ledger.note(share.node_id)  # who could leave is another than before
         self.changed[record.spec.run_id] = None
         if mode is None:
             self.kill(record)
@@ -186,12 +188,13 @@ class Lifecycle:
         self.queue.forget()
 
     def inventory_changed(self) -> None:
-        """Nodes came, went or changed: what can ever run has to be asked again."""
-        self.queue.forget()
+        """Nodes came, went or changed: what could ever hold a waiting run may be another."""
         for shape in self.queue.shapes.values():
-            reason = self.router.route(shape.ask).reason
-            if reason is not shape.reason:
-                shape.reason = reason
+            route = self.router.route(shape.ask)
+            if route != shape.route:
+                shape.route = route
+                shape.forget()
+                self.queue.is_fresh = True
                 self.changed.update((run_id, None) for _, _, run_id in shape.waiting)
 
     def _leaves_by(self, record: RunRecord) -> None:

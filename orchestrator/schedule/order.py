@@ -4,9 +4,10 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.asks import Ask, Route
+from orchestrator.schedule.preempt_spread import Reach
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import PendingReason, RunId
+from orchestrator.types import RunId
 
 __all__ = ["EvictionOrder", "Queue", "Shape"]
 
@@ -19,11 +20,13 @@ class Shape:
     waiting: list[tuple[int, int, RunId]] = field(default_factory=list)  # sorted: first goes first
     is_blocked: bool = False  # room can only be on nodes that have grown
     hopeless_priority: int | None = None  # at this priority nobody could be asked to leave
-    reason: PendingReason | None = None  # why no known card could ever hold it, as last published
+    reach: dict[int, Reach] = field(default_factory=dict)  # by priority; gangs larger than a node
+    route: Route | None = None  # as it was when `is_blocked` and `hopeless_priority` were found
 
     def forget(self) -> None:
         """Drop what is known: the next look is a full one."""
         self.is_blocked, self.hopeless_priority = False, None
+        self.reach.clear()
 
 
 class Queue:

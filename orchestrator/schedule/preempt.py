@@ -1,14 +1,26 @@
 """Whom to ask to leave so that a run of higher priority has room, and never more than needed."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.schedule.asks import Ask, Route, matches, within_cpus
 from orchestrator.schedule.cards import CardRoom, NodeRoom, Pool
+from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import DeviceKind, NodeId, RunId
 
-__all__ = ["Claim", "World", "choose", "will_fit"]
+__all__ = [
+    "Claim",
+    "World",
+    "choose",
+    "leaving_on",
+    "nodes_of",
+    "pools_of",
+    "soon",
+    "will_fit",
+    "workers_on",
+]
 
 MAX_OPTIONS = 4  # nodes compared before the cheapest is taken; bounds the search on large clusters
 
@@ -26,9 +38,15 @@ class World:
     """What the choice looks at. `ahead` are claims on a node that go before the run's own."""
 
     runs: Mapping[RunId, RunRecord]
-    nodes: Mapping[NodeId, NodeRoom]
+    ledger: Ledger
     leaving: Mapping[RunId, None]
+    claimed: Mapping[NodeId, object]
     ahead: Callable[[NodeRoom], Sequence[Ask]]
+
+    @property
+    def nodes(self) -> Mapping[NodeId, NodeRoom]:
+        """The nodes that are known."""
+        return self.ledger.nodes
 
 
 class _Imagined:
@@ -72,15 +90,24 @@ def will_fit(record: RunRecord, route: Route, rooms: Iterable[NodeRoom], world: 
     """True when the run fits on these nodes once those have left who are leaving already."""
     rooms = list(rooms)
     wanted = record.ask.num_workers
-    for pool in _pools(route):
-        workers = (_workers(record.ask, pool, r, _leaving(r, world), world) for r in rooms)
+    for pool in pools_of(route):
+        workers = (workers_on(record.ask, pool, r, leaving_on(r, world), world) for r in rooms)
         if sum(workers) >= wanted if route.is_spread else any(num >= wanted for num in workers):
             return True
     return False
 
 
+def soon(record: RunRecord, route: Route, world: World) -> Claim | None:
+    """Claim a node that has room as soon as those have left who are leaving anyway."""
+    for node_id in _distinct_nodes(world.leaving, world):
+        room = world.nodes.get(node_id)
+        if room is not None and will_fit(record, route, (room,), world):
+            return Claim((node_id,), ())
+    return None
+
+
 def choose(record: RunRecord, route: Route, world: World, victims: Iterable[RunId]) -> Claim | None:
-    """Find the gangs to ask to leave for a run.
+    """Find the gangs to ask to leave for a run that goes to one node.
 
     Args:
         record: The run that needs room.
@@ -89,14 +116,9 @@ def choose(record: RunRecord, route: Route, world: World, victims: Iterable[RunI
         victims: Gangs of lower priority, those that leave first coming first.
 
     Returns:
-        A claim in which no victim is superfluous (perhaps without victims, when those who leave
-        already make enough room); None when all of them together would not make room.
+        A claim in which no victim is superfluous; None when all of them together would not
+        make room.
     """
-    if route.is_spread:
-        return _choose_spread(record, route, world, list(victims))
-    coming = _soon(record, route, world)
-    if coming is not None:
-        return Claim((coming,), ())
     allowed = dict.fromkeys(victims)
     options: list[Claim] = []
     for node_id in _distinct_nodes(allowed, world):
@@ -108,80 +130,22 @@ def choose(record: RunRecord, route: Route, world: World, victims: Iterable[RunI
     return min(options, key=lambda claim: _cost(claim, world), default=None)
 
 
-def _soon(record: RunRecord, route: Route, world: World) -> NodeId | None:
-    """A node that has room as soon as those have left who are leaving anyway."""
-    nodes = dict.fromkeys(
-        node for run_id in world.leaving for node in _nodes_of(world.runs[run_id])
-    )
-    for node_id in nodes:
-        room = world.nodes.get(node_id)
-        if room is not None and will_fit(record, route, (room,), world):
-            return node_id
-    return None
-
-
 def _evict_on(
     record: RunRecord, route: Route, room: NodeRoom, world: World, allowed: Mapping[RunId, None]
 ) -> Claim | None:
     local = [run_id for run_id in room.runs if run_id in allowed]
     local.sort(key=lambda run_id: _leaves_first(world.runs[run_id]))
-    already = _leaving(room, world)
-    for pool in _pools(route):
+    already = leaving_on(room, world)
+    for pool in pools_of(route):
 
         def fits(gone: Iterable[RunId], pool: Pool | None = pool) -> bool:
-            num = _workers(record.ask, pool, room, already | frozenset(gone), world)
+            num = workers_on(record.ask, pool, room, already | frozenset(gone), world)
             return num >= record.ask.num_workers
 
         chosen = _fewest(local, fits)
         if chosen is not None:
             return Claim((room.node.node_id,), chosen)
     return None
-
-
-def _choose_spread(
-    record: RunRecord, route: Route, world: World, local: list[RunId]
-) -> Claim | None:
-    for pool in _pools(route):
-        spread = _Spread(record.ask, pool, world)
-        chosen = _fewest(local, spread.fits)
-        if chosen is not None:
-            return Claim(tuple(spread.nodes(chosen)), chosen)
-    return None
-
-
-class _Spread:
-    """How many workers of a spread gang fit on all nodes when some runs have left."""
-
-    def __init__(self, ask: Ask, pool: Pool | None, world: World) -> None:
-        self._ask, self._pool, self._world = ask, pool, world
-        self._now = {node_id: self._count(node_id, frozenset()) for node_id in world.nodes}
-
-    def fits(self, gone: Sequence[RunId]) -> bool:
-        after = self._after(gone)
-        kept = sum(num for node_id, num in self._now.items() if node_id not in after)
-        return kept + sum(after.values()) >= self._ask.num_workers
-
-    def nodes(self, gone: Sequence[RunId]) -> Iterator[NodeId]:
-        """Nodes to claim: those where somebody leaves, then those with the most room."""
-        after = self._after(gone)
-        workers = {**self._now, **after}
-        by_room = sorted(workers, key=lambda node_id: -workers[node_id])  # ties: order of joining
-        missing = self._ask.num_workers
-        for node_id in dict.fromkeys((*after, *by_room)):
-            if missing > 0 and workers[node_id]:
-                missing -= workers[node_id]
-                yield node_id
-
-    def _after(self, gone: Sequence[RunId]) -> dict[NodeId, int]:
-        nodes = dict.fromkeys(n for run_id in gone for n in _nodes_of(self._world.runs[run_id]))
-        leaving = frozenset(gone)
-        return {node_id: self._count(node_id, leaving) for node_id in nodes}
-
-    def _count(self, node_id: NodeId, gone: frozenset[RunId]) -> int:
-        room = self._world.nodes[node_id]
-        return _workers(
-            self._ask, self._pool, room, _leaving(room, self._world) | gone, self._world
-        )
 
 
 def _fewest(
@@ -205,33 +169,41 @@ def _fewest(
     return tuple(chosen)
 
 
-def _workers(
+def workers_on(
     ask: Ask, pool: Pool | None, room: NodeRoom, gone: frozenset[RunId], world: World
 ) -> int:
+    """Workers of an ask that fit on a node once runs are gone and claims ahead are served."""
+    ahead = world.ahead(room)
+    if not gone and not ahead and pool is not None:
+        num = sum(card.pool is pool and card.has_room(ask.size) for card in room.cards.values())
+        return within_cpus(min(num, ask.num_workers), room.free_cpus, ask)
     imagined = _Imagined(room, gone)
-    for other in world.ahead(room):
+    for other in ahead:
         imagined.come(other, None)
     return imagined.come(ask, pool)
 
 
-def _pools(route: Route) -> tuple[Pool | None, ...]:
+def pools_of(route: Route) -> tuple[Pool | None, ...]:
+    """The pools to try one after the other; None is any card that matches."""
     return (None,) if route.is_mixed or not route.pools else route.pools
 
 
-def _leaving(room: NodeRoom, world: World) -> frozenset[RunId]:
+def leaving_on(room: NodeRoom, world: World) -> frozenset[RunId]:
+    """Runs on a node that will be gone within the yield grace."""
     return frozenset(run_id for run_id in room.runs if run_id in world.leaving)
 
 
 def _distinct_nodes(run_ids: Iterable[RunId], world: World) -> Iterator[NodeId]:
     seen: set[NodeId] = set()
     for run_id in run_ids:
-        for node_id in _nodes_of(world.runs[run_id]):
+        for node_id in nodes_of(world.runs[run_id]):
             if node_id not in seen:
                 seen.add(node_id)
                 yield node_id
 
 
-def _nodes_of(record: RunRecord) -> Iterable[NodeId]:
+def nodes_of(record: RunRecord) -> Iterable[NodeId]:
+    """The nodes on which a gang still holds something."""
     return dict.fromkeys(share.node_id for share in record.held)
 
 
@@ -242,7 +214,7 @@ def _leaves_first(record: RunRecord) -> tuple[int, int]:
 def _cost(claim: Claim, world: World) -> tuple[int, int, int]:
     victims = [world.runs[run_id] for run_id in claim.victims]
     return (
-        max(victim.priority for victim in victims),
+        max((victim.priority for victim in victims), default=-sys.maxsize),
         sum(len(victim.held) for victim in victims),
-        -max(victim.start_order for victim in victims),
+        -max((victim.start_order for victim in victims), default=0),
     )

@@ -1,0 +1,149 @@
+"""Whom to ask to leave for a gang that is larger than any node."""
+
+from collections.abc import Iterable, Iterator
+
+from orchestrator.schedule.asks import Route
+from orchestrator.schedule.cards import NodeRoom, Pool
+from orchestrator.schedule.preempt import Claim, World, leaving_on, nodes_of, pools_of, workers_on
+from orchestrator.schedule.runs import RunRecord
+from orchestrator.types import NodeId, RunId, RunState
+
+__all__ = ["Reach", "choose_spread"]
+
+
+class Reach:
+    """Workers that would fit if every gang of lower priority left, for one shape and priority.
+
+    Kept between looks, and counted again only on nodes where something changed: a large gang
+    that cannot be helped costs next to nothing.
+    """
+
+    def __init__(self) -> None:
+        self._num_changes = -1
+        self._workers: dict[tuple[Pool | None, NodeId], int] = {}
+        self._total: dict[Pool | None, int] = {}
+
+    def is_enough(self, record: RunRecord, route: Route, world: World) -> bool:
+        """True when the gang could be helped, by the newest state of all nodes."""
+        ledger = world.ledger
+        changed = ledger.changed_since(self._num_changes) if self._num_changes >= 0 else None
+        if changed is None:
+            self._workers.clear()
+            self._total.clear()
+            changed = ledger.nodes
+        self._num_changes = ledger.num_changes
+        for pool in pools_of(route):
+            for node_id in changed:
+                self._count(record, pool, node_id, world)
+        return any(self._total.get(pool, 0) >= record.ask.num_workers for pool in pools_of(route))
+
+    def _count(self, record: RunRecord, pool: Pool | None, node_id: NodeId, world: World) -> None:
+        before = self._workers.pop((pool, node_id), 0)
+        room = world.nodes.get(node_id)
+        num = 0
+        if room is not None and (pool is None or room.order in pool.num_cards):
+            gone = leaving_on(room, world) | _lower_on(room, record, world)
+            num = workers_on(record.ask, pool, room, gone, world)
+        if num:
+            self._workers[pool, node_id] = num
+        self._total[pool] = self._total.get(pool, 0) + num - before
+
+
+def choose_spread(
+    record: RunRecord, route: Route, world: World, victims: Iterable[RunId]
+) -> Claim | None:
+    """Find the gangs to ask to leave for a spread gang; as `preempt.choose`."""
+    victims = list(victims)
+    for pool in pools_of(route):
+        spread = _Spread(record, pool, world)
+        chosen = spread.fewest(victims)
+        if chosen is not None:
+            return Claim(tuple(spread.nodes()), chosen)
+    return None
+
+
+class _Spread:
+    """How many workers fit on all nodes while, one by one, runs are imagined gone."""
+
+    def __init__(self, record: RunRecord, pool: Pool | None, world: World) -> None:
+        self._ask, self._pool, self._world = record.ask, pool, world
+        self._gone: dict[RunId, None] = {}
+        self._workers = self._now()
+        self._total = sum(self._workers.values())
+
+    def fewest(self, victims: Iterable[RunId]) -> tuple[RunId, ...] | None:
+        """Let victims go until the gang fits; then keep those who need not go."""
+        for run_id in victims:
+            if self._is_enough():
+                break
+            if self._touches(run_id):
+                self._gone[run_id] = None
+                self._recount(run_id)
+        if not self._is_enough():
+            return None
+        for run_id in tuple(reversed(self._gone)):
+            del self._gone[run_id]
+            self._recount(run_id)
+            if not self._is_enough():
+                self._gone[run_id] = None
+                self._recount(run_id)
+        return tuple(self._gone)
+
+    def nodes(self) -> Iterator[NodeId]:
+        """Nodes to claim: those where somebody leaves, then those with the most room."""
+        touched = [n for run_id in self._gone for n in nodes_of(self._world.runs[run_id])]
+        by_room = sorted(self._workers, key=lambda node_id: -self._workers[node_id])
+        missing = self._ask.num_workers
+        for node_id in dict.fromkeys((*touched, *by_room)):
+            if missing > 0 and self._workers.get(node_id):
+                missing -= self._workers[node_id]
+                yield node_id
+
+    def _now(self) -> dict[NodeId, int]:
+        """Workers that fit before anybody is asked to leave; from the index where it knows."""
+        world, pool = self._world, self._pool
+        if pool is None or self._ask.num_cpus:
+            return {node_id: self._count(node_id) for node_id in world.nodes}
+        by_order = world.ledger.by_order
+        tally = world.ledger.tally(pool, self._ask.size)
+        workers = {by_order[order].node.node_id: num for order, num in tally.count.items()}
+        for node_id in world.claimed:
+            workers[node_id] = self._count(node_id)
+        for run_id in world.leaving:
+            for node_id in nodes_of(world.runs[run_id]):
+                workers[node_id] = self._count(node_id)
+        return workers
+
+    def _is_enough(self) -> bool:
+        return self._total >= self._ask.num_workers
+
+    def _touches(self, run_id: RunId) -> bool:
+        if self._pool is None:
+            return True
+        nodes = nodes_of(self._world.runs[run_id])
+        return any(self._world.nodes[n].order in self._pool.num_cards for n in nodes)
+
+    def _recount(self, run_id: RunId) -> None:
+        for node_id in nodes_of(self._world.runs[run_id]):
+            before = self._workers.get(node_id, 0)
+            self._workers[node_id] = self._count(node_id)
+            self._total += self._workers[node_id] - before
+
+    def _count(self, node_id: NodeId) -> int:
+        room = self._world.nodes[node_id]
+        if self._pool is not None and room.order not in self._pool.num_cards:
+            return 0
+        gone = frozenset(run_id for run_id in room.runs if run_id in self._gone)
+        return workers_on(
+            self._ask, self._pool, room, leaving_on(room, self._world) | gone, self._world
+        )
+
+
+def _lower_on(room: NodeRoom, record: RunRecord, world: World) -> frozenset[RunId]:
+    """Gangs on a node that this run may ask to leave."""
+    return frozenset(
+        run_id
+        for run_id in room.runs
+        if world.runs[run_id].priority < record.priority
+        and world.runs[run_id].state in (RunState.STARTING, RunState.RUNNING)
+    )
