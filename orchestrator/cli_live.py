@@ -159,7 +159,7 @@ class Bar:
         parts = [f"epoch {self.epoch}/{self.epochs}"]
         if self.state:
             parts.append(self.state)
-        elif self.num_steps:
+        elif self.step:
             parts.append(f"step {self.step}/{self.num_steps}")
         if self.rate:
             parts.append(f"{self.rate:.0f} img/s")

@@ -68,8 +68,7 @@ def run_object(run: Run) -> dict[str, Any]:
 
 def list_runs(client: Client, *, as_json: bool, project: str | None, limit: int | None) -> None:
     """`orc ls`."""
-    runs = client.runs(project)
-    runs = runs[-limit:] if limit is not None else runs
+    runs = client.runs(project, limit)
     if as_json:
         emit_json(runs=[run_object(run) for run in runs])
     elif not runs:

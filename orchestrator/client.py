@@ -105,14 +105,19 @@ class Client:
                 for spec, key in zip(specs, chosen, strict=True)
             )
 
-    def runs(self, project: str | None = None) -> tuple[Run, ...]:
-        """Every run, or every one of a project, the oldest first."""
+    def runs(self, project: str | None = None, limit: int | None = None) -> tuple[Run, ...]:
+        """Every run, or every one of a project, the oldest first; the newest `limit` alone."""
         if not self.path.exists():
             return ()
         with self.store() as store:
-            asked = [e.spec for e in store.waiting() if isinstance(e, RunSubmitted)]
-            known = [run_of(store, status) for status in store.statuses(project)]
-        return (*known, *(asked_run(s) for s in asked if project in (None, s.project)))
+            waiting = [e.spec for e in store.waiting() if isinstance(e, RunSubmitted)]
+            asked = [spec for spec in waiting if project in (None, spec.project)]
+            known = store.statuses(project)
+            left = None if limit is None else max(0, limit - len(asked))
+            known = known[len(known) - left :] if left is not None and left < len(known) else known
+            rows = [run_of(store, status) for status in known]
+        every = (*rows, *(asked_run(spec) for spec in asked))
+        return every if limit is None else every[-limit:]
 
     def run(self, run_id: str) -> Run:
         """One run, by its id or any beginning or part of it that only one run has.
