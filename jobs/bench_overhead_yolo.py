@@ -8,23 +8,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from jobs.yolo_link import DATA, QuietLink, task_of, without_scans
+from jobs.yolo_link import DATA, QuietLink, Stamp, now, task_of, without_scans
 from orchestrator.device.cpu import CpuDevice
 from orchestrator.trainer.yolo import YoloTrainer
 from orchestrator.trainer.yolo_apart import apart
 from orchestrator.trainer.yolo_settings import overrides
-from orchestrator.types import CheckpointRef, Progress
-
-Stamp = tuple[float, float]  # wall and processor seconds
-
-
-def now() -> Stamp:
-    """Both clocks; the second does not mind what else runs on the machine."""
-    return time.monotonic(), time.process_time()
+from orchestrator.types import TrainTask
 
 
 def native(given: argparse.Namespace, folder: Path) -> list[Stamp]:
@@ -33,31 +25,23 @@ def native(given: argparse.Namespace, folder: Path) -> list[Stamp]:
     with apart(str(folder)):
         from ultralytics import YOLO
 
-        task = _task(given, folder)
-        told = overrides(task, torch_device="cpu", data=str(given.data), model=given.model)
+        data, task = str(given.data), _task(given, folder)
+        told = overrides(task, torch_device="cpu", data=data, model=given.model)
         model: Any = YOLO(told.pop("model"))
         model.add_callback("on_fit_epoch_end", lambda _: stamps.append(now()))
         model.train(**told)
     return stamps[: given.epochs]  # then comes the validation of the finished weights
 
 
-class StampingLink(QuietLink):
-    """Notes when epochs are reported."""
-
-    def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
-        """Note the moment."""
-        self.stamps = [*getattr(self, "stamps", []), now()]
-
-
 def ours(given: argparse.Namespace, folder: Path) -> list[Stamp]:
     """When each epoch of YoloTrainer ended: trained, validated, a verified checkpoint written."""
-    link = StampingLink(folder)
+    link = QuietLink(folder)
     YoloTrainer().fit(_task(given, folder), CpuDevice(), link)
     return link.stamps
 
 
-def _task(given: argparse.Namespace, folder: Path) -> Any:
-    sizes = {"epochs": given.epochs, "imgsz": given.imgsz, "batch": given.batch}
+def _task(given: argparse.Namespace, folder: Path) -> TrainTask:
+    sizes = {name: getattr(given, name) for name in ("epochs", "imgsz", "batch")}
     return task_of(folder, given.data, given.model, **sizes)
 
 
@@ -77,10 +61,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA / "det_bccd" / "data.yaml")
     parser.add_argument("--model", default=str(DATA / "weights" / "yolov8n.pt"))
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--imgsz", type=int, default=160)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--pairs", type=int, default=5)
+    for name, default in (("epochs", 3), ("imgsz", 160), ("batch", 16), ("pairs", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--who", choices=("native", "ours"))
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()

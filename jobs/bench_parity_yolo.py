@@ -55,8 +55,11 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--imgsz", type=int, default=160)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--close-mosaic", type=int, default=1)
     given = parser.parse_args()
-    settings = {"epochs": given.epochs, "imgsz": given.imgsz, "batch": given.batch}
+    options = {"close_mosaic": given.close_mosaic}
+    sizes = {"epochs": given.epochs, "imgsz": given.imgsz, "batch": given.batch}
+    settings = {**sizes, "options": options}
     root = Path(tempfile.mkdtemp(prefix="parity-"))
     try:
         data = without_scans(given.data, root / "data")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.bench_parity_yolo import difference, rows
@@ -34,21 +35,15 @@ class Fatal(QuietLink):
 
 def train(given: argparse.Namespace, folder: Path, last_epoch: int) -> None:
     """One attempt, in this process."""
-    settings = {"close_mosaic": given.close_mosaic, "optimizer": given.optimizer}
-    task = task_of(
-        folder,
-        given.data,
-        given.model,
-        epochs=given.epochs,
-        imgsz=given.imgsz,
-        batch=given.batch,
-        **settings,
-    )
+    sizes = {"epochs": given.epochs, "imgsz": given.imgsz, "batch": given.batch}
+    rest = {"optimizer": given.optimizer, "options": {"close_mosaic": given.close_mosaic}}
+    task = task_of(folder, given.data, given.model, **sizes, **rest)
     link = Fatal(folder)
     link.last_epoch = last_epoch
     newest = folder / "newest"
     if newest.exists():
         link.resume_from = pickle.loads(newest.read_bytes())  # noqa: S301 - our own, from this run
+        link.attempt = replace(link.attempt, number=2)
     YoloTrainer().fit(task, CpuDevice(), link)
 
 

@@ -1,13 +1,14 @@
 """What the YOLO benches share: a link that only writes files, a task, a copy of the data."""
 
-import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from orchestrator.store.checkpoints import FileCheckpoints
 from orchestrator.types import (
     AttemptId,
     BatchPlan,
@@ -16,25 +17,34 @@ from orchestrator.types import (
     Progress,
     RunId,
     RunSpec,
-    Scalar,
     StepProgress,
     StopMode,
     TrainSettings,
     TrainTask,
 )
 
-__all__ = ["DATA", "QuietLink", "task_of", "without_scans"]
+__all__ = ["BENCH", "DATA", "QuietLink", "Stamp", "now", "task_of", "without_scans"]
 
+BENCH = AttemptId(run_id=RunId("bench"), number=1)
 DATA = Path(os.environ.get("ORC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+Stamp = tuple[float, float]  # wall and processor seconds
+
+
+def now() -> Stamp:
+    """Both clocks; the second does not mind what else runs on the machine."""
+    return time.monotonic(), time.process_time()
 
 
 @dataclass
 class QuietLink:
-    """Writes one checkpoint, in place of the one before, and keeps what was reported."""
+    """Writes verified checkpoints, notes when epochs were reported, and drops the rest."""
 
     folder: Path
     resume_from: CheckpointRef | None = None
-    reports: list[Progress] = field(default_factory=list)
+    stamps: list[Stamp] = field(default_factory=list)
+    attempt: AttemptId = BENCH
 
     def stop_requested(self) -> StopMode | None:
         """Never."""
@@ -44,8 +54,8 @@ class QuietLink:
         """Nothing."""
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
-        """Keep it."""
-        self.reports.append(progress)
+        """Note the moment."""
+        self.stamps.append(now())
 
     def save(
         self,
@@ -55,53 +65,22 @@ class QuietLink:
         is_best: bool,
         check: Callable[[BinaryIO], None],
     ) -> CheckpointRef:
-        """Write, flush to the disk, load back and hash, as the real ones do."""
-        path = self.folder / "checkpoint"
-        scratch = path.with_suffix(".tmp")
-        with scratch.open("wb+") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            file.seek(0)
-            check(file)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        scratch.replace(path)
-        attempt = AttemptId(run_id=RunId("bench"), number=1)
-        return CheckpointRef(
-            attempt=attempt,
-            epoch=epoch,
-            path=str(path),
-            sha256=digest,
-            num_bytes=path.stat().st_size,
-            is_best=is_best,
+        """Write it as a worker does."""
+        return FileCheckpoints(str(self.folder)).write(
+            self.attempt, epoch, write, is_best=is_best, check=check
         )
 
 
 def task_of(
-    folder: Path,
-    data: Path,
-    model: str,
-    *,
-    epochs: int,
-    imgsz: int,
-    batch: int,
-    optimizer: str = "AdamW",
-    **options: Scalar,
+    folder: Path, data: Path, model: str, *, epochs: int, imgsz: int, batch: int, **rest: Any
 ) -> TrainTask:
-    """An attempt on one device whose step is not cut."""
+    """An attempt on one device whose step is not cut; `rest` are fields of TrainSettings."""
     spec = RunSpec(
-        run_id=RunId("bench"),
+        run_id=BENCH.run_id,
         project="bench",
         trainer="yolo",
         settings=TrainSettings(
-            model=model,
-            data=str(data),
-            imgsz=imgsz,
-            epochs=epochs,
-            optimizer=optimizer,
-            workers=0,
-            options=options,
+            model=model, data=str(data), imgsz=imgsz, epochs=epochs, workers=0, **rest
         ),
         effective_batch=batch,
         folder=str(folder),
@@ -109,7 +88,7 @@ def task_of(
     )
     (folder / "attempt").mkdir(parents=True, exist_ok=True)
     return TrainTask(
-        attempt=AttemptId(run_id=RunId("bench"), number=1),
+        attempt=BENCH,
         spec=spec,
         batch=BatchPlan(effective_batch=batch, world_size=1, micro_batch=batch),
         folder=str(folder / "attempt"),

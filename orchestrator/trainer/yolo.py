@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.errors import DataError, OrchestratorError, StoreError, TrainingError
 from orchestrator.ports import Device, RunLink
-from orchestrator.trainer.yolo_apart import apart
+from orchestrator.trainer.yolo_apart import apart, on_host
 from orchestrator.trainer.yolo_data import read_class_folders, read_data_yaml
 from orchestrator.trainer.yolo_labels import check_data
 from orchestrator.trainer.yolo_settings import overrides
@@ -59,7 +59,8 @@ def _train(task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Met
     given = overrides(task, torch_device=device.torch_device, data=data, model=model.path)
     attempt = Attempt(task=task, device=device, link=link)
     if link.resume_from is not None:
-        attempt.state = _state(link.resume_from)
+        with on_host(device):
+            attempt.state = _state(link.resume_from)
     base: Any = {
         "detect": models.detect.DetectionTrainer,
         "segment": models.segment.SegmentationTrainer,
@@ -67,10 +68,11 @@ def _train(task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Met
         "obb": models.obb.OBBTrainer,
         "classify": models.classify.ClassificationTrainer,
     }[model.task]
+    is_finished = attempt.state is not None and bool(attempt.state["finished"])
     trainer = orchestrated(base, attempt)(given | {"task": model.task})
     trainer.publish_arguments()
     try:
-        if attempt.state is not None and attempt.state["finished"]:
+        if is_finished:
             trainer.finish_again()
         else:
             trainer.train()

@@ -5,13 +5,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from orchestrator.ports import Device
 from orchestrator.trainer.yolo_settings import environment, yolo_option_keys
 
-__all__ = ["apart"]
+__all__ = ["apart", "can_halve", "on_host"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,11 +102,16 @@ def _left_alone(file: object, write: Callable[[str], None]) -> None:
     _LOG.warning("%s does not end as a JPEG should; it is used as it is", file)
 
 
-def _can_amp(model: Any) -> bool:
-    """Half precision on cards only, without the original's trial with a downloaded model."""
+def on_host(device: Device) -> AbstractContextManager[object]:
+    """A context for tensors that are the host's: a CPU that poses as a card has to be told."""
+    told: Callable[[], AbstractContextManager[object]] = getattr(device, "host", nullcontext)
+    return told()
+
+
+def can_halve(device: Any) -> bool:
+    """True when fp16 can be used on a torch device: on cards, without those that get it wrong."""
     import torch
 
-    device = next(model.parameters()).device
     if device.type != "cuda":
         return False
     card = torch.cuda.get_device_name(device)
@@ -113,3 +119,8 @@ def _can_amp(model: Any) -> bool:
         _LOG.warning("%s computes wrongly in fp16; this run uses fp32", card)
         return False
     return True
+
+
+def _can_amp(model: Any) -> bool:
+    """In place of the original's trial with a downloaded model."""
+    return can_halve(next(model.parameters()).device)

@@ -1,14 +1,16 @@
 """The heads of a YOLO model's loss, and what each term of it is divided by."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
 
-__all__ = ["DIVISORS", "Divisors", "Head", "cannot_cut", "heads_of"]
+__all__ = ["DIVISORS", "Divisors", "Head", "cannot_cut", "heads_of", "total_of"]
 
 # What each term of a loss is divided by in utils/loss.py of ultralytics 8.4.
 DIVISORS: Mapping[str, str] = {
@@ -67,11 +69,44 @@ class Head:
         mine = predictions if self.key is None else predictions[self.key]
         terms, items = self.criterion.loss(mine, batch)
         self.seen["images"] = float(batch["img"].shape[0])
+        if "sem_loss" in items and not bool(self.seen["anchors"]):
+            return self._with_background(mine, terms, items)
         return terms, items
+
+    def _with_background(
+        self, predictions: Any, terms: Tensor, items: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The semantic term of pictures without objects.
+
+        ultralytics leaves it out where no anchor of the batch is assigned; in a batch with some,
+        pictures without objects count as background.
+        """
+        proto = predictions["proto"]
+        if not isinstance(proto, tuple):
+            return terms, items
+        criterion = self.criterion
+        value = criterion.bcedice_loss(proto[1], torch.zeros_like(proto[1])) * criterion.hyp.box
+        added = torch.zeros_like(terms)
+        added[list(items).index("sem_loss")] = 1.0
+        return terms + added * value * self.seen["images"], items | {"sem_loss": value.detach()}
 
     def kinds(self, names: Mapping[str, Tensor]) -> list[str]:
         """What each term is divided by, in their order."""
         return [DIVISORS[name] for name in names]
+
+
+def total_of(parts: Iterable[Divisors]) -> Divisors:
+    """What the terms of the whole batch are divided by.
+
+    Without a single assigned anchor in the batch the semantic term does not count at all.
+    """
+    total: Divisors = {}
+    for seen in parts:
+        for kind, value in seen.items():
+            total[kind] = total.get(kind, 0.0) + value
+    if not bool(total["anchors"]):
+        total["images"] = math.inf
+    return total
 
 
 def heads_of(model: Any, micro_batch: int, batch: int) -> list[Head]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import distributed
 
 from orchestrator.errors import TrainingError
 from orchestrator.ports import Device, RunLink
 from orchestrator.trainer import yolo_state
+from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_model import write_weights
+from orchestrator.trainer.yolo_ranks import agreed, average_gradients, share_weights
 from orchestrator.trainer.yolo_step import CutStep
 from orchestrator.types import Cause, CheckpointRef, Progress, StepProgress, StopMode, TrainTask
 
@@ -84,19 +85,23 @@ class _Loop(_Mixed):
         # One rank at a time as far as ultralytics knows: it would wrap the model for data-parallel
         # training, whose hooks expect one backward a step. Gradients are averaged in our step.
         self.world_size = min(self.world_size, 1)
+        if self.args.amp is True and not can_halve(self.device):
+            self.args.amp = False  # on all ranks alike; ultralytics would ask rank 0 alone
         super()._setup_train()
         self.world_size = max(self.world_size, self.ranks if self.ranks > 1 else 0)
         if self.attempt.state is not None:
             yolo_state.restore(self, self.attempt.state)
             self.attempt.best = dict(self.attempt.state["best"])
-        self.model.forward = CutStep(self, self.attempt.task.batch.micro_batch, max(self.ranks, 1))
+            self.attempt.state = {"elapsed": self.attempt.state["elapsed"]}  # frees the tensors
+        micro_batch = self.attempt.task.batch.micro_batch
+        self.cut_step = CutStep(self, micro_batch, super().preprocess_batch, self.ranks)
+        self.model.forward = self.cut_step
 
     def _build_train_pipeline(self: Any) -> None:
         alone = self.world_size
         if self.ranks > 1:
             self.world_size = self.ranks
-            for tensor in self.model.state_dict().values():
-                distributed.broadcast(tensor, src=0)  # every rank drew its own first weights
+            share_weights(self.model)
         super()._build_train_pipeline()
         self.world_size = alone
 
@@ -108,6 +113,10 @@ class _Loop(_Mixed):
         if mode == "val":
             batch_size = max(1, batch_size // batch.rank_batch) * batch.micro_batch
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
+
+    def preprocess_batch(self: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device, unless it will be cut: then its pieces are moved."""
+        return batch if self.cut_step.cuts(batch) else super().preprocess_batch(batch)
 
     # ---- while it trains
 
@@ -154,19 +163,14 @@ class _Loop(_Mixed):
 
     def _asked(self: Any) -> StopMode | None:
         mode = self.attempt.link.stop_requested()
-        if self.ranks > 1:  # all leave at the same step, or those that stay wait for ever
-            shared = [mode]
-            distributed.broadcast_object_list(shared, src=0)
-            mode = shared[0]
-        return mode
+        return agreed(mode) if self.ranks > 1 else mode
 
     def _demand_finite_step(self: Any) -> None:
         if bool(self.loss.isfinite()):
             self._bad_steps = 0
             return
         self._bad_steps += 1
-        # With a loss scale the step is skipped and the scale halved, which often helps. Without,
-        # the weights are now NaN for good.
+        # With a loss scale the step is skipped and the scale halved. Without, weights are NaN now.
         if not self.scaler.is_enabled() or self._bad_steps >= _BAD_STEPS:
             raise self._not_finite(f"at step {self._step} of {len(self.train_loader)}", self.loss)
 
@@ -189,7 +193,7 @@ class _Loop(_Mixed):
             code="E2110",
             why=(
                 f"optimizer {self.args.optimizer}, learning rates {rates}",
-                f"precision {'fp32' if not self.amp else self.args.amp}",
+                f"precision {self.args.amp if self.amp else 'fp32'}",
             ),
             fix=("lower lr0", "amp: bf16 or fp32", "look at the labels: orc plan checks them"),
         )
@@ -197,21 +201,8 @@ class _Loop(_Mixed):
     def optimizer_step(self: Any) -> None:
         """Average the gradients of all ranks first, as a data-parallel model would have."""
         if self.ranks > 1:
-            self._average_gradients()
+            average_gradients(self.model, self.ranks)
         super().optimizer_step()
-
-    def _average_gradients(self: Any) -> None:
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        for p in parameters:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        flat = torch.cat([p.grad.reshape(-1) for p in parameters])
-        distributed.all_reduce(flat)
-        flat /= self.ranks
-        begin = 0
-        for p in parameters:
-            p.grad.copy_(flat[begin : begin + p.numel()].view_as(p))
-            begin += p.numel()
 
     # ---- after an epoch
 
@@ -237,12 +228,13 @@ class _Loop(_Mixed):
         results = self.csv.read_text(encoding="utf-8")
         state = yolo_state.capture(self, best=self.attempt.best, results=results)
         state["finished"] = bool(self.stop)
-        self._checkpoint = self.attempt.link.save(
-            self.epoch + 1,
-            lambda file: yolo_state.write(state, file),
-            is_best=is_best,
-            check=yolo_state.check,
-        )
+        with on_host(self.attempt.device):
+            self._checkpoint = self.attempt.link.save(
+                self.epoch + 1,
+                lambda file: yolo_state.write(state, file),
+                is_best=is_best,
+                check=yolo_state.check,
+            )
         return False
 
     def _on_fit_epoch_end(self: Any) -> None:
@@ -261,15 +253,13 @@ class _Loop(_Mixed):
                 ),
                 self._checkpoint,
             )
-        asked = self._asked()
-        if asked is not None and not self.stop:
+        if self._asked() is not None and not self.stop:
             raise Leave
 
     def final_eval(self: Any) -> None:
         """Leave the weights, results and plots in the run folder.
 
-        ultralytics would validate the best weights a second time, fused and in half precision;
-        the numbers of the best epoch are already recorded.
+        ultralytics would validate the best weights once more; their numbers are recorded already.
         """
         if self.attempt.task.rank != 0:
             return
@@ -282,11 +272,10 @@ class _Loop(_Mixed):
     def _publish(self: Any, file: Path) -> None:
         """Copy a file of the attempt into the run folder; it appears whole or not at all."""
         target = self.attempt.run_folder / file.name
-        if target == file or not file.exists():
-            return
-        scratch = target.with_name(f".{target.name}.{self.attempt.task.attempt.number}")
-        shutil.copyfile(file, scratch)
-        scratch.replace(target)
+        if target != file and file.exists():
+            scratch = target.with_name(f".{target.name}.{self.attempt.task.attempt.number}")
+            shutil.copyfile(file, scratch)
+            scratch.replace(target)
 
     def publish_arguments(self: Any) -> None:
         """Show people what ultralytics was given."""

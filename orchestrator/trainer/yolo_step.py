@@ -16,10 +16,12 @@ with n_p images and divisor d_p in piece p, N images in the batch. d_p comes fro
 * several divisors (segment, pose): the pieces run forward once more beforehand, without
   gradients, to learn the divisors. This costs about a third more time.
 
-A batch that fits one piece goes through ultralytics' own code, untouched.
+A batch that fits one piece goes through ultralytics' own code, untouched. One that is cut stays
+on the host as the loader gave it; only a piece at a time is moved to the card and made float, so
+that the card holds no more of a large batch than a piece.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -34,7 +36,7 @@ from orchestrator.trainer.microbatch import (
     piece_sizes,
     run_pieces,
 )
-from orchestrator.trainer.yolo_heads import DIVISORS, Divisors, Head, cannot_cut, heads_of
+from orchestrator.trainer.yolo_heads import DIVISORS, Divisors, Head, cannot_cut, heads_of, total_of
 
 __all__ = ["CutStep"]
 
@@ -48,14 +50,22 @@ class CutStep:
     Args:
         trainer: The ultralytics trainer; its model must not be wrapped or compiled.
         micro_batch: Images per piece at most.
+        prepare: Moves a piece to the device and scales its pixels, in place of its dict.
         gradient_factor: Multiplies every gradient: the number of ranks, where they are averaged.
 
     Raises:
         ConfigError: E1120, this model's step cannot be cut.
     """
 
-    def __init__(self, trainer: Any, micro_batch: int, gradient_factor: int = 1) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        micro_batch: int,
+        prepare: Callable[[dict[str, Any]], dict[str, Any]],
+        gradient_factor: int = 1,
+    ) -> None:
         self._trainer = trainer
+        self._prepare = prepare
         self._model: nn.Module = trainer.model
         self._whole = trainer.model.forward
         self._micro_batch = micro_batch
@@ -63,18 +73,25 @@ class CutStep:
         self._heads: list[Head] = []
         self._is_classifier = trainer.args.task == "classify"
         self._limit = trainer.batch_size // max(trainer.world_size, 1)
-        if self._limit > micro_batch:
-            self._heads = (
-                [] if self._is_classifier else heads_of(self._model, micro_batch, self._limit)
-            )
+        if self._limit <= micro_batch:
+            return
+        if trainer.args.multi_scale:
+            reason = "multi_scale draws another size for every piece"
+            raise cannot_cut(reason, micro_batch, self._limit)
+        if not self._is_classifier:
+            self._heads = heads_of(self._model, micro_batch, self._limit)
+
+    def cuts(self, batch: Mapping[str, Any]) -> bool:
+        """True when a training batch has to be cut; then it is prepared here, by the piece."""
+        return _images(batch) > self._micro_batch
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Loss and loss items of a training batch, or predictions for anything else."""
         if not isinstance(batch, dict):
             return self._whole(batch, *args, **kwargs)
-        num_images = int(batch["img"].shape[0])
-        if num_images <= self._micro_batch:
+        if not self.cuts(batch):
             return self._whole(batch, *args, **kwargs)
+        num_images = _images(batch)
         if self._trainer.accumulate != 1:
             raise cannot_cut("gradients are accumulated", self._micro_batch, num_images)
         sizes = piece_sizes(num_images, self._micro_batch)
@@ -94,7 +111,7 @@ class CutStep:
         items: list[dict[str, Tensor]] = []
 
         def forward(piece: Any) -> PieceLoss:
-            loss, detached = self._whole(piece)
+            loss, detached = self._whole(self._prepare(dict(piece)))
             items.append(detached)
             return PieceLoss(value=loss, divisor=float(piece["img"].shape[0]))
 
@@ -139,10 +156,11 @@ class CutStep:
         return terms.requires_grad_(), items
 
     def _run(self, piece: Mapping[str, Any]) -> list[Run]:
-        predictions = self._whole(piece["img"])
+        batch = self._prepare(dict(piece))
+        predictions = self._whole(batch["img"])
         if isinstance(predictions, tuple):
             predictions = predictions[1]
-        return [(head, *head.run(predictions, piece)) for head in self._heads]
+        return [(head, *head.run(predictions, batch)) for head in self._heads]
 
     def _known(self, runs: list[Run], totals: list[Divisors], share: float) -> PieceLoss:
         """Every divisor of the whole is known: the value is already the piece's part of it."""
@@ -190,17 +208,16 @@ class CutStep:
 
     def _totals(self, pieces: list[dict[str, object]]) -> list[Divisors]:
         """Run every piece forward without gradients, and sum what each head divides by."""
-        totals: list[Divisors] = [{} for _ in self._heads]
+        seen: list[list[Divisors]] = [[] for _ in self._heads]
         device = next(self._model.parameters()).device
         devices = [device] if device.type == "cuda" else []
         with torch.no_grad(), _statistics_kept(self._model), torch.random.fork_rng(devices):
             for piece in pieces:
                 self._run(piece)
-                for total, head in zip(totals, self._heads, strict=True):
-                    for kind, value in head.seen.items():
-                        total[kind] = total.get(kind, 0.0) + value
+                for parts, head in zip(seen, self._heads, strict=True):
+                    parts.append(dict(head.seen))
         torch.clear_autocast_cache()  # weights cast without gradients must not be used below
-        return totals
+        return [total_of(parts) for parts in seen]
 
     def _summed(self, records: list[Record]) -> tuple[Tensor, dict[str, Tensor]]:
         """The whole batch's loss terms, and its loss items: the last head's, as reported."""
@@ -208,10 +225,7 @@ class CutStep:
         items: dict[str, Tensor] = {}
         for number, gain in enumerate(self._gains()):
             pieces = [record[number] for record in records]
-            total: Divisors = {}
-            for _, seen, _ in pieces:
-                for kind, value in seen.items():
-                    total[kind] = total.get(kind, 0.0) + value
+            total = total_of(seen for _, seen, _ in pieces)
             weights = [
                 {kind: _at_least_one(seen[kind]) / _at_least_one(total[kind]) for kind in seen}
                 for _, seen, _ in pieces
@@ -239,8 +253,8 @@ def _sum_of(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).sum()
 
 
-def _images(piece: Mapping[str, Any]) -> int:
-    return int(piece["img"].shape[0])
+def _images(batch: Mapping[str, Any]) -> int:
+    return int(batch["img"].shape[0])
 
 
 def _at_least_one(value: Any) -> Any:

@@ -1,0 +1,74 @@
+"""What was packed comes back: values, dtypes, shapes, layouts, also through a safe load."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.trainer.randomness import load_state, save_state
+from orchestrator.trainer.yolo_pack import pack, unpack
+
+DTYPES = (torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool)
+LAYOUTS = (
+    lambda t: t,
+    lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t,
+    lambda t: t.transpose(0, -1) if t.ndim > 1 else t,
+    lambda t: t[..., ::2] if t.ndim else t,
+)
+SHAPES = st.lists(st.integers(0, 4), max_size=4)
+TENSORS = st.builds(
+    lambda shape, dtype, layout: layout((torch.rand(shape) * 9).to(dtype)),
+    SHAPES,
+    st.sampled_from(DTYPES),
+    st.sampled_from(LAYOUTS),
+)
+PLAIN = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3)
+STATES = st.recursive(
+    TENSORS | PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def assert_same(left: Any, right: Any) -> None:
+    assert type(left) is type(right)
+    if isinstance(left, torch.Tensor):
+        assert (left.dtype, left.shape) == (right.dtype, right.shape)
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for a, b in zip(left, right, strict=True):
+            assert_same(a, b)
+    else:
+        assert left == right
+
+
+@given(state=STATES)
+def test_a_state_comes_back_through_a_file_that_loads_safely(state: Any) -> None:
+    file = io.BytesIO()
+    save_state(pack(state), file)
+    file.seek(0)
+    assert_same(state, unpack(load_state(file)))
+
+
+def test_channels_last_is_kept() -> None:
+    tensor = torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    assert unpack(pack([tensor]))[0].stride() == tensor.stride()
+
+
+def test_a_pool_that_is_too_short_is_refused() -> None:
+    packed = pack({"a": torch.arange(6.0)})
+    packed["pools"] = {name: pool[:-1] for name, pool in packed["pools"].items()}
+    with pytest.raises(ValueError, match="cut off"):
+        unpack(packed)
