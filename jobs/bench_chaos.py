@@ -12,19 +12,21 @@ import time
 from pathlib import Path
 
 from jobs.chaos import Tally, descendants, left_over, victims, violations
+from orchestrator.messages import RunSubmitted
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import RunId, RunSpec, Seconds, TrainSettings
 
 __all__ = ["main"]
 
 NUM_RUNS, EPOCHS, EPOCH_SECONDS = 3, 30, 0.2
+MOMENTS: Seconds = 15.0  # of a driver's life: Ray starts for 5, gangs train for 6
 LIMIT: Seconds = 120.0  # a driver that neither ends nor can be killed by then hangs
 
 
 def submit(home: Path, round_number: int) -> None:
     """Ask for three runs: two that share the smaller card, and one that takes a card whole."""
-    from orchestrator.messages import RunSubmitted
-
+    options = {"epoch_seconds": EPOCH_SECONDS}
+    settings = TrainSettings(model="stub", data="none", imgsz=32, epochs=EPOCHS, options=options)
     with SqlStore(str(home / "orchestrator.db")) as store:
         for number in range(NUM_RUNS):
             run_id = RunId(f"20260101-{round_number:06d}-stub-run-{number:04x}")
@@ -32,13 +34,7 @@ def submit(home: Path, round_number: int) -> None:
                 run_id=run_id,
                 project=f"stub-{number}",
                 trainer="fake",
-                settings=TrainSettings(
-                    model="stub",
-                    data="none",
-                    imgsz=32,
-                    epochs=EPOCHS,
-                    options={"epoch_seconds": EPOCH_SECONDS},
-                ),
+                settings=settings,
                 effective_batch=8,
                 folder=str(home / "runs" / run_id),
                 memory_bytes=2 * 1024**3 if number else None,
@@ -63,7 +59,7 @@ def drill(target: str, num_kills: int, seed: int, home: Path) -> Tally:
         command = [sys.executable, "-m", "jobs.stub_driver", str(home)]
         driver = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - our own module
         while tally.kills < num_kills and driver.poll() is None:
-            moment = time.monotonic() + chance.uniform(0.0, 10.0)
+            moment = time.monotonic() + chance.uniform(0.0, MOMENTS)
             doomed = victims(driver, target, not_before=moment, limit=LIMIT)
             family = descendants(driver.pid)
             if not doomed:
@@ -86,7 +82,9 @@ def main() -> int:
     parser.add_argument("--target", nargs="+", default=["driver", "worker", "ray"])
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
-    print("target  kills  rounds  runs  epochs  attempts  repeated  hangs  survivors  seconds")
+    print(
+        "target  kills  rounds  runs  epochs  attempts  repeated  hangs  survivors  end[s]  seconds"
+    )
     wrong: list[str] = []
     for target in words.target:
         with tempfile.TemporaryDirectory(prefix="orc-chaos-") as folder:

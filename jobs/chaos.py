@@ -34,11 +34,10 @@ class Tally:
     epochs: int = 0
     attempts: int = 0
     repeated: int = 0
-    slowest_end: Seconds = 0.0
     ends: list[Seconds] = field(default_factory=list)
 
     def wait_for_end(self, driver: subprocess.Popen[bytes], limit: Seconds) -> None:
-        """Wait until the driver ends by itself; one that does not is counted, and ended."""
+        """Wait until the driver ends; one that does not is counted, and killed."""
         begun = time.monotonic()
         try:
             driver.wait(limit)
@@ -46,13 +45,15 @@ class Tally:
             self.hangs += 1
             driver.kill()
             driver.wait()
-        self.ends.append(time.monotonic() - begun)
+        if driver.returncode:  # it was killed, or found that its Ray was
+            self.ends.append(time.monotonic() - begun)
 
     def line(self, seconds: Seconds) -> str:
         """One row of the table."""
         return (
             f"{self.target:6}{self.kills:7}{self.rounds:8}{self.runs:6}{self.epochs:8}"
-            f"{self.attempts:10}{self.repeated:10}{self.hangs:7}{self.survivors:11}{seconds:9.0f}"
+            f"{self.attempts:10}{self.repeated:10}{self.hangs:7}{self.survivors:11}"
+            f"{max(self.ends, default=0.0):8.1f}{seconds:9.0f}"
         )
 
 
