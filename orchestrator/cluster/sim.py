@@ -196,6 +196,7 @@ class SimCluster:
     def _started(self, gang: Gang) -> Event:
         gang.is_up = True
         gang.epoch_seconds = self._epoch_seconds(gang)
+        gang.fault = planted(gang.start)
         if is_out_of_memory(gang):
             detail = f"micro-batch {gang.start.batch.micro_batch} does not fit"
             self._fail(gang, Cause.OUT_OF_MEMORY, detail, DETECT_SECONDS)
@@ -217,11 +218,11 @@ class SimCluster:
         if gang.epoch >= gang.start.spec.settings.epochs:
             self._plan(gang, 0.0, lambda: self._end(gang, finished(gang, self._now)))
             return
-        fault = planted(gang)
-        if fault is None:
+        fault = gang.fault
+        if fault is None or gang.epoch + 1 < fault[0]:
             self._plan(gang, gang.epoch_seconds, lambda: self._epoch(gang))
         else:
-            cause, detail = fault
+            _, cause, detail = fault
             self._fail(gang, cause, detail, (gang.epoch_seconds / 2,) * 2)
 
     def _epoch(self, gang: Gang) -> Event:

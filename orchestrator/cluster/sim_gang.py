@@ -33,6 +33,7 @@ class Gang:
     num_kills: int = 0
     plan: int = 0  # entries of the heap with an older plan are void
     epoch_seconds: Seconds = 0.0
+    fault: tuple[int, Cause, str] | None = None  # planted: from which epoch on, and what
     events: list[AttemptEvent] = field(default_factory=list)
 
 
@@ -104,18 +105,18 @@ def finished(gang: Gang, at: Seconds) -> GangFinished:
     return GangFinished(at=at, attempt=gang.start.attempt, metrics=metrics)
 
 
-def planted(gang: Gang) -> tuple[Cause, str] | None:
-    """The fault that the run's options plant in the next epoch."""
-    epoch = gang.epoch + 1
+def planted(start: StartGang) -> tuple[int, Cause, str] | None:
+    """The earliest fault that the run's options plant in this attempt."""
+    found: list[tuple[int, Cause, str]] = []
     for name, cause in (
         ("crash_at_epoch", Cause.WORKER_LOST),
         ("nan_at_epoch", Cause.NAN_LOSS),
         ("fail_at_epoch", Cause.USER_ERROR),
     ):
-        strikes_at = option(gang.start, name, 0)
-        if strikes_at and epoch >= strikes_at and _is_planted(gang.start, name):
-            return cause, f"planted {name} in epoch {epoch}"
-    return None
+        epoch = int(option(start, name, 0))
+        if epoch and _is_planted(start, name):
+            found.append((epoch, cause, f"planted {name}"))
+    return min(found, key=lambda fault: fault[0], default=None)
 
 
 def _is_planted(start: StartGang, fault: str) -> bool:

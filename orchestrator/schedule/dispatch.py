@@ -67,12 +67,16 @@ class Dispatch:
     claims: dict[RunId, tuple[NodeId, ...]] = field(default_factory=dict)
     _claimants: dict[NodeId, list[RunRecord]] = field(default_factory=dict)
     _coming: dict[RunId, None] = field(default_factory=dict)  # whose claims are known to do
+    _reach: Reach = field(default_factory=Reach)
     _taken: dict[NodeId, None] = field(default_factory=dict)  # where something started since
 
+    @property
+    def is_due(self) -> bool:
+        """False when nothing can have changed since the last look at the queue."""
+        return self.queue.is_fresh or bool(self.ledger.grown)
+
     def decide(self, now: Seconds) -> Iterator[Decision]:
-        """Go through the queue once; nothing is looked at when nothing can have changed."""
-        if not self.ledger.grown and not self.queue.is_fresh:
-            return
+        """Go through the queue once."""
         self.queue.is_fresh = False
         heads = [
             (shape.waiting[0], 0, shape)
@@ -108,6 +112,12 @@ class Dispatch:
                 del self._claimants[node_id]
             if node_id in self.ledger.nodes:
                 self.ledger.grown[node_id] = None
+                self.ledger.note(node_id)
+
+    def doubt(self) -> None:
+        """Nodes changed: what room was made for is checked again."""
+        self._taken.update(dict.fromkeys(self._claimants))
+        self.queue.is_fresh = True
 
     def lose(self, node_id: NodeId) -> None:
         """A node is gone, and so are the claims that counted on it."""
@@ -147,12 +157,13 @@ class Dispatch:
         """Make or keep room for a run; returns whether the next of its shape needs a look too."""
         route = self.router.route(shape.ask)
         claimed = self.claims.get(record.spec.run_id, ())
-        if claimed and self._is_coming(record, route, claimed):
+        if record.spec.run_id in self._coming and self._is_coming(record, route, claimed):
             return True
         if self.is_preempting and self.evictions.has_below(record.priority):
             claim = self._choose(record, shape, route)
             if claim is not None:
                 self._hold(record, claim.nodes)
+                self._coming[record.spec.run_id] = None
                 for run_id in claim.victims:
                     yield Evict(self.runs[run_id], record)
                 return True
@@ -167,33 +178,41 @@ class Dispatch:
         return has_budget
 
     def _is_coming(self, record: RunRecord, route: Route, claimed: tuple[NodeId, ...]) -> bool:
-        """True when what is claimed will do once those have left who are leaving."""
-        changed = any(node in self._taken or node in self.ledger.grown for node in claimed)
-        if not changed and record.spec.run_id in self._coming:
+        """True when what was made room for is still enough once those have left who leave.
+
+        Whoever leaves was counted as gone from the first, so only what was taken since counts.
+        """
+        if not any(node in self._taken for node in claimed):
             return True
-        is_coming = will_fit(record, route, self._rooms(claimed), self._world(record))
-        if is_coming:
-            self._coming[record.spec.run_id] = None
-        return is_coming
+        if will_fit(record, route, self._rooms(claimed), self._world(record)):
+            return True
+        del self._coming[record.spec.run_id]
+        return False
 
     def _choose(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
         world = self._world(record)
-        below = self.evictions.below(record.priority)
         if route.is_spread:
-            return self._choose_spread(record, shape, route, world)
+            return self._choose_spread(record, route, world)
         hopeless = shape.hopeless_priority
         if hopeless is None or record.priority > hopeless:
+            below = self.evictions.below(record.priority)
             return soon(record, route, world) or choose(record, route, world, below)
-        if not self.ledger.grown:
-            return None
-        local = {run_id for room in self._rooms(self.ledger.grown) for run_id in room.runs}
-        return choose(record, route, world, (run_id for run_id in below if run_id in local))
+        grown = self._rooms(self.ledger.grown)
+        local = self.evictions.order_of(self.runs[run_id] for room in grown for run_id in room.runs)
+        lower = [other.spec.run_id for other in local if other.priority < record.priority]
+        return choose(record, route, world, lower) if lower else None
 
-    def _choose_spread(
-        self, record: RunRecord, shape: Shape, route: Route, world: World
-    ) -> Claim | None:
-        reach = shape.reach.setdefault(record.priority, Reach())
-        if not reach.is_enough(record, route, world):
+    def _choose_spread(self, record: RunRecord, route: Route, world: World) -> Claim | None:
+        most = max(
+            (self.ledger.tally(pool, record.ask.size).num_cards for pool in route.pools), default=0
+        )
+        if route.is_mixed:
+            most = record.ask.num_workers
+        most += self.evictions.num_workers_below(record.priority)
+        most += sum(len(self.runs[run_id].held) for run_id in self.leaving)
+        if most < record.ask.num_workers:
+            return None
+        if not self._reach.is_enough(record, route, world):
             return None
         return choose_spread(record, route, world, self.evictions.below(record.priority))
 
@@ -261,6 +280,7 @@ class Dispatch:
         if nodes:
             self.claims[record.spec.run_id] = nodes
             for node_id in nodes:
+                self.ledger.note(node_id)
                 self._claimants.setdefault(node_id, []).append(record)
 
     def _is_open(self, record: RunRecord) -> IsOpen:

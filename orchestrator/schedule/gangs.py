@@ -18,7 +18,7 @@ from orchestrator.messages import (
 from orchestrator.schedule import retry
 from orchestrator.schedule.asks import Ask
 from orchestrator.schedule.lifecycle import Lifecycle
-from orchestrator.schedule.runs import RunRecord
+from orchestrator.schedule.runs import HOLDING, RunRecord
 from orchestrator.types import Cause, RunState, StopMode, StopReason
 
 __all__ = [
@@ -157,7 +157,7 @@ def _current(life: Lifecycle, event: AttemptEvent) -> RunRecord | None:
         raise _unknown(life, event, record)
     if event.attempt.number < record.attempt:
         return None
-    if not record.state.holds_gpus:
+    if record.state not in HOLDING:
         record.move(type(event), record.state, life.now)
         return None
     life.changed[event.attempt.run_id] = None

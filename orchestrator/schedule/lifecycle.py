@@ -189,6 +189,7 @@ class Lifecycle:
 
     def inventory_changed(self) -> None:
         """Nodes came, went or changed: what could ever hold a waiting run may be another."""
+        self.dispatch.doubt()
         for shape in self.queue.shapes.values():
             route = self.router.route(shape.ask)
             if route != shape.route:

@@ -1,13 +1,12 @@
 """Who goes first and who leaves first: the queue by priority and age, and the order of eviction."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.schedule.asks import Ask, Route
-from orchestrator.schedule.preempt_spread import Reach
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import RunId
+from orchestrator.types import RunId, RunState
 
 __all__ = ["EvictionOrder", "Queue", "Shape"]
 
@@ -20,13 +19,11 @@ class Shape:
     waiting: list[tuple[int, int, RunId]] = field(default_factory=list)  # sorted: first goes first
     is_blocked: bool = False  # room can only be on nodes that have grown
     hopeless_priority: int | None = None  # at this priority nobody could be asked to leave
-    reach: dict[int, Reach] = field(default_factory=dict)  # by priority; gangs larger than a node
     route: Route | None = None  # as it was when `is_blocked` and `hopeless_priority` were found
 
     def forget(self) -> None:
         """Drop what is known: the next look is a full one."""
         self.is_blocked, self.hopeless_priority = False, None
-        self.reach.clear()
 
 
 class Queue:
@@ -78,10 +75,13 @@ class EvictionOrder:
 
     def __init__(self) -> None:
         self._entries: list[tuple[int, int, RunId]] = []
+        self._num_workers: dict[int, int] = {}  # by priority
 
     def add(self, record: RunRecord) -> None:
         """A gang was started."""
         insort(self._entries, _eviction_entry(record))
+        num = self._num_workers.get(record.priority, 0)
+        self._num_workers[record.priority] = num + record.ask.num_workers
 
     def remove(self, record: RunRecord) -> None:
         """A gang leaves, or has left; nothing happens when that is known."""
@@ -89,6 +89,11 @@ class EvictionOrder:
         at = bisect_left(self._entries, entry)
         if at < len(self._entries) and self._entries[at] == entry:
             del self._entries[at]
+            self._num_workers[record.priority] -= record.ask.num_workers
+
+    def num_workers_below(self, priority: int) -> int:
+        """Workers of all gangs of a lower priority."""
+        return sum(num for lower, num in self._num_workers.items() if lower < priority)
 
     def below(self, priority: int) -> Iterator[RunId]:
         """Gangs of a lower priority, in the order in which they would leave."""
@@ -96,6 +101,11 @@ class EvictionOrder:
             if lower >= priority:
                 return
             yield run_id
+
+    def order_of(self, records: Iterable[RunRecord]) -> list[RunRecord]:
+        """Those of the records that may be asked to leave, in the order in which they would."""
+        able = [r for r in records if r.state in (RunState.STARTING, RunState.RUNNING)]
+        return sorted(able, key=_eviction_entry)
 
     def has_below(self, priority: int) -> bool:
         """True when some gang has a lower priority."""

@@ -114,8 +114,9 @@ def find_on(
         return find(ask, route, ledger, is_open)
     rooms = [room for room in rooms if room.free_cpus >= ask.cpus]
     for pool in route.pools:
+        has_room = pool.num_cards if ask.size is not None else ledger.tally(pool, None).count
         for room in rooms:
-            if pool.num_cards.get(room.order, 0) >= ask.num_workers:
+            if has_room.get(room.order, 0) >= ask.num_workers:
                 cards = _tightest_cards(room, ask, pool, ask.num_workers)
                 if len(cards) == ask.num_workers:
                     return Placement(tuple(_share(card, ask) for card in cards))

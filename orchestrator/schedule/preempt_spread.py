@@ -12,41 +12,64 @@ __all__ = ["Reach", "choose_spread"]
 
 
 class Reach:
-    """Workers that would fit if every gang of lower priority left, for one shape and priority.
+    """Workers that would fit if every gang of lower priority left.
 
-    Kept between looks, and counted again only on nodes where something changed: a large gang
-    that cannot be helped costs next to nothing.
+    Kept between looks, and counted again only on nodes where something changed: large gangs that
+    cannot be helped cost next to nothing. Gangs that differ in their number of workers only
+    share the count.
     """
 
     def __init__(self) -> None:
-        self._num_changes = -1
-        self._workers: dict[tuple[Pool | None, NodeId], int] = {}
-        self._total: dict[Pool | None, int] = {}
+        self._counts: dict[tuple[object, ...], _Count] = {}
 
     def is_enough(self, record: RunRecord, route: Route, world: World) -> bool:
         """True when the gang could be helped, by the newest state of all nodes."""
-        ledger = world.ledger
-        changed = ledger.changed_since(self._num_changes) if self._num_changes >= 0 else None
+        ask = record.ask
+        for pool in pools_of(route):
+            key = (record.priority, ask.size, ask.num_cpus, pool, ask if pool is None else None)
+            if self._counts.setdefault(key, _Count()).is_enough(record, pool, world):
+                return True
+        return False
+
+
+class _Count:
+    """The count for one pool, size of share and priority."""
+
+    def __init__(self) -> None:
+        self._seen = -1
+        self._total = 0
+        self._workers: dict[NodeId, int] = {}
+
+    def is_enough(self, record: RunRecord, pool: Pool | None, world: World) -> bool:
+        ledger, wanted = world.ledger, record.ask.num_workers
+        num_changes = ledger.num_changes - self._seen
+        if self._seen >= 0 and self._total + num_changes * _most_cards(world) < wanted:
+            return False  # so few nodes cannot make up for what is missing
+        changed = ledger.changed_since(self._seen) if self._seen >= 0 else None
         if changed is None:
             self._workers.clear()
-            self._total.clear()
+            self._total = 0
             changed = ledger.nodes
-        self._num_changes = ledger.num_changes
-        for pool in pools_of(route):
-            for node_id in changed:
-                self._count(record, pool, node_id, world)
-        return any(self._total.get(pool, 0) >= record.ask.num_workers for pool in pools_of(route))
+        self._seen = ledger.num_changes
+        for node_id in changed:
+            self._recount(record, pool, node_id, world)
+        return self._total >= wanted
 
-    def _count(self, record: RunRecord, pool: Pool | None, node_id: NodeId, world: World) -> None:
-        before = self._workers.pop((pool, node_id), 0)
+    def _recount(self, record: RunRecord, pool: Pool | None, node_id: NodeId, world: World) -> None:
+        before = self._workers.pop(node_id, 0)
         room = world.nodes.get(node_id)
         num = 0
         if room is not None and (pool is None or room.order in pool.num_cards):
             gone = leaving_on(room, world) | _lower_on(room, record, world)
             num = workers_on(record.ask, pool, room, gone, world)
         if num:
-            self._workers[pool, node_id] = num
-        self._total[pool] = self._total.get(pool, 0) + num - before
+            self._workers[node_id] = num
+        self._total += num - before
+
+
+def _most_cards(world: World) -> int:
+    models = world.ledger.models
+    return max((sum(num for _, num in cards) for _, cards in models), default=0)
 
 
 def choose_spread(

@@ -33,9 +33,13 @@ from orchestrator.types import (
     StopReason,
 )
 
-__all__ = ["TRANSITIONS", "Faults", "Outranked", "Placed", "RunRecord", "check"]
+__all__ = ["HOLDING", "TRANSITIONS", "Faults", "Outranked", "Placed", "RunRecord", "check"]
 
 STORY_LENGTH = 40  # events that a TransitionError tells; enough for several attempts
+
+
+# As `state.holds_gpus`, for the one place that every event passes.
+HOLDING = frozenset(state for state in RunState if state.holds_gpus)
 
 
 class Placed:

@@ -25,7 +25,7 @@ from orchestrator.schedule.dispatch import Evict, Start
 from orchestrator.schedule.explain import explain, pending_reason
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.status import status_of
-from orchestrator.types import Cause, Explanation, Node, RunId, RunStatus, Seconds, Share
+from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds, Share
 
 __all__ = ["Scheduler"]
 
@@ -93,15 +93,22 @@ class Scheduler:
         life.now = max(life.now, event.at)
         life.actions = []
         _FOLLOWS[type(event)](life, event)
-        for record in life.timers.due(life.now):
-            gangs.expired(life, record)
+        due = life.timers.next
+        if due is not None and due <= life.now:
+            for record in life.timers.due(life.now):
+                gangs.expired(life, record)
+        if life.dispatch.is_due:
+            self._dispatch()
+        return tuple(life.actions)
+
+    def _dispatch(self) -> None:
+        life = self._life
         for decision in life.dispatch.decide(life.now):
             match decision:
                 case Start(record, placement):
                     life.start(record, placement)
                 case Evict(record, outranked_by):
                     life.evict(record, outranked_by)
-        return tuple(life.actions)
 
     @property
     def next_wakeup(self) -> Seconds | None:
@@ -137,13 +144,15 @@ class Scheduler:
         changed = self._life.changed
         if not changed:
             return ()
-        statuses = tuple(self.status(run_id) for run_id in changed)
+        statuses = tuple([self.status(run_id) for run_id in changed])
         changed.clear()
         return statuses
 
     def status(self, run_id: RunId) -> RunStatus:
         """The status of a run; KeyError when there is no such run."""
         record = self._life.runs[run_id]
+        if record.state is not RunState.PENDING:
+            return status_of(record, None)
         return status_of(record, pending_reason(record, self._life.dispatch))
 
     def statuses(self) -> tuple[RunStatus, ...]:
