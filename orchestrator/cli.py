@@ -221,7 +221,7 @@ def _simulate(
     as_json: Json = False,
 ) -> int:
     """Run the same scheduler and driver on a simulated cluster."""
-    from orchestrator.cli_simulate import simulate as job
+    from jobs.simulate import simulate as job
 
     config, settings = split_words(words or [])
     return job(config, [*settings, *flags(emulate, None)], as_json=as_json)
