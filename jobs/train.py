@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
-from orchestrator import cli_live, cli_report
-from orchestrator.cli_say import say
-from orchestrator.cli_stop import interruptible
-from orchestrator.client import Client
-from orchestrator.client_feasible import check_unfinished, cpu_count, machine_cards
-from orchestrator.client_prepare import order_runs, submit_orders
-from orchestrator.config import Config, load_config, load_shared
-from orchestrator.config_check import check_files
+from orchestrator.client.access import Client
+from orchestrator.client.feasible import check_unfinished, cpu_count, machine_cards
+from orchestrator.client.prepare import order_runs, submit_orders
+from orchestrator.config.check import check_files
+from orchestrator.config.load import Config, load_config, load_shared
+from orchestrator.console import live, report
+from orchestrator.console.say import say
+from orchestrator.console.stop import interruptible
 from orchestrator.types import Card, RunId
 
 __all__ = ["resume", "train"]
@@ -61,7 +61,7 @@ def resume(names: Sequence[str], words: Sequence[str], *, home: Path | None, as_
 def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_json: bool) -> int:
     """Be the store's driver until every run has ended, or leave the runs to the one there is."""
     if driver := client.driver():
-        return cli_report.handed_over(submit(), driver)
+        return report.handed_over(submit(), driver)
     if cards is not None:
         check_unfinished(client, cards)
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
@@ -82,15 +82,15 @@ def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_j
             stack.enter_context(ray)
         ids = asked.result()
         cluster = RayCluster(LocalParts(), list_cards=list_cards, local_cards=cards)
-        view = stack.enter_context(cli_live.view_of())
+        view = stack.enter_context(live.view_of())
         interrupts = stack.enter_context(interruptible(client, view.note))
         scheduler = Scheduler()
-        listeners = (FolderObserver(), cli_live.reasons(store), view.observe)
-        observe = cli_live.observer(scheduler, *listeners)
+        listeners = (FolderObserver(), live.reasons(store), view.observe)
+        observe = live.observer(scheduler, *listeners)
         drive(scheduler, cluster, store, cluster, observe=observe)
     runs = [client.run(run_id) for run_id in ids]
-    cli_report.report(runs, as_json=as_json)
-    return interrupts.exit_code or cli_report.exit_code(runs)
+    report.report(runs, as_json=as_json)
+    return interrupts.exit_code or report.exit_code(runs)
 
 
 if __name__ == "__main__":

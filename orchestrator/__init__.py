@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.client import Client, Run, RunRecord
-    from orchestrator.config import Config, load_config
+    from orchestrator.client.access import Client, Run, RunRecord
+    from orchestrator.config.load import Config, load_config
     from orchestrator.errors import OrchestratorError
     from orchestrator.types import RunId, RunSpec, RunState, TrainSettings
 
@@ -26,11 +26,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Client": "client",
-    "Run": "client",
-    "RunRecord": "client",
-    "Config": "config",
-    "load_config": "config",
+    "Client": "client.access",
+    "Run": "client.access",
+    "RunRecord": "client.access",
+    "Config": "config.load",
+    "load_config": "config.load",
     "OrchestratorError": "errors",
     "RunId": "types",
     "RunSpec": "types",

@@ -2,7 +2,7 @@
 
 import sys
 
-from orchestrator.cli import main
+from orchestrator.cli.app import main
 
 __all__: list[str] = []
 

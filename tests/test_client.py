@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import orchestrator
-from orchestrator.client import Client, fingerprint, new_run_id
+from orchestrator.client.access import Client, fingerprint, new_run_id
 from orchestrator.errors import ConfigError, NotFoundError
 from orchestrator.types import RunId, RunState
 from tests.cli.stored import drive_store, make_spec, make_store

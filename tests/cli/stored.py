@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.cli_live import observer, reasons
-from orchestrator.client import Client
+from orchestrator.client.access import Client
 from orchestrator.cluster.sim import SimCluster
+from orchestrator.console.live import observer, reasons
 from orchestrator.driver import drive
 from orchestrator.messages import Event, NodeJoined
 from orchestrator.schedule.scheduler import Scheduler

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli, cli_report
-from orchestrator.cli import main
-from orchestrator.client import Run
+from orchestrator.cli import app as cli
+from orchestrator.cli.app import main
+from orchestrator.client.access import Run
+from orchestrator.console import report
 from orchestrator.types import RunState
 from tests.cli.stored import make_store
 
@@ -50,7 +51,7 @@ def test_0_success(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_0_1_7_9_are_told_from_how_the_runs_ended(states: list[str], code: int) -> None:
-    assert cli_report.exit_code([run(RunState(state)) for state in states]) == code
+    assert report.exit_code([run(RunState(state)) for state in states]) == code
 
 
 def test_1_an_unforeseen_error_leaves_its_traceback_in_a_file(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import app, main
+from orchestrator.cli.app import app, main
 
 HEAVY = {"ray", "torch", "ultralytics", "timm", "sqlalchemy", "pydantic", "rich", "numpy"}
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from orchestrator.cli import main; main(['--help']);"
+        "import sys; from orchestrator.cli.app import main; main(['--help']);"
         f"heavy = {HEAVY!r} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

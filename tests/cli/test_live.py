@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator.cli_lines import LinesView, line_of
-from orchestrator.cli_live import Bar, BarsView, reasons, view_of
-from orchestrator.cli_say import columns, size_text, span_text
+from orchestrator.console.lines import LinesView, line_of
+from orchestrator.console.live import Bar, BarsView, reasons, view_of
+from orchestrator.console.say import columns, size_text, span_text
 from orchestrator.messages import (
     Event,
     GangFailed,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import main
-from orchestrator.client import Run
+from orchestrator.cli.app import main
+from orchestrator.client.access import Run
 from orchestrator.types import CheckpointRef, Explanation, Progress, RunState
 from tests.cli.stored import STATES, Filled, make_store
 
@@ -208,7 +208,7 @@ def test_logs_are_printed_to_their_end(
 
 def test_reading_imports_neither_ray_nor_torch(filled: Filled) -> None:
     code = (
-        "import sys; from orchestrator.cli import main;"
+        "import sys; from orchestrator.cli.app import main;"
         f"[main([*w.split(), '--home', {str(filled.client.home)!r}])"
         " for w in ('ls', 'show good', 'queue', 'explain waiting')];"
         "heavy = {'torch', 'ultralytics', 'timm', 'ray'} & set(sys.modules);"

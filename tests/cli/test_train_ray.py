@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.client import Client
+from orchestrator.client.access import Client
 from orchestrator.types import RunState
 
 pytestmark = pytest.mark.ray

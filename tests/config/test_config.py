@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import Config, load_config, schema
-from orchestrator.config_check import check_files
-from orchestrator.config_model import FileModel, ProjectModel
-from orchestrator.config_yaml import read_yaml
+from orchestrator.config.check import check_files
+from orchestrator.config.load import Config, load_config, schema
+from orchestrator.config.model import FileModel, ProjectModel
+from orchestrator.config.yaml import read_yaml
 from orchestrator.errors import ConfigError, DataError, NotFoundError
 from orchestrator.types import DeviceKind
 
@@ -203,8 +203,8 @@ def test_the_schema_names_every_key() -> None:
 def test_reading_and_checking_a_config_imports_no_framework(tmp_path: Path) -> None:
     (tmp_path / "exp.yaml").write_text(CFG)
     code = (
-        "import sys; from orchestrator.config import load_config;"
-        "from orchestrator.config_check import check_files;"
+        "import sys; from orchestrator.config.load import load_config;"
+        "from orchestrator.config.check import check_files;"
         "check_files(load_config('exp.yaml', environment={}).projects);"
         "heavy = {'torch', 'ultralytics', 'timm', 'ray', 'sqlalchemy'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cli import main
-from orchestrator.config_model import ProjectModel
+from orchestrator.cli.app import main
+from orchestrator.config.model import ProjectModel
 from tests.config.malformed import HEAD, Wrong, wrong_configs
 
 WRONG = tuple(wrong_configs())

@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.cli_say import columns, emit, emit_json, say
-from orchestrator.client import default_home
-from orchestrator.config import Config, Setting, load_config, schema, user_config_path
-from orchestrator.config_check import check_files
+from orchestrator.client.access import default_home
+from orchestrator.config.check import check_files
+from orchestrator.config.load import Config, Setting, load_config, schema, user_config_path
+from orchestrator.console.say import columns, emit, emit_json, say
 
 __all__ = ["print_paths", "print_schema", "show", "validate"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from orchestrator.cli_say import columns, emit, emit_json, say, size_text
+from orchestrator.console.say import columns, emit, emit_json, say, size_text
 from orchestrator.types import Card
 
 __all__ = ["card_name", "gpus"]

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli_config import config_app
-from orchestrator.cli_words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
+from orchestrator.cli.config import config_app
+from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
 from orchestrator.errors import ConfigError, OrchestratorError
 
 __all__ = ["app", "main"]
@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader (head, less) has left: nobody is there to be told
         return 0
     except Exception as error:  # the last line of defence: a bug becomes a report, not a page
-        from orchestrator.cli_say import show_crash
-        from orchestrator.client import default_home
+        from orchestrator.client.access import default_home
+        from orchestrator.console.say import show_crash
 
         home = _option(words, "--home")
         folder = Path(home) if home else default_home()
@@ -71,7 +71,7 @@ def _option(words: Sequence[str], name: str) -> str | None:
 
 
 def _say_error(error: OrchestratorError, *, as_json: bool, verbose: bool) -> int:
-    from orchestrator.cli_say import show_error
+    from orchestrator.console.say import show_error
 
     return show_error(error, as_json=as_json, verbose=verbose)
 
@@ -86,7 +86,7 @@ def _usage(error: typer.TyperException) -> ConfigError:
 def _version(wanted: bool) -> None:
     if wanted:
         from orchestrator import __version__
-        from orchestrator.cli_say import emit
+        from orchestrator.console.say import emit
 
         emit(f"orchestrator {__version__}")
         raise typer.Exit
@@ -143,17 +143,17 @@ def _ls(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the newest so many.")] = None,
 ) -> None:
     """List runs."""
-    from orchestrator import cli_read
+    from orchestrator.console import read
 
-    cli_read.list_runs(_client(home), as_json=as_json, project=project, limit=limit)
+    read.list_runs(_client(home), as_json=as_json, project=project, limit=limit)
 
 
 @app.command("show")
 def _show(run: RunName, as_json: Json = False, home: Home = None) -> None:
     """Show one run with its epochs."""
-    from orchestrator import cli_read
+    from orchestrator.console import read
 
-    cli_read.show(_client(home).show(run), as_json=as_json)
+    read.show(_client(home).show(run), as_json=as_json)
 
 
 @app.command("logs")
@@ -165,9 +165,9 @@ def _logs(
     home: Home = None,
 ) -> None:
     """Print a run's log."""
-    from orchestrator import cli_read
+    from orchestrator.console import read
 
-    cli_read.show_logs(_client(home), run, is_following=follow)
+    read.show_logs(_client(home), run, is_following=follow)
 
 
 @app.command("stop")
@@ -178,17 +178,17 @@ def _stop(
     home: Home = None,
 ) -> None:
     """Ask a run to stop: after its epoch and its checkpoint, or at once."""
-    from orchestrator import cli_read
+    from orchestrator.console import read
 
-    cli_read.stop(_client(home), run, now=now, as_json=as_json)
+    read.stop(_client(home), run, now=now, as_json=as_json)
 
 
 @app.command("explain")
 def _explain(run: RunName, as_json: Json = False, home: Home = None) -> int:
     """Say why a run is where it is, with numbers and remedies."""
-    from orchestrator import cli_read
+    from orchestrator.console import read
 
-    return cli_read.explain(_client(home).explain(run), as_json=as_json)
+    return read.explain(_client(home).explain(run), as_json=as_json)
 
 
 @app.command("queue")
@@ -198,20 +198,20 @@ def _queue(
     home: Home = None,
 ) -> None:
     """List runs that have not ended, in order; or change the priority of one."""
-    from orchestrator import cli_read
+    from orchestrator.console import read
 
     if words:
-        cli_read.set_priority(_client(home), words, as_json=as_json)
+        read.set_priority(_client(home), words, as_json=as_json)
     else:
-        cli_read.queue(_client(home), as_json=as_json)
+        read.queue(_client(home), as_json=as_json)
 
 
 @app.command("gpus")
 def _gpus(emulate: Emulate = None, as_json: Json = False) -> None:
     """List the cards of this machine."""
-    from orchestrator import cli_gpus
+    from orchestrator.console import gpus
 
-    cli_gpus.gpus(emulate, as_json=as_json)
+    gpus.gpus(emulate, as_json=as_json)
 
 
 @app.command("simulate")
@@ -228,6 +228,6 @@ def _simulate(
 
 
 def _client(home: Path | None) -> Any:
-    from orchestrator.client import Client
+    from orchestrator.client.access import Client
 
     return Client(home)

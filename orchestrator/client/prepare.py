@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from orchestrator.client import Client, new_run_id
-from orchestrator.config import Config, Project
+from orchestrator.client.access import Client, new_run_id
+from orchestrator.config.load import Config, Project
 from orchestrator.types import Card, RunId, RunSpec
 
 __all__ = ["Order", "order_runs", "submit_orders"]

@@ -1,10 +1,10 @@
-"""`orc config ...`: its commands; what they do is in `cli_settings`."""
+"""`orc config ...`: its commands; what they do is in `cli.settings`."""
 
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli_words import Json, Words, split_words
+from orchestrator.cli.words import Json, Words, split_words
 
 __all__ = ["config_app"]
 
@@ -18,30 +18,30 @@ def _show(
     as_json: Json = False,
 ) -> None:
     """Print the resolved config."""
-    from orchestrator import cli_settings
+    from orchestrator.cli import settings
 
-    cli_settings.show(*split_words(words or []), with_origin=origin, as_json=as_json)
+    settings.show(*split_words(words or []), with_origin=origin, as_json=as_json)
 
 
 @config_app.command("schema")
 def _schema() -> None:
     """Print the JSON schema of a config, for editors."""
-    from orchestrator import cli_settings
+    from orchestrator.cli import settings
 
-    cli_settings.print_schema()
+    settings.print_schema()
 
 
 @config_app.command("validate")
 def _validate(words: Words = None, as_json: Json = False) -> None:
     """Check a config and the files it names; starts nothing."""
-    from orchestrator import cli_settings
+    from orchestrator.cli import settings
 
-    cli_settings.validate(*split_words(words or []), as_json=as_json)
+    settings.validate(*split_words(words or []), as_json=as_json)
 
 
 @config_app.command("path")
 def _path(as_json: Json = False) -> None:
     """Print where configs and the store are looked for."""
-    from orchestrator import cli_settings
+    from orchestrator.cli import settings
 
-    cli_settings.print_paths(as_json=as_json)
+    settings.print_paths(as_json=as_json)

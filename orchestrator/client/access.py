@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event as Pause
 from typing import TYPE_CHECKING
 
-from orchestrator.client_records import Run, RunRecord, asked_run, run_of
+from orchestrator.client.records import Run, RunRecord, asked_run, run_of
 from orchestrator.errors import ConfigError, NotFoundError
 from orchestrator.messages import CancelRequested, PriorityChanged, ResumeRequested, RunSubmitted
 from orchestrator.types import Explanation, RunId, RunSpec, RunState, Seconds

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config_layers import Layer
-from orchestrator.config_model import ProjectModel
-from orchestrator.config_options import check_option, option_keys
-from orchestrator.config_words import Problem, path_in, unknown_key
-from orchestrator.config_yaml import KeyPath, path_text, shown
+from orchestrator.config.layers import Layer
+from orchestrator.config.model import ProjectModel
+from orchestrator.config.options import check_option, option_keys
+from orchestrator.config.words import Problem, path_in, unknown_key
+from orchestrator.config.yaml import KeyPath, path_text, shown
 from orchestrator.errors import OrchestratorError
 
 __all__ = [

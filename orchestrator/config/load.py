@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.config_files import check_top, read_file, user_config_path, user_document
-from orchestrator.config_layers import Layer, Origin, Override, layer_of, parse_overrides
-from orchestrator.config_model import FileModel, ProjectModel
-from orchestrator.config_project import build_project, known_beside, name_from
-from orchestrator.config_rules import Place, card_problems
-from orchestrator.config_types import Config, Project, Setting
-from orchestrator.config_words import Problem, nearest, problems_of, raise_problems
-from orchestrator.config_yaml import Document, KeyPath, path_text, read_yaml, shown
+from orchestrator.config.files import check_top, read_file, user_config_path, user_document
+from orchestrator.config.layers import Layer, Origin, Override, layer_of, parse_overrides
+from orchestrator.config.model import FileModel, ProjectModel
+from orchestrator.config.project import build_project, known_beside, name_from
+from orchestrator.config.rules import Place, card_problems
+from orchestrator.config.types import Config, Project, Setting
+from orchestrator.config.words import Problem, nearest, problems_of, raise_problems
+from orchestrator.config.yaml import Document, KeyPath, path_text, read_yaml, shown
 from orchestrator.errors import ConfigError
 
 __all__ = [

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from orchestrator.cli_read import metric_text, run_object
-from orchestrator.cli_say import columns, emit, emit_json, say, size_text, span_text
-from orchestrator.client import Run
+from orchestrator.client.access import Run
+from orchestrator.console.read import metric_text, run_object
+from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
 from orchestrator.types import Cause, RunId, RunState
 
 __all__ = ["exit_code", "handed_over", "report"]

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from orchestrator.config_yaml import KeyPath, path_text, shown
+from orchestrator.config.yaml import KeyPath, path_text, shown
 from orchestrator.errors import ConfigError
 
 __all__ = ["Problem", "nearest", "path_in", "problems_of", "raise_problems", "unknown_key"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.config_yaml import Document, KeyPath, Value, path_text, read_yaml, shown
+from orchestrator.config.yaml import Document, KeyPath, Value, path_text, read_yaml, shown
 from orchestrator.errors import ConfigError
 
 __all__ = ["Layer", "Origin", "Override", "layer_of", "parse_overrides"]

@@ -6,10 +6,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.config_options import known_models, read_data, scaled_like, without_scale
-from orchestrator.config_rules import TIMM_PREFIX
-from orchestrator.config_types import Project
-from orchestrator.config_yaml import shown
+from orchestrator.config.options import known_models, read_data, scaled_like, without_scale
+from orchestrator.config.rules import TIMM_PREFIX
+from orchestrator.config.types import Project
+from orchestrator.config.yaml import shown
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.types import TrainSettings
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.client import Client
-from orchestrator.config import Config
+from orchestrator.client.access import Client
+from orchestrator.config.load import Config
 from orchestrator.errors import ConfigError, NoDeviceError, PlanError
 from orchestrator.messages import CancelRequested, NodeJoined, RunSubmitted
 from orchestrator.types import Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec

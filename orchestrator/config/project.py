@@ -7,23 +7,23 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config_model import (
+from orchestrator.config.model import (
     ClusterModel,
     ProjectModel,
     ResourcesModel,
     RetryModel,
     ScheduleModel,
 )
-from orchestrator.config_rules import (
+from orchestrator.config.rules import (
     TIMM_PREFIX,
     Place,
     contradictions,
     option_problems,
     trainer_of,
 )
-from orchestrator.config_types import MADE, Project, Setting
-from orchestrator.config_words import Problem, path_in, problems_of
-from orchestrator.config_yaml import KeyPath
+from orchestrator.config.types import MADE, Project, Setting
+from orchestrator.config.words import Problem, path_in, problems_of
+from orchestrator.config.yaml import KeyPath
 from orchestrator.types import DeviceKind, RetryBudget, RunId, RunSpec, TrainSettings
 
 __all__ = ["build_project", "known_beside", "name_from", "resolve_path"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from threading import Event as Pause
 from typing import Any
 
-from orchestrator.cli_say import (
+from orchestrator.client.access import Client, Run, RunRecord
+from orchestrator.console.say import (
     clock_text,
     columns,
     emit,
@@ -16,7 +17,6 @@ from orchestrator.cli_say import (
     size_text,
     span_text,
 )
-from orchestrator.client import Client, Run, RunRecord
 from orchestrator.errors import ConfigError
 from orchestrator.types import Explanation, PendingReason
 

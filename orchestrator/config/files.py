@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config_model import ProjectModel
-from orchestrator.config_words import Problem, raise_problems, unknown_key
-from orchestrator.config_yaml import MAX_BYTES, Document, read_yaml, shown
+from orchestrator.config.model import ProjectModel
+from orchestrator.config.words import Problem, raise_problems, unknown_key
+from orchestrator.config.yaml import MAX_BYTES, Document, read_yaml, shown
 from orchestrator.errors import ConfigError, NotFoundError
 
 __all__ = ["check_top", "read_file", "user_config_path", "user_document"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from orchestrator.client import Client
+from orchestrator.client.access import Client
 
 __all__ = ["Interrupts", "interruptible"]
 
@@ -53,7 +53,7 @@ def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interr
             signal.signal(number, handler)
 
 
-def _ask(client: Client, now: bool, say: Callable[[str], None]) -> None:
+def _ask(client: Client, *, now: bool, say: Callable[[str], None]) -> None:
     asked = [client.stop(run.id, now=now).id for run in client.queue()]
     if now:
         say("stopping at once; resuming repeats the epoch under way (orc resume)")

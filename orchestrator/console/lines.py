@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
-from orchestrator.cli_gpus import card_name
-from orchestrator.cli_read import main_metric, metric_text
-from orchestrator.cli_say import clock_text, size_text
+from orchestrator.console.gpus import card_name
+from orchestrator.console.read import main_metric, metric_text
+from orchestrator.console.say import clock_text, size_text
 from orchestrator.messages import (
     CancelRequested,
     Event,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from orchestrator.cli_lines import LinesView, Waits, line_of
-from orchestrator.cli_read import main_metric
-from orchestrator.cli_say import is_lively, span_text
+from orchestrator.console.lines import LinesView, Waits, line_of
+from orchestrator.console.read import main_metric
+from orchestrator.console.say import is_lively, span_text
 from orchestrator.messages import (
     AttemptEvent,
     CancelRequested,

@@ -1,0 +1,1 @@
+"""The command `orc`: a thin face on `jobs` and `client`."""

@@ -1,0 +1,1 @@
+"""The Python API: what people ask of a store, and what they read from it."""
