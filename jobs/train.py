@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import check_unfinished, cpu_count, machine_cards
+from orchestrator.client.feasible import check_space, check_unfinished, cpu_count, machine_cards
 from orchestrator.client.prepare import order_runs, submit_orders
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config, load_config, load_shared
@@ -31,6 +31,7 @@ def train(path: Path | None, words: Sequence[str], *, home: Path | None, as_json
     client = Client(home)
     cards = machine_cards([project.template for project in config.projects], config)
     check_files(config.projects)
+    check_space(config.runs)
 
     def submit() -> tuple[RunId, ...]:
         orders = order_runs(config, client, time.time())

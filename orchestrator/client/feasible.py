@@ -1,18 +1,22 @@
 """Which cards there are, and whether they can ever hold the runs; asked before anything starts."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from orchestrator.client.access import Client
 from orchestrator.config.load import Config
-from orchestrator.errors import ConfigError, NoDeviceError, PlanError
+from orchestrator.errors import ConfigError, NoDeviceError, PlanError, StoreError
 from orchestrator.messages import CancelRequested, NodeJoined, RunSubmitted
+from orchestrator.store.checkpoints import DEFAULT_RESERVE_BYTES
 from orchestrator.types import Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec
 
 __all__ = [
     "cards_for",
     "check_feasible",
+    "check_space",
     "check_unfinished",
     "cpu_count",
     "machine_cards",
@@ -26,6 +30,26 @@ _NEVER = (PendingReason.NO_MATCHING_GPU, PendingReason.EXCEEDS_CLUSTER)
 def cpu_count() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def check_space(folder: Path) -> None:
+    """Refuse to start on a disk that will soon be full.
+
+    `ORC_DISK_RESERVE` (bytes) replaces the reserve of 5 GB.
+
+    Raises:
+        StoreError: E5013, less is free than the reserve.
+    """
+    reserve = int(os.environ.get("ORC_DISK_RESERVE", DEFAULT_RESERVE_BYTES))
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < reserve:
+        raise StoreError(
+            f"the disk of {folder} has too little room to start",
+            code="E5013",
+            why=(f"{free / 1e9:.1f} GB are free; {reserve / 1e9:.1f} GB are kept in reserve",),
+            fix=("free space there, or choose another disk: --runs DIR", "ORC_DISK_RESERVE=BYTES"),
+        )
 
 
 def cards_for(specs: Sequence[RunSpec], emulate: Sequence[str]) -> tuple[Card, ...]:

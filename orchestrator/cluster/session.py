@@ -172,7 +172,11 @@ def _refused(address: str, error: Exception) -> ClusterError:
         texts += [line.strip() for line in str(link).splitlines() if line.strip()]
         link = link.__cause__
     tokens = [line for line in texts if "AuthenticationError" in line or "InvalidAuthToken" in line]
-    fixes = [_ADMISSION_FIX] if address != "local" else ["run: orc doctor"]
+    fixes = (
+        [_ADMISSION_FIX]
+        if address != "local"
+        else ["try again; free memory, or end other Rays of this machine, if it happens again"]
+    )
     if address == "auto":
         fixes.append("without `cluster.address`, orc starts a Ray of its own")
     mode = f"RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']}"

@@ -26,6 +26,12 @@ _OPTION_CHECKS = {"timm": "orchestrator.trainer.options_timm:timm_options"}
 _READ_FILE = "orchestrator.trainer.yolo_data:read_data_yaml"
 _READ_FOLDERS = "orchestrator.trainer.yolo_data:read_class_folders"
 _READ_PICTURES = "orchestrator.trainer.pictures:find_pictures"
+# What opens every picture and label: (YOLO, the headers of timm's pictures).
+_EXAMINE_YOLO = "orchestrator.trainer.yolo_labels:check_data"
+_EXAMINE_PICTURES = "orchestrator.trainer.pictures:decoded_bytes"
+_EXAMINERS = 4  # threads; they wait for the disk
+_YOLO_NAME = re.compile(r"yolo\w*?(?:-(cls|seg|pose|obb))?\.(?:pt|ya?ml)")
+_TASKS = {"cls": "classify", "seg": "segment", "pose": "pose", "obb": "obb"}
 _TIMM_ENTRY = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
 _SCALE = re.compile(r"(\d+)([nslmx])(.*)$")  # yolo11n-cls is scale n of yolo11-cls
 
@@ -53,17 +59,23 @@ def check_option(trainer: str, key: str, value: object) -> None:
 
 
 def read_data(trainer: str, model: str, path: Path, seed: int) -> None:
-    """Let the trainer's own reader look at the data set.
+    """Let the trainer's own reader look at the data set, every picture and label of it.
+
+    Weights of a name of their own (`best.pt`) do not tell their task without torch; then the
+    labels are first read by the worker.
 
     Raises:
         DataError: E31xx or E32xx, what is wrong with the data set and how to repair it.
     """
     if trainer == "timm":
-        pkgutil.resolve_name(_READ_PICTURES)(path, seed)
-    elif "-cls" in Path(model).name:
-        pkgutil.resolve_name(_READ_FOLDERS)(path)
-    else:
-        pkgutil.resolve_name(_READ_FILE)(path)
+        for pictures in pkgutil.resolve_name(_READ_PICTURES)(path, seed):
+            pkgutil.resolve_name(_EXAMINE_PICTURES)(pictures, _EXAMINERS)
+        return
+    name = _YOLO_NAME.fullmatch(Path(model).name)
+    is_classifier = "-cls" in Path(model).name
+    data = pkgutil.resolve_name(_READ_FOLDERS if is_classifier else _READ_FILE)(path)
+    if name:
+        pkgutil.resolve_name(_EXAMINE_YOLO)(data, _TASKS.get(name[1], "detect"))
 
 
 @cache

@@ -39,7 +39,9 @@ def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interr
         if interrupts.count > 2:
             os._exit(interrupts.exit_code)
         # A thread with connections of its own: the signal may have come within a transaction.
-        thread = threading.Thread(target=_ask, args=(client, interrupts.count > 1, say))
+        thread = threading.Thread(
+            target=_ask, args=(client,), kwargs={"now": interrupts.count > 1, "say": say}
+        )
         asking.append(thread)
         thread.start()
 

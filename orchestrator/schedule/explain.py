@@ -198,7 +198,7 @@ def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> I
     for _, pool in sorted(ledger.pools.items()):
         is_excluded = not any(is_kind(wanted, pool.name) for wanted in ask.gpu_types)
         if ask.gpu_types and is_excluded and pool.memory_bytes >= max(needed, ask.over_bytes + 1):
-            yield f"allow {pool.name}: orc rerun {run} resources.gpu_type+='{pool.name}'"
+            yield f"allow {pool.name} in resources.gpu_type"
     largest = dispatch.router.largest(ask)
     if needed > largest > 0:
         yield (
@@ -206,7 +206,7 @@ def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> I
             f" micro_batch, imgsz or model"
         )
     if ask.num_workers > 1:
-        yield f"use fewer GPUs: orc rerun {run} resources.gpus={ask.num_workers // 2}"
+        yield f"use fewer GPUs: resources.gpus={ask.num_workers // 2}"
     if not reason.needs_person:
         yield f"go first: orc queue set {run} priority={record.priority + 10}"
         yield f"{dispatch.queue.position(record)} runs go before it in the queue"

@@ -62,6 +62,14 @@ def decide(
             return GiveUp(faults=faults, why=f"lost {num} times without completing an epoch")
         wait = backoff_seconds(INFRASTRUCTURE_BASE_SECONDS, num)
         return Again(faults=faults, batch=batch, wait_seconds=wait)
+    return _user_fault(cause, faults, budget, batch)
+
+
+def _user_fault(
+    cause: Cause, faults: Faults, budget: RetryBudget, batch: BatchPlan
+) -> Again | GiveUp:
+    if cause is Cause.DATA_ERROR:
+        return GiveUp(faults=faults, why="the data has to be corrected first, so it is not retried")
     num = faults.user_errors + 1
     faults = replace(faults, user_errors=num)
     if num > budget.user_errors:

@@ -160,7 +160,7 @@ def _taken(database: Database) -> StoreError:
         code="E5006",
         why=(str(driver) if driver else "it has just started",),
         fix=(
-            "submit to it: orc submit asks the running driver",
+            "give it the work: orc train CONFIG hands its runs to the driver that holds the store",
             f"or stop that process first{f': kill {driver.pid}' if driver else ''}",
         ),
     )

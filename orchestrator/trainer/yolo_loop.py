@@ -195,7 +195,7 @@ class _Loop(_Mixed):
                 f"optimizer {self.args.optimizer}, learning rates {rates}",
                 f"precision {self.args.amp if self.amp else 'fp32'}",
             ),
-            fix=("lower lr0", "amp: bf16 or fp32", "look at the labels: orc plan checks them"),
+            fix=("lower lr0", "amp: bf16 or fp32", "look at the labels"),
         )
 
     def optimizer_step(self: Any) -> None:
