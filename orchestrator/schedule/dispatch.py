@@ -23,7 +23,7 @@ from orchestrator.schedule.cards import NodeRoom, Pool
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder, Queue, Shape
 from orchestrator.schedule.placement import IsOpen, find, find_on, fullest
-from orchestrator.schedule.preempt import Claim, World, choose, soon, will_fit
+from orchestrator.schedule.preempt import Claim, World, choose, nodes_of, will_fit
 from orchestrator.schedule.preempt_spread import Reach, choose_spread
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import DeviceKind, NodeId, Placement, RunId, Seconds
@@ -62,18 +62,18 @@ class Dispatch:
     queue: Queue
     evictions: EvictionOrder
     leaving: Mapping[RunId, None]  # gangs that will be gone within the yield grace
-    is_preempting: bool
     hold_after_seconds: Seconds
     claims: dict[RunId, tuple[NodeId, ...]] = field(default_factory=dict)
     _claimants: dict[NodeId, list[RunRecord]] = field(default_factory=dict)
     _coming: dict[RunId, None] = field(default_factory=dict)  # whose claims are known to do
+    _left: dict[NodeId, None] = field(default_factory=dict)  # where someone began to leave since
     _reach: Reach = field(default_factory=Reach)
     _taken: dict[NodeId, None] = field(default_factory=dict)  # where something started since
 
     @property
     def is_due(self) -> bool:
         """False when nothing can have changed since the last look at the queue."""
-        return self.queue.is_fresh or bool(self.ledger.grown)
+        return self.queue.is_fresh or bool(self.ledger.grown) or bool(self._left)
 
     def decide(self, now: Seconds) -> Iterator[Decision]:
         """Go through the queue once."""
@@ -101,6 +101,7 @@ class Dispatch:
             _advance(heads, shape, at + 1 if goes_on else len(shape.waiting))
         self.ledger.grown.clear()
         self._taken.clear()
+        self._left.clear()
 
     def drop(self, record: RunRecord) -> None:
         """Give up what is claimed for a run."""
@@ -118,6 +119,10 @@ class Dispatch:
         """Nodes changed: what room was made for is checked again."""
         self._taken.update(dict.fromkeys(self._claimants))
         self.queue.is_fresh = True
+
+    def leaves(self, record: RunRecord) -> None:
+        """A gang will be gone soon: room will be on its nodes."""
+        self._left.update(dict.fromkeys(share.node_id for share in record.held))
 
     def lose(self, node_id: NodeId) -> None:
         """A node is gone, and so are the claims that counted on it."""
@@ -159,14 +164,14 @@ class Dispatch:
         claimed = self.claims.get(record.spec.run_id, ())
         if record.spec.run_id in self._coming and self._is_coming(record, route, claimed):
             return True
-        if self.is_preempting and self.evictions.has_below(record.priority):
-            claim = self._choose(record, shape, route)
-            if claim is not None:
-                self._hold(record, claim.nodes)
-                self._coming[record.spec.run_id] = None
-                for run_id in claim.victims:
-                    yield Evict(self.runs[run_id], record)
-                return True
+        claim = self._choose(record, shape, route)
+        if claim is not None:
+            self._hold(record, claim.nodes)
+            self._coming[record.spec.run_id] = None
+            for run_id in claim.victims:
+                yield Evict(self.runs[run_id], record)
+            return True
+        if not route.is_spread:
             shape.hopeless_priority = max(
                 record.priority, shape.hopeless_priority or record.priority
             )
@@ -195,12 +200,11 @@ class Dispatch:
             return self._choose_spread(record, route, world)
         hopeless = shape.hopeless_priority
         if hopeless is None or record.priority > hopeless:
-            below = self.evictions.below(record.priority)
-            return soon(record, route, world) or choose(record, route, world, below)
-        grown = self._rooms(self.ledger.grown)
-        local = self.evictions.order_of(self.runs[run_id] for room in grown for run_id in room.runs)
-        lower = [other.spec.run_id for other in local if other.priority < record.priority]
-        return choose(record, route, world, lower) if lower else None
+            gangs = (*self.leaving, *self.evictions.below(record.priority))
+            nodes = (node_id for run_id in gangs for node_id in nodes_of(self.runs[run_id]))
+        else:
+            nodes = (node_id for node_id in (*self.ledger.grown, *self._left))
+        return choose(record, route, world, self._distinct_rooms(nodes))
 
     def _choose_spread(self, record: RunRecord, route: Route, world: World) -> Claim | None:
         most = max(
@@ -228,6 +232,7 @@ class Dispatch:
             runs=self.runs,
             ledger=self.ledger,
             leaving=self.leaving,
+            evictions=self.evictions,
             claimed=self._claimants,
             ahead=ahead,
         )
@@ -287,6 +292,13 @@ class Dispatch:
         if not self._claimants:
             return _always
         return lambda room: not self.is_kept(record, room)
+
+    def _distinct_rooms(self, node_ids: Iterable[NodeId]) -> Iterator[NodeRoom]:
+        seen: set[NodeId] = set()
+        for node_id in node_ids:
+            if node_id not in seen and node_id in self.ledger.nodes:
+                seen.add(node_id)
+                yield self.ledger.nodes[node_id]
 
     def _rooms(self, node_ids: Iterable[NodeId]) -> list[NodeRoom]:
         return [self.ledger.nodes[n] for n in node_ids if n in self.ledger.nodes]

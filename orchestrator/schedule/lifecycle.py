@@ -43,7 +43,7 @@ class Lifecycle:
         self.num_unfinished = 0
         self.num_queued = 0
         self._num_started = 0
-        self._evictions = EvictionOrder()
+        self._evictions = EvictionOrder(is_allowed=preempt)
         self._leaving: dict[RunId, None] = {}
         self._start_timeout = start_timeout_seconds
         self._grace = yield_grace_seconds
@@ -54,7 +54,6 @@ class Lifecycle:
             queue=self.queue,
             evictions=self._evictions,
             leaving=self._leaving,
-            is_preempting=preempt,
             hold_after_seconds=hold_after_seconds,
         )
 
@@ -201,6 +200,7 @@ class Lifecycle:
     def _leaves_by(self, record: RunRecord) -> None:
         self.timers.set(record, self.now + self._grace)
         self._leaving[record.spec.run_id] = None
+        self.dispatch.leaves(record)
 
     def _end_of_training(self, record: RunRecord) -> None:
         """Count the time of an attempt until it is asked to leave, or leaves by itself."""

@@ -10,6 +10,8 @@ from orchestrator.types import RunId, RunState
 
 __all__ = ["EvictionOrder", "Queue", "Shape"]
 
+_EVICTABLE = frozenset({RunState.STARTING, RunState.RUNNING})
+
 
 @dataclass(slots=True, eq=False)
 class Shape:
@@ -71,9 +73,14 @@ class Queue:
 
 
 class EvictionOrder:
-    """Gangs that may be asked to leave: the lowest priority first, of these the newest."""
+    """Gangs that may be asked to leave: the lowest priority first, of these the newest.
 
-    def __init__(self) -> None:
+    Args:
+        is_allowed: Without it nobody is ever asked to leave.
+    """
+
+    def __init__(self, *, is_allowed: bool) -> None:
+        self.is_allowed = is_allowed
         self._entries: list[tuple[int, int, RunId]] = []
         self._num_workers: dict[int, int] = {}  # by priority
 
@@ -93,23 +100,23 @@ class EvictionOrder:
 
     def num_workers_below(self, priority: int) -> int:
         """Workers of all gangs of a lower priority."""
+        if not self.is_allowed:
+            return 0
         return sum(num for lower, num in self._num_workers.items() if lower < priority)
 
     def below(self, priority: int) -> Iterator[RunId]:
         """Gangs of a lower priority, in the order in which they would leave."""
         for lower, _, run_id in self._entries:
-            if lower >= priority:
+            if lower >= priority or not self.is_allowed:
                 return
             yield run_id
 
-    def order_of(self, records: Iterable[RunRecord]) -> list[RunRecord]:
-        """Those of the records that may be asked to leave, in the order in which they would."""
-        able = [r for r in records if r.state in (RunState.STARTING, RunState.RUNNING)]
-        return sorted(able, key=_eviction_entry)
-
-    def has_below(self, priority: int) -> bool:
-        """True when some gang has a lower priority."""
-        return bool(self._entries) and self._entries[0][0] < priority
+    def order_of(self, records: Iterable[RunRecord], *, below: int) -> list[RunId]:
+        """Those of a lower priority, in the order in which they would be asked to leave."""
+        if not self.is_allowed:
+            return []
+        able = [r for r in records if r.priority < below and r.state in _EVICTABLE]
+        return [r.spec.run_id for r in sorted(able, key=_eviction_entry)]
 
 
 def _entry(record: RunRecord) -> tuple[int, int, RunId]:

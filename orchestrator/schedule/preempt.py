@@ -1,12 +1,12 @@
 """Whom to ask to leave so that a run of higher priority has room, and never more than needed."""
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.schedule.asks import Ask, Route, matches, within_cpus
 from orchestrator.schedule.cards import CardRoom, NodeRoom, Pool
 from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.order import EvictionOrder
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import DeviceKind, NodeId, RunId
 
@@ -17,7 +17,6 @@ __all__ = [
     "leaving_on",
     "nodes_of",
     "pools_of",
-    "soon",
     "will_fit",
     "workers_on",
 ]
@@ -40,6 +39,7 @@ class World:
     runs: Mapping[RunId, RunRecord]
     ledger: Ledger
     leaving: Mapping[RunId, None]
+    evictions: EvictionOrder
     claimed: Mapping[NodeId, object]
     ahead: Callable[[NodeRoom], Sequence[Ask]]
 
@@ -97,46 +97,41 @@ def will_fit(record: RunRecord, route: Route, rooms: Iterable[NodeRoom], world: 
     return False
 
 
-def soon(record: RunRecord, route: Route, world: World) -> Claim | None:
-    """Claim a node that has room as soon as those have left who are leaving anyway."""
-    for node_id in _distinct_nodes(world.leaving, world):
-        room = world.nodes.get(node_id)
-        if room is not None and will_fit(record, route, (room,), world):
-            return Claim((node_id,), ())
-    return None
-
-
-def choose(record: RunRecord, route: Route, world: World, victims: Iterable[RunId]) -> Claim | None:
+def choose(
+    record: RunRecord, route: Route, world: World, rooms: Iterable[NodeRoom]
+) -> Claim | None:
     """Find the gangs to ask to leave for a run that goes to one node.
 
     Args:
         record: The run that needs room.
         route: The cards that could hold it.
         world: Everything else.
-        victims: Gangs of lower priority, those that leave first coming first.
+        rooms: The nodes to look at; the first few that can be cleared are compared.
 
     Returns:
-        A claim in which no victim is superfluous; None when all of them together would not
-        make room.
+        A claim in which no victim is superfluous, without victims where those who leave anyway
+        make enough room; None when all gangs of lower priority together would not.
     """
-    allowed = dict.fromkeys(victims)
     options: list[Claim] = []
-    for node_id in _distinct_nodes(allowed, world):
-        claim = _evict_on(record, route, world.nodes[node_id], world, allowed)
+    for room in rooms:
+        claim = _evict_on(record, route, room, world)
         if claim is not None:
+            if not claim.victims:
+                return claim
             options.append(claim)
         if len(options) >= MAX_OPTIONS:
             break
     return min(options, key=lambda claim: _cost(claim, world), default=None)
 
 
-def _evict_on(
-    record: RunRecord, route: Route, room: NodeRoom, world: World, allowed: Mapping[RunId, None]
-) -> Claim | None:
-    local = [run_id for run_id in room.runs if run_id in allowed]
-    local.sort(key=lambda run_id: _leaves_first(world.runs[run_id]))
+def _evict_on(record: RunRecord, route: Route, room: NodeRoom, world: World) -> Claim | None:
+    local = world.evictions.order_of(
+        (world.runs[run_id] for run_id in room.runs), below=record.priority
+    )
     already = leaving_on(room, world)
     for pool in pools_of(route):
+        if pool is not None and pool.num_cards.get(room.order, 0) < record.ask.num_workers:
+            continue
 
         def fits(gone: Iterable[RunId], pool: Pool | None = pool) -> bool:
             num = workers_on(record.ask, pool, room, already | frozenset(gone), world)
@@ -193,28 +188,15 @@ def leaving_on(room: NodeRoom, world: World) -> frozenset[RunId]:
     return frozenset(run_id for run_id in room.runs if run_id in world.leaving)
 
 
-def _distinct_nodes(run_ids: Iterable[RunId], world: World) -> Iterator[NodeId]:
-    seen: set[NodeId] = set()
-    for run_id in run_ids:
-        for node_id in nodes_of(world.runs[run_id]):
-            if node_id not in seen:
-                seen.add(node_id)
-                yield node_id
-
-
 def nodes_of(record: RunRecord) -> Iterable[NodeId]:
     """The nodes on which a gang still holds something."""
     return dict.fromkeys(share.node_id for share in record.held)
 
 
-def _leaves_first(record: RunRecord) -> tuple[int, int]:
-    return (record.priority, -record.start_order)
-
-
 def _cost(claim: Claim, world: World) -> tuple[int, int, int]:
     victims = [world.runs[run_id] for run_id in claim.victims]
     return (
-        max((victim.priority for victim in victims), default=-sys.maxsize),
+        max(victim.priority for victim in victims),
         sum(len(victim.held) for victim in victims),
-        -max((victim.start_order for victim in victims), default=0),
+        -max(victim.start_order for victim in victims),
     )

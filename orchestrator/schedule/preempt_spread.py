@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 from orchestrator.schedule.asks import Route
-from orchestrator.schedule.cards import NodeRoom, Pool
+from orchestrator.schedule.cards import Pool
 from orchestrator.schedule.preempt import Claim, World, leaving_on, nodes_of, pools_of, workers_on
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import NodeId, RunId, RunState
+from orchestrator.types import NodeId, RunId
 
 __all__ = ["Reach", "choose_spread"]
 
@@ -60,7 +60,9 @@ class _Count:
         room = world.nodes.get(node_id)
         num = 0
         if room is not None and (pool is None or room.order in pool.num_cards):
-            gone = leaving_on(room, world) | _lower_on(room, record, world)
+            here = (world.runs[run_id] for run_id in room.runs)
+            lower = world.evictions.order_of(here, below=record.priority)
+            gone = leaving_on(room, world) | frozenset(lower)
             num = workers_on(record.ask, pool, room, gone, world)
         if num:
             self._workers[node_id] = num
@@ -160,13 +162,3 @@ class _Spread:
         return workers_on(
             self._ask, self._pool, room, leaving_on(room, self._world) | gone, self._world
         )
-
-
-def _lower_on(room: NodeRoom, record: RunRecord, world: World) -> frozenset[RunId]:
-    """Gangs on a node that this run may ask to leave."""
-    return frozenset(
-        run_id
-        for run_id in room.runs
-        if world.runs[run_id].priority < record.priority
-        and world.runs[run_id].state in (RunState.STARTING, RunState.RUNNING)
-    )

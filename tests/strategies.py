@@ -1,0 +1,105 @@
+"""Hypothesis strategies for what the core takes in: cards, nodes, runs; and plain builders."""
+
+from collections.abc import Mapping
+
+from hypothesis import strategies as st
+
+from orchestrator.types import (
+    Card,
+    DeviceKind,
+    Node,
+    NodeId,
+    RetryBudget,
+    RunId,
+    RunSpec,
+    Scalar,
+    TrainSettings,
+)
+
+__all__ = ["GIB", "KINDS", "make_node", "make_spec", "nodes", "specs"]
+
+GIB = 2**30
+KINDS = (("RTX 2060", 6 * GIB), ("NVIDIA GeForce RTX 4090", 24 * GIB), ("A100", 40 * GIB))
+
+
+def make_node(
+    name: str,
+    *cards: tuple[str, int],
+    foreign_bytes: int = 0,
+    num_cpus: float = 8.0,
+) -> Node:
+    """A node with cards given as (name, bytes)."""
+    return Node(
+        node_id=NodeId(name),
+        cards=tuple(
+            Card(index=i, name=kind, memory_bytes=size, foreign_bytes=foreign_bytes)
+            for i, (kind, size) in enumerate(cards)
+        ),
+        num_cpus=num_cpus,
+    )
+
+
+def make_spec(
+    name: str = "r",
+    *,
+    num_gpus: int = 1,
+    gib: float | None = None,
+    priority: int = 50,
+    batch: int | None = None,
+    micro_batch: int | None = None,
+    epochs: int = 3,
+    gpu_types: tuple[str, ...] = (),
+    num_cpus: float = 0.0,
+    device: DeviceKind = DeviceKind.GPU,
+    retry: RetryBudget | None = None,
+    max_duration_seconds: float | None = None,
+    options: Mapping[str, Scalar] | None = None,
+) -> RunSpec:
+    """A run of the fake trainer."""
+    return RunSpec(
+        run_id=RunId(name),
+        project="p",
+        trainer="fake",
+        settings=TrainSettings(
+            model="fake", data="none", imgsz=32, epochs=epochs, options=options or {}
+        ),
+        effective_batch=batch or 8 * num_gpus,
+        folder=f"/runs/{name}",
+        device=device,
+        num_gpus=num_gpus,
+        memory_bytes=None if gib is None else int(gib * GIB),
+        micro_batch=micro_batch,
+        gpu_types=gpu_types,
+        num_cpus=num_cpus,
+        priority=priority,
+        retry=retry or RetryBudget(),
+        max_duration_seconds=max_duration_seconds,
+    )
+
+
+@st.composite
+def nodes(draw: st.DrawFn, name: str) -> Node:
+    """A node of up to four cards, perhaps of two kinds, perhaps none."""
+    cards = draw(st.lists(st.sampled_from(KINDS), max_size=4))
+    foreign = draw(st.sampled_from((0, 0, GIB // 4, 3 * GIB)))
+    return make_node(name, *cards, foreign_bytes=foreign, num_cpus=draw(st.sampled_from((2, 8))))
+
+
+@st.composite
+def specs(draw: st.DrawFn, name: str) -> RunSpec:
+    """A run: one card or several, whole or shared, any priority; sometimes on the CPU."""
+    if draw(st.integers(0, 9)) == 0:
+        return make_spec(name, device=DeviceKind.CPU, num_cpus=draw(st.sampled_from((1.0, 4.0))))
+    num_gpus = draw(st.sampled_from((1, 1, 1, 2, 3, 6)))
+    return make_spec(
+        name,
+        num_gpus=num_gpus,
+        gib=draw(st.sampled_from((None, None, 2, 5, 11, 30))),
+        priority=draw(st.sampled_from((10, 50, 50, 90))),
+        batch=num_gpus * draw(st.integers(1, 9)),
+        micro_batch=draw(st.sampled_from((None, 1, 4))),
+        gpu_types=draw(st.sampled_from(((), (), ("rtx4090",), ("A100", "RTX 2060")))),
+        num_cpus=draw(st.sampled_from((0.0, 0.0, 1.0))),
+        retry=RetryBudget(user_errors=draw(st.integers(0, 2)), losses_without_progress=3),
+        max_duration_seconds=draw(st.sampled_from((None, None, 500.0))),
+    )
