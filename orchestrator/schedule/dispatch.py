@@ -67,6 +67,7 @@ class Dispatch:
     _claimants: dict[NodeId, list[RunRecord]] = field(default_factory=dict)
     _coming: dict[RunId, None] = field(default_factory=dict)  # whose claims are known to do
     _left: dict[NodeId, None] = field(default_factory=dict)  # where someone began to leave since
+    _failed: dict[RunId, int] = field(default_factory=dict)  # reach at which no claim was found
     _reach: Reach = field(default_factory=Reach)
     _taken: dict[NodeId, None] = field(default_factory=dict)  # where something started since
 
@@ -81,7 +82,7 @@ class Dispatch:
         heads = [
             (shape.waiting[0], 0, shape)
             for shape in self.queue.shapes.values()
-            if self.router.route(shape.ask).reason is None
+            if self._route(shape).reason is None
         ]
         heapq.heapify(heads)
         is_first = True
@@ -106,6 +107,7 @@ class Dispatch:
     def drop(self, record: RunRecord) -> None:
         """Give up what is claimed for a run."""
         self._coming.pop(record.spec.run_id, None)
+        self._failed.pop(record.spec.run_id, None)
         for node_id in self.claims.pop(record.spec.run_id, ()):
             claimants = self._claimants[node_id]
             claimants.remove(record)
@@ -138,8 +140,13 @@ class Dispatch:
         """True when a node is kept for a run that goes before this one."""
         return any(other.key < record.key for other in self._claimants.get(room.node.node_id, ()))
 
+    def _route(self, shape: Shape) -> Route:
+        if shape.route is None:
+            shape.route = self.router.route(shape.ask)
+        return shape.route
+
     def _find(self, record: RunRecord, shape: Shape) -> Placement | None:
-        route = self.router.route(shape.ask)
+        route = self._route(shape)
         is_open = self._is_open(record)
         if record.avoid:
             elsewhere = self._search(
@@ -160,7 +167,7 @@ class Dispatch:
         self, record: RunRecord, shape: Shape, now: Seconds, *, is_first: bool
     ) -> Generator[Evict, None, bool]:
         """Make or keep room for a run; returns whether the next of its shape needs a look too."""
-        route = self.router.route(shape.ask)
+        route = self._route(shape)
         claimed = self.claims.get(record.spec.run_id, ())
         if record.spec.run_id in self._coming and self._is_coming(record, route, claimed):
             return True
@@ -207,18 +214,14 @@ class Dispatch:
         return choose(record, route, world, self._distinct_rooms(nodes))
 
     def _choose_spread(self, record: RunRecord, route: Route, world: World) -> Claim | None:
-        most = max(
-            (self.ledger.tally(pool, record.ask.size).num_cards for pool in route.pools), default=0
-        )
-        if route.is_mixed:
-            most = record.ask.num_workers
-        most += self.evictions.num_workers_below(record.priority)
-        most += sum(len(self.runs[run_id].held) for run_id in self.leaving)
-        if most < record.ask.num_workers:
+        pools, most = self._reach.enough(record, route, world)
+        if not pools or most <= self._failed.get(record.spec.run_id, 0):
             return None
-        if not self._reach.is_enough(record, route, world):
-            return None
-        return choose_spread(record, route, world, self.evictions.below(record.priority))
+        below = self.evictions.below(record.priority)
+        claim = choose_spread(record, pools, world, below)
+        if claim is None:
+            self._failed[record.spec.run_id] = most
+        return claim
 
     def _world(self, record: RunRecord) -> World:
         def ahead(room: NodeRoom) -> Sequence[Ask]:

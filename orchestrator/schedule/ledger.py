@@ -31,6 +31,7 @@ class Ledger:
         self.grown: dict[NodeId, None] = {}
         self.foreign: dict[tuple[NodeId, int], CardRoom] = {}  # cards that others use too
         self.inventory = 0
+        self.most_cards = 0  # of a node
         self.models: dict[Model, int] = {}  # nodes of each make-up: few, however many nodes
         self.changes: deque[NodeId] = deque(maxlen=MAX_CHANGES)  # nodes, newest last
         self.num_changes = 0
@@ -230,6 +231,7 @@ class Ledger:
         self.models[model] = self.models.get(model, 0) + by
         if self.models[model] <= 0:
             del self.models[model]
+        self.most_cards = max((sum(n for _, n in kinds) for _, kinds in self.models), default=0)
 
     def _pool(self, kind: Kind) -> Pool:
         pool = self.pools.get(kind)

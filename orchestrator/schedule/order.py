@@ -21,7 +21,7 @@ class Shape:
     waiting: list[tuple[int, int, RunId]] = field(default_factory=list)  # sorted: first goes first
     is_blocked: bool = False  # room can only be on nodes that have grown
     hopeless_priority: int | None = None  # at this priority nobody could be asked to leave
-    route: Route | None = None  # as it was when `is_blocked` and `hopeless_priority` were found
+    route: Route | None = None  # asked once, and again when nodes change
 
     def forget(self) -> None:
         """Drop what is known: the next look is a full one."""
@@ -82,13 +82,10 @@ class EvictionOrder:
     def __init__(self, *, is_allowed: bool) -> None:
         self.is_allowed = is_allowed
         self._entries: list[tuple[int, int, RunId]] = []
-        self._num_workers: dict[int, int] = {}  # by priority
 
     def add(self, record: RunRecord) -> None:
         """A gang was started."""
         insort(self._entries, _eviction_entry(record))
-        num = self._num_workers.get(record.priority, 0)
-        self._num_workers[record.priority] = num + record.ask.num_workers
 
     def remove(self, record: RunRecord) -> None:
         """A gang leaves, or has left; nothing happens when that is known."""
@@ -96,13 +93,6 @@ class EvictionOrder:
         at = bisect_left(self._entries, entry)
         if at < len(self._entries) and self._entries[at] == entry:
             del self._entries[at]
-            self._num_workers[record.priority] -= record.ask.num_workers
-
-    def num_workers_below(self, priority: int) -> int:
-        """Workers of all gangs of a lower priority."""
-        if not self.is_allowed:
-            return 0
-        return sum(num for lower, num in self._num_workers.items() if lower < priority)
 
     def below(self, priority: int) -> Iterator[RunId]:
         """Gangs of a lower priority, in the order in which they would leave."""

@@ -11,6 +11,7 @@ The rules, in this order:
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 
 from orchestrator.schedule.asks import Ask, Route, matches, within_cpus
 from orchestrator.schedule.cards import CardRoom, NodeRoom, Pool
@@ -68,8 +69,8 @@ def _tightest_node(ask: Ask, pool: Pool, ledger: Ledger, is_open: IsOpen) -> lis
 def _spread(ask: Ask, pool: Pool, ledger: Ledger, is_open: IsOpen) -> list[CardRoom]:
     if ledger.tally(pool, ask.size).num_cards < ask.num_workers:
         return []
-    rooms = ((room, num) for room, num in fullest(ask, pool, ledger) if is_open(room))
-    return _gather(ask, pool, rooms)
+    rooms = (entry for entry in fullest(ask, pool, ledger) if is_open(entry[0]))
+    return _gather(ask, pool, takewhile(lambda entry: entry[1] > 0 or ask.num_cpus, rooms))
 
 
 def fullest(ask: Ask, pool: Pool, ledger: Ledger) -> Iterator[tuple[NodeRoom, int]]:

@@ -129,6 +129,8 @@ def _evict_on(record: RunRecord, route: Route, room: NodeRoom, world: World) -> 
         (world.runs[run_id] for run_id in room.runs), below=record.priority
     )
     already = leaving_on(room, world)
+    if not local and not already:
+        return None
     for pool in pools_of(route):
         if pool is not None and pool.num_cards.get(room.order, 0) < record.ask.num_workers:
             continue

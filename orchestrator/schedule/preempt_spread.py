@@ -22,14 +22,24 @@ class Reach:
     def __init__(self) -> None:
         self._counts: dict[tuple[object, ...], _Count] = {}
 
-    def is_enough(self, record: RunRecord, route: Route, world: World) -> bool:
-        """True when the gang could be helped, by the newest state of all nodes."""
+    def enough(
+        self, record: RunRecord, route: Route, world: World
+    ) -> tuple[tuple[Pool | None, ...], int]:
+        """The pools that could hold the gang, by the newest state of all nodes; and the most.
+
+        Claims that go before the gang's own were counted for another one of its kind, so a pool
+        may turn out not to be enough. It is worth another try when the most has grown.
+        """
         ask = record.ask
+        found: list[Pool | None] = []
+        most = 0
         for pool in pools_of(route):
             key = (record.priority, ask.size, ask.num_cpus, pool, ask if pool is None else None)
-            if self._counts.setdefault(key, _Count()).is_enough(record, pool, world):
-                return True
-        return False
+            total = self._counts.setdefault(key, _Count()).total(record, pool, world)
+            most = max(most, total)
+            if total >= ask.num_workers:
+                found.append(pool)
+        return tuple(found), most
 
 
 class _Count:
@@ -40,11 +50,12 @@ class _Count:
         self._total = 0
         self._workers: dict[NodeId, int] = {}
 
-    def is_enough(self, record: RunRecord, pool: Pool | None, world: World) -> bool:
+    def total(self, record: RunRecord, pool: Pool | None, world: World) -> int:
+        """Workers on all nodes; an older count while the gang cannot fit whatever changed."""
         ledger, wanted = world.ledger, record.ask.num_workers
         num_changes = ledger.num_changes - self._seen
-        if self._seen >= 0 and self._total + num_changes * _most_cards(world) < wanted:
-            return False  # so few nodes cannot make up for what is missing
+        if self._seen >= 0 and self._total + num_changes * ledger.most_cards < wanted:
+            return self._total  # so few nodes cannot make up for what is missing
         changed = ledger.changed_since(self._seen) if self._seen >= 0 else None
         if changed is None:
             self._workers.clear()
@@ -53,7 +64,7 @@ class _Count:
         self._seen = ledger.num_changes
         for node_id in changed:
             self._recount(record, pool, node_id, world)
-        return self._total >= wanted
+        return self._total
 
     def _recount(self, record: RunRecord, pool: Pool | None, node_id: NodeId, world: World) -> None:
         before = self._workers.pop(node_id, 0)
@@ -69,17 +80,12 @@ class _Count:
         self._total += num - before
 
 
-def _most_cards(world: World) -> int:
-    models = world.ledger.models
-    return max((sum(num for _, num in cards) for _, cards in models), default=0)
-
-
 def choose_spread(
-    record: RunRecord, route: Route, world: World, victims: Iterable[RunId]
+    record: RunRecord, pools: Iterable[Pool | None], world: World, victims: Iterable[RunId]
 ) -> Claim | None:
     """Find the gangs to ask to leave for a spread gang; as `preempt.choose`."""
     victims = list(victims)
-    for pool in pools_of(route):
+    for pool in pools:
         spread = _Spread(record, pool, world)
         chosen = spread.fewest(victims)
         if chosen is not None:
