@@ -216,15 +216,14 @@ def _gpus(emulate: Emulate = None, as_json: Json = False) -> None:
 
 @app.command("simulate")
 def _simulate(
-    words: Words = None,
-    emulate: Emulate = None,
+    config: Annotated[str, typer.Argument(help="A simulation: nodes, runs, faults (YAML).")],
+    seed: Annotated[int | None, typer.Option(help="Replaces the seed of the file.")] = None,
     as_json: Json = False,
 ) -> int:
     """Run the same scheduler and driver on a simulated cluster."""
-    from jobs.simulate import simulate as job
+    from jobs.simulate import main as job
 
-    config, settings = split_words(words or [])
-    return job(config, [*settings, *flags(emulate, None)], as_json=as_json)
+    return job(config, seed=seed, json=as_json)
 
 
 def _client(home: Path | None) -> Any:
