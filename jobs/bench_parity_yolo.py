@@ -1,4 +1,4 @@
-"""Figure A: the same training by ultralytics itself and by YoloTrainer, epoch by epoch."""
+"""The same training by ultralytics itself and by YoloTrainer, epoch by epoch."""
 
 import argparse
 import csv

@@ -1,4 +1,4 @@
-"""Figure B: a YOLO run killed with SIGKILL and resumed, against one that was left alone."""
+"""A YOLO run killed with SIGKILL and resumed, against one that was left alone."""
 
 import argparse
 import os
