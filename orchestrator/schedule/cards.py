@@ -79,6 +79,8 @@ class Tally:
         if before:
             orders = self.orders[before]
             del orders[bisect_left(orders, order)]
+            if not orders:
+                del self.orders[before]
         if after:
             self.count[order] = after
             insort(self.orders.setdefault(after, []), order)

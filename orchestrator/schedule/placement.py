@@ -89,10 +89,11 @@ def _gather(ask: Ask, pool: Pool | None, rooms: Iterable[tuple[NodeRoom, int]]) 
     """Take the nodes with the most room first, and for the rest the node that it fits tightest."""
     chosen: list[CardRoom] = []
     last: NodeRoom | None = None
+    last_num = 0
     for room, num in rooms:
         missing = ask.num_workers - len(chosen)
-        if num >= missing:
-            last = room  # enough for the rest; the next node may fit it tighter
+        if num >= missing and (last is None or num < last_num):
+            last, last_num = room, num  # enough for the rest; another node may fit it tighter
         if num == missing or (0 < num < missing and last is not None):
             break
         if 0 < num < missing:
