@@ -93,17 +93,16 @@ class FakeTrainer:
         peak = options.fixed_bytes + options.bytes_per_sample * task.batch.micro_batch
         best = _resume(link)
         epochs = task.spec.settings.epochs
-        with device.session():
-            _check_memory(task, device, options, peak)
-            for epoch in range(best.epoch + 1, epochs + 1):
-                _strike(task, options, epoch)
-                if not self._run_epoch(epoch, task, options, link):
-                    return Outcome.YIELDED, best.metrics
-                best = best.after(epoch, _metrics(task, epoch))
-                if task.rank == 0:
-                    _record(best, task, options, peak, link)
-                if epoch < epochs and link.stop_requested() is not None:
-                    return Outcome.YIELDED, best.metrics
+        _check_memory(task, device, options, peak)
+        for epoch in range(best.epoch + 1, epochs + 1):
+            _strike(task, options, epoch)
+            if not self._run_epoch(epoch, task, options, link):
+                return Outcome.YIELDED, best.metrics
+            best = best.after(epoch, _metrics(task, epoch))
+            if task.rank == 0:
+                _record(best, task, options, peak, link)
+            if epoch < epochs and link.stop_requested() is not None:
+                return Outcome.YIELDED, best.metrics
         return Outcome.FINISHED, best.metrics
 
     def _run_epoch(self, epoch: int, task: TrainTask, options: FakeOptions, link: RunLink) -> bool:
