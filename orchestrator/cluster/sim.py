@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from orchestrator.cluster.script import Faults
+from orchestrator.cluster.sim_cards import SimCards
 from orchestrator.cluster.sim_gang import (
     Gang,
     Luck,
@@ -32,12 +33,9 @@ from orchestrator.messages import (
 )
 from orchestrator.types import (
     AttemptId,
-    Bytes,
     Cause,
-    Node,
     NodeId,
     Seconds,
-    Share,
     StopMode,
 )
 
@@ -84,10 +82,8 @@ class SimCluster:
         self._count = 0
         self._faults = faults or Faults()
         self._luck = Luck(self._faults, seed)
-        self._speeds = dict(speeds or {})
-        self._nodes: dict[NodeId, Node] = {}
+        self._cards = SimCards(speeds or {})
         self._gangs: dict[AttemptId, Gang] = {}
-        self._used: dict[tuple[NodeId, int], dict[AttemptId, Bytes]] = {}
         self._num_empty_waits = 0
         self.num_arrivals = 0  # of runs that are still to come
         self.busy_card_seconds = 0.0
@@ -132,7 +128,7 @@ class SimCluster:
             raise ClusterError(
                 f"the simulation stands still at {self._now:.0f} s: no event is to come",
                 code="E4101",
-                why=(f"{len(self._gangs)} gangs hold cards, {len(self._nodes)} nodes are there",),
+                why=(f"{len(self._gangs)} gangs, {len(self._cards.nodes)} nodes",),
             )
         self._num_empty_waits += 1
         if self._num_empty_waits > MAX_EMPTY_WAITS:
@@ -148,7 +144,7 @@ class SimCluster:
         """The driver died: its gangs die with it, and a new one is told of the nodes."""
         for gang in tuple(self._gangs.values()):
             self._over(gang)
-        for node in self._nodes.values():
+        for node in self._cards.nodes.values():
             self._push(self._now, partial(NodeJoined, at=self._now, node=node))
 
     # --- what happens by itself
@@ -164,15 +160,15 @@ class SimCluster:
     def _happen(self, event: Event, is_arrival: int) -> Event:
         self.num_arrivals -= is_arrival
         if isinstance(event, NodeJoined | NodeChanged):
-            self._nodes[event.node.node_id] = event.node
+            self._cards.nodes[event.node.node_id] = event.node
         return event
 
     def _vanish(self, node_id: NodeId) -> None:
-        self._nodes.pop(node_id, None)
+        self._cards.nodes.pop(node_id, None)
         for gang in tuple(self._gangs.values()):
             if any(share.node_id == node_id for share in gang.start.placement.shares):
                 gang.plan += 1
-                self._vacate(gang, node_id)
+                self._cards.vacate(gang.start, node_id)
                 if not self._luck.strikes(gang, "silent_loss"):
                     self._fail(gang, Cause.NODE_LOST, f"lost with {node_id}", DETECT_SECONDS)
 
@@ -181,12 +177,12 @@ class SimCluster:
     def _start(self, action: StartGang) -> None:
         resumed = action.checkpoints[0].epoch if action.checkpoints else 0
         gang = self._gangs[action.attempt] = Gang(start=action, epoch=resumed, since=self._now)
-        self._occupy(gang)
+        self._cards.occupy(gang.start)
         luck = self._luck.of(action.attempt, "start")
         seconds = luck.uniform(*START_SECONDS)
         if self._luck.strikes(gang, "slow_start"):
             seconds += self._faults.slow_start_seconds
-        if any(share.node_id not in self._nodes for share in action.placement.shares):
+        if any(share.node_id not in self._cards.nodes for share in action.placement.shares):
             self._fail(gang, Cause.START_FAILED, "a node of the placement is gone", DETECT_SECONDS)
         elif self._luck.strikes(gang, "start_failure"):
             self._fail(gang, Cause.START_FAILED, "a worker did not come up", (seconds, seconds))
@@ -249,7 +245,7 @@ class SimCluster:
     def _kill(self, gang: Gang) -> None:
         gang.num_kills += 1
         is_lost = gang.num_kills == 1 and self._luck.strikes(gang, "lost_kill")
-        is_beyond = all(s.node_id not in self._nodes for s in gang.start.placement.shares)
+        is_beyond = all(s.node_id not in self._cards.nodes for s in gang.start.placement.shares)
         if not is_lost and not is_beyond:
             self._fail(gang, Cause.KILLED, "killed", (KILL_SECONDS, KILL_SECONDS))
 
@@ -275,34 +271,13 @@ class SimCluster:
         gang.is_over = True
         gang.plan += 1
         self._gangs.pop(gang.start.attempt, None)
-        self._vacate(gang)
+        self._cards.vacate(gang.start)
         self.busy_card_seconds += (self._now - gang.since) * gang.start.placement.world_size
 
     def _say(self, gang: Gang, event: AttemptEvent) -> AttemptEvent:
         if self._faults.late_event:
             gang.events.append(event)
         return event
-
-    def _occupy(self, gang: Gang) -> None:
-        """The world checks for itself that no byte of a card is given twice."""
-        for share in gang.start.placement.shares:
-            node = self._nodes.get(share.node_id)
-            if share.card is None or node is None:
-                continue
-            users = self._used.setdefault((share.node_id, share.card), {})
-            users[gang.start.attempt] = share.memory_bytes
-            total = next(card for card in node.cards if card.index == share.card).memory_bytes
-            if sum(users.values()) > total:
-                raise ClusterError(
-                    f"card {share.node_id}:{share.card} is given twice",
-                    code="E4102",
-                    why=(f"{total} bytes, and {users} hold more",),
-                )
-
-    def _vacate(self, gang: Gang, node_id: NodeId | None = None) -> None:
-        for share in gang.start.placement.shares:
-            if share.card is not None and node_id in (None, share.node_id):
-                self._used.get((share.node_id, share.card), {}).pop(gang.start.attempt, None)
 
     def _epoch_seconds(self, gang: Gang) -> Seconds:
         start = gang.start
@@ -311,14 +286,8 @@ class SimCluster:
             seconds *= 1.0 + CUT_COSTS
         if self._luck.strikes(gang, "straggler"):
             seconds *= self._faults.straggler_factor
-        return seconds / min((self._speed(share) for share in start.placement.shares), default=1.0)
-
-    def _speed(self, share: Share) -> float:
-        node = self._nodes.get(share.node_id)
-        if node is None or share.card is None:
-            return 1.0
-        name = next(card.name for card in node.cards if card.index == share.card)
-        return self._speeds.get(name, 1.0)
+        speeds = (self._cards.speed(share) for share in start.placement.shares)
+        return seconds / min(speeds, default=1.0)
 
     def _plan(self, gang: Gang, seconds: Seconds, step: _Step) -> None:
         self._count += 1

@@ -18,15 +18,16 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from orchestrator.schedule.asks import Ask, Route, Router, within_cpus
-from orchestrator.schedule.cards import NodeRoom, Pool
+from orchestrator.schedule.asks import Ask, Route, Router
+from orchestrator.schedule.cards import NodeRoom
 from orchestrator.schedule.ledger import Ledger
+from orchestrator.schedule.nearest import nearest
 from orchestrator.schedule.order import EvictionOrder, Queue, Shape
-from orchestrator.schedule.placement import IsOpen, find, find_on, fullest
+from orchestrator.schedule.placement import IsOpen, find, find_on
 from orchestrator.schedule.preempt import Claim, World, choose, nodes_of, will_fit
 from orchestrator.schedule.preempt_spread import Reach, choose_spread
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import DeviceKind, NodeId, Placement, RunId, Seconds
+from orchestrator.types import NodeId, Placement, RunId, Seconds
 
 __all__ = ["Decision", "Dispatch", "Evict", "Start"]
 
@@ -186,7 +187,7 @@ class Dispatch:
             return False
         has_budget = len(self._claimants) < len(self.ledger.nodes) * KEPT_NODES
         if not claimed and (is_first or has_budget):
-            self._hold(record, self._nearest(record, route))
+            self._hold(record, nearest(record.ask, route, self.ledger, self._is_open(record)))
         return has_budget
 
     def _is_coming(self, record: RunRecord, route: Route, claimed: tuple[NodeId, ...]) -> bool:
@@ -239,49 +240,6 @@ class Dispatch:
             claimed=self._claimants,
             ahead=ahead,
         )
-
-    def _nearest(self, record: RunRecord, route: Route) -> tuple[NodeId, ...]:
-        """The nodes that could hold the run when empty and have the most room for it now."""
-        is_open = self._is_open(record)
-        if record.ask.device is DeviceKind.CPU:
-            for _, order in reversed(self.ledger.by_free_cpus):
-                room = self.ledger.by_order[order]
-                if is_open(room) and room.node.num_cpus >= record.ask.cpus:
-                    return (room.node.node_id,)
-            return ()
-        if route.is_mixed:
-            rooms = ((room, 0) for room in self.ledger.nodes.values() if is_open(room))
-            return self._collect(record.ask, route, route.pools, rooms)[0]
-        options = (
-            self._collect(
-                record.ask,
-                route,
-                (pool,),
-                (entry for entry in fullest(record.ask, pool, self.ledger) if is_open(entry[0])),
-            )
-            for pool in route.pools
-        )
-        return max(options, key=lambda option: option[1], default=((), -1))[0]
-
-    def _collect(
-        self,
-        ask: Ask,
-        route: Route,
-        pools: tuple[Pool, ...],
-        rooms: Iterable[tuple[NodeRoom, int]],
-    ) -> tuple[tuple[NodeId, ...], int]:
-        """The first nodes that together could hold the ask, and the workers that fit there now."""
-        kept: list[NodeId] = []
-        missing, fitting = ask.num_workers, 0
-        for room, num in rooms:
-            could = sum(pool.num_cards.get(room.order, 0) for pool in pools)
-            could = within_cpus(could, room.node.num_cpus, ask)
-            if could >= ask.num_workers or (route.is_spread and could):
-                kept.append(room.node.node_id)
-                missing, fitting = missing - could, fitting + num
-                if missing <= 0:
-                    return tuple(kept), fitting
-        return (), -1
 
     def _hold(self, record: RunRecord, nodes: tuple[NodeId, ...]) -> None:
         self.drop(record)

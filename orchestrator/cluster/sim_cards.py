@@ -1,0 +1,56 @@
+"""The cards of a simulated cluster: who holds what, how fast they are; no byte is given twice."""
+
+from collections.abc import Mapping
+
+from orchestrator.errors import ClusterError
+from orchestrator.messages import StartGang
+from orchestrator.types import AttemptId, Bytes, Node, NodeId, Share
+
+__all__ = ["SimCards"]
+
+
+class SimCards:
+    """The simulated world's own books; they check the scheduler's.
+
+    Args:
+        speeds: What the seconds of an epoch are divided by, per name of card.
+    """
+
+    def __init__(self, speeds: Mapping[str, float]) -> None:
+        self.nodes: dict[NodeId, Node] = {}
+        self._speeds = dict(speeds)
+        self._used: dict[tuple[NodeId, int], dict[AttemptId, Bytes]] = {}
+
+    def occupy(self, start: StartGang) -> None:
+        """A gang takes its shares.
+
+        Raises:
+            ClusterError: E4102, a byte of a card is given twice.
+        """
+        for share in start.placement.shares:
+            node = self.nodes.get(share.node_id)
+            if share.card is None or node is None:
+                continue
+            users = self._used.setdefault((share.node_id, share.card), {})
+            users[start.attempt] = share.memory_bytes
+            total = next(card for card in node.cards if card.index == share.card).memory_bytes
+            if sum(users.values()) > total:
+                raise ClusterError(
+                    f"card {share.node_id}:{share.card} is given twice",
+                    code="E4102",
+                    why=(f"{total} bytes, and {users} hold more",),
+                )
+
+    def vacate(self, start: StartGang, node_id: NodeId | None = None) -> None:
+        """A gang is gone from one node, or from all."""
+        for share in start.placement.shares:
+            if share.card is not None and node_id in (None, share.node_id):
+                self._used.get((share.node_id, share.card), {}).pop(start.attempt, None)
+
+    def speed(self, share: Share) -> float:
+        """Of the card of a share; 1 for a CPU and for a card that nothing is known about."""
+        node = self.nodes.get(share.node_id)
+        if node is None or share.card is None:
+            return 1.0
+        name = next(card.name for card in node.cards if card.index == share.card)
+        return self._speeds.get(name, 1.0)
