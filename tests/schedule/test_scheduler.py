@@ -14,6 +14,7 @@ from orchestrator.messages import (
     GangStarted,
     GangYielded,
     KillGang,
+    NodeChanged,
     NodeJoined,
     NodeLost,
     PreemptGang,
@@ -231,6 +232,32 @@ def test_what_can_never_run_is_in_nobodys_way(desk: Desk) -> None:
     assert desk.state("big").holds_gpus
 
 
+def test_a_gang_of_shares_fills_the_tightest_cards_of_its_node(desk: Desk) -> None:
+    desk.node("a", LARGE, LARGE, LARGE)
+    desk.submit(make_spec("w"), make_spec("r", gib=10))
+    assert desk.where("r") == [("a", 1)]
+    desk.up("w")
+    desk.finish("w")
+    desk.submit(make_spec("gang", num_gpus=2, gib=5))
+    assert desk.where("gang") == [("a", 1), ("a", 0)]
+
+
+def test_a_share_of_a_card_needs_its_cpus_too(desk: Desk) -> None:
+    desk.node("a", LARGE, cpus=2.0)
+    desk.submit(*(make_spec(name, gib=2, num_cpus=1.0) for name in "rst"))
+    assert desk.running("rst") == ["r", "s"]
+    assert desk.status("t").reason is PendingReason.WAITING_FOR_CPU_OR_RAM
+
+
+def test_a_whole_card_stays_whole_when_foreign_processes_leave_it(desk: Desk) -> None:
+    desk.node("a", LARGE, foreign=2 * GIB)
+    desk.submit(make_spec("w"))
+    assert desk.where("w") == [("a", 0)]
+    desk.world.tell(NodeChanged(at=0.0, node=make_node("a", LARGE)))
+    desk.submit(make_spec("r", gib=1))
+    assert desk.running("wr") == ["w"]
+
+
 # --- who
 
 
@@ -275,6 +302,19 @@ def test_no_more_gangs_leave_than_needed(desk: Desk) -> None:
     desk.submit(make_spec("s", num_gpus=2), make_spec("t"))
     leaving = [i for i in range(4) if desk.state(f"r{i}") is RunState.STOPPING]
     assert leaving == [1, 2, 3], "the oldest stays"
+
+
+def test_a_gang_that_would_not_help_stays(desk: Desk) -> None:
+    desk.node("a", LARGE, LARGE)
+    desk.submit(
+        make_spec("old", priority=10),
+        make_spec("high", gib=20, priority=90),
+        make_spec("new", gib=2, priority=10),
+    )
+    desk.up("old", "high", "new")
+    desk.submit(make_spec("w"))
+    assert desk.state("new") is RunState.RUNNING, "its card is not free without it either"
+    assert desk.state("old") is RunState.STOPPING
 
 
 def test_equal_priority_never_makes_anyone_leave(desk: Desk) -> None:
@@ -332,6 +372,17 @@ def test_room_that_is_kept_for_one_is_no_loss_for_those_who_use_other_cards() ->
     desk.submit(make_spec("s", gib=10), make_spec("t", gib=2))
     assert desk.running("st") == ["t"]
     assert desk.where("t") == [("b", 0)]
+
+
+def test_room_that_is_kept_for_one_is_open_to_a_higher_priority() -> None:
+    desk = Desk(Scheduler(hold_after_seconds=100.0))
+    desk.node("a", LARGE, LARGE)
+    desk.submit(make_spec("r", priority=90), make_spec("gang", num_gpus=2))
+    desk.pass_time(200.0)
+    desk.submit(make_spec("s"))
+    assert desk.state("s") is RunState.PENDING, "room is kept for the gang"
+    desk.submit(make_spec("t", priority=60))
+    assert desk.state("t").holds_gpus
 
 
 # --- how it ends
@@ -417,6 +468,18 @@ def test_resume_goes_on_with_the_same_id_the_next_attempt_and_a_fresh_budget(des
     assert desk.status("r").cause is None
 
 
+def test_resume_gives_every_retry_back(desk: Desk) -> None:
+    desk.node("a", LARGE)
+    desk.submit(make_spec("r", retry=RetryBudget(user_errors=1)))
+    for _ in range(2):
+        desk.fail("r", Cause.USER_ERROR)
+        desk.pass_time(300.0)
+    assert desk.state("r") is RunState.FAILED
+    desk.world.tell(ResumeRequested(at=desk.world.now, run_id=RunId("r")))
+    desk.fail("r", Cause.USER_ERROR)
+    assert desk.status("r").reason is PendingReason.BACKOFF
+
+
 def test_success_is_final(desk: Desk) -> None:
     desk.node("a", LARGE)
     desk.submit(make_spec("r"))
@@ -434,6 +497,7 @@ def test_a_lost_node_frees_nothing_elsewhere_until_the_gang_is_gone(desk: Desk) 
     desk.submit(make_spec("r", num_gpus=2), make_spec("s"))
     desk.up("r")
     assert desk.lose("a") == (KillGang(attempt=desk.attempt("r")),)
+    assert desk.pass_time(60.0) == (KillGang(attempt=desk.attempt("r")),), "and again"
     assert desk.running("rs") == ["r"]
     desk.fail("r", Cause.WORKER_LOST)
     assert desk.running("rs") == ["s"]
@@ -478,6 +542,10 @@ def test_a_node_that_failed_a_run_is_avoided_when_there_is_another(desk: Desk) -
     desk.fail("r", Cause.DEVICE_FAULT)
     desk.pass_time(2.0)
     assert desk.where("r") == [("b", 0)]
+    desk.up("r")
+    desk.epoch("r")
+    desk.fail("r", Cause.DRIVER_LOST)
+    assert desk.where("r") == [("a", 0)], "after progress the past is forgotten"
 
 
 def test_out_of_memory_cuts_the_step_then_moves_to_a_larger_card_then_gives_up(
