@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.cluster.script import Script, events
 from orchestrator.cluster.sim import SimCluster
 from orchestrator.cluster.sim_report import report
+from orchestrator.config.files import read_file
 from orchestrator.driver import drive
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.store.memory import MemoryStore
 
@@ -28,7 +27,8 @@ def main(config_path: str | None, *, seed: int | None = None, json: bool = False
     None takes configs/simulate_1000.yaml; `seed` replaces that of the file. Returns 0.
 
     Raises:
-        ConfigError: the file is not there, or is not a script.
+        NotFoundError: E5001, the file is not there.
+        ConfigError: it is not a script.
     """
     script = _load(Path(config_path) if config_path else DEFAULT_CONFIG)
     if seed is not None:
@@ -72,11 +72,7 @@ def simulate(script: Script) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Script:
-    try:
-        plain = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read", code="E1203", why=(str(error),)) from error
-    return Script.of(plain)
+    return Script.of(read_file(path).value)
 
 
 def _words(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import simulate
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, NotFoundError
 
 SMALL = """
 seed: 3
@@ -44,9 +44,13 @@ def test_the_seed_of_the_command_line_replaces_that_of_the_file(
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_file_that_is_no_script_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+def test_a_file_that_is_not_there_or_no_script_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no config file"):
         simulate.main(str(tmp_path / "none.yaml"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("nodes: [{count: 4")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        simulate.main(str(broken))
 
 
 def test_the_command_shows_no_traceback_for_a_mistake(tmp_path: Path) -> None:
