@@ -317,6 +317,30 @@ def test_a_gang_that_would_not_help_stays(desk: Desk) -> None:
     assert desk.state("old") is RunState.STOPPING
 
 
+def test_of_a_large_gang_too_no_more_leave_than_needed(desk: Desk) -> None:
+    for name in "abc":
+        desk.node(name, LARGE, LARGE)
+    lower = [make_spec(f"r{i}", priority=10) for i in range(5)]
+    desk.submit(
+        make_spec("high", gib=20, priority=90), *lower, make_spec("new", gib=2, priority=10)
+    )
+    desk.up("high", "new", *(spec.run_id for spec in lower))
+    desk.submit(make_spec("gang", num_gpus=3))
+    leaving = [n for n in ("new", *(s.run_id for s in lower)) if desk.status(n).detail]
+    assert leaving == ["r2", "r3", "r4"]
+
+
+def test_room_that_becomes_free_goes_to_the_first_in_line(desk: Desk) -> None:
+    desk.node("a", LARGE)
+    desk.submit(make_spec("r", gib=11), make_spec("first"))
+    desk.pass_time(300.0)
+    assert desk.state("r") is RunState.STOPPING, "it did not start in time"
+    desk.submit(make_spec("s", gib=2, priority=10))
+    assert desk.state("s") is RunState.PENDING
+    desk.fail("r", Cause.KILLED)
+    assert desk.running(["r", "first", "s"]) == ["first"]
+
+
 def test_equal_priority_never_makes_anyone_leave(desk: Desk) -> None:
     desk.node("a", LARGE)
     desk.submit(make_spec("r"), make_spec("s"))
