@@ -191,7 +191,7 @@ def _weighted(weights: Mapping[int, float], chance: random.Random) -> int:
 
 
 def _make(kind: type[_Made], plain: Any, at: str) -> _Made:
-    given = _mapping(plain, at)
+    given = {name: _whole_keys(value) for name, value in _mapping(plain, at).items()}
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
     for name, value in given.items():
         if name not in known:
@@ -229,12 +229,23 @@ def _check(name: str, value: Any, declared: Any) -> None:
 def _check_items(name: str, value: Any, declared: str) -> None:
     if "Mapping" in declared:
         items = [*value, *value.values()] if isinstance(value, dict) else []
+        items = items if not any(isinstance(item, float) for item in value) else []
     elif "Sequence" in declared:
         items = [*value] if isinstance(value, list | tuple) else []
     else:
         return
     if not items or not all(_is_number(item) and item >= 0 for item in items):
         raise ConfigError(f"{name} is {value!r}; it must hold numbers, not below 0", code="E1202")
+
+
+def _whole_keys(value: Any) -> Any:
+    """Keys of a weight table as whole numbers; JSON, and strict YAML, know text keys only."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        int(key) if isinstance(key, str) and key.isdecimal() else key: item
+        for key, item in value.items()
+    }
 
 
 def _is_number(value: Any) -> bool:

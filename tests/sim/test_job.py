@@ -44,6 +44,13 @@ def test_the_seed_of_the_command_line_replaces_that_of_the_file(
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_shipped_script_is_one() -> None:
+    script = simulate._load(simulate.DEFAULT_CONFIG)
+    assert sum(group.count for group in script.nodes) == 1_000
+    assert sum(group.count * group.gpus for group in script.nodes) == 8_000
+    assert script.runs.count == 10_000
+
+
 def test_a_file_that_is_not_there_or_no_script_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no config file"):
         simulate.main(str(tmp_path / "none.yaml"))

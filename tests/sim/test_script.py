@@ -34,6 +34,8 @@ def test_a_script_describes_what_happens_in_the_order_of_time() -> None:
         ({"runs": {"count": 5, "epochs": [9, 2]}}, "runs.epochs"),
         ({"runs": {"count": 5, "gangs": {"one": 1}}}, "runs.gangs"),
         ({"runs": None}, "runs must hold keys"),
+        ({"runs": {"count": 5, "gangs": {1.5: 1}}}, "runs.gangs"),
+        ({"runs": {"count": 5, "gangs": [1]}}, "runs.gangs"),
         ({"nodes": []}, "nodes must be a list"),
         ({"nodes": [{"count": 1, "gpu": "A100"}]}, r"missing key nodes\[0\].memory_gib"),
         ({"preempt": 1}, "preempt is 1"),
@@ -48,6 +50,11 @@ def test_an_unknown_key_comes_with_the_nearest_valid_one() -> None:
     with pytest.raises(ConfigError) as caught:
         Script.of({**PLAIN, "faults": {"node_loses": 1}})
     assert caught.value.fix == ("faults.node_losses",)
+
+
+def test_weight_tables_may_have_their_numbers_as_text() -> None:
+    as_text = Script.of({**PLAIN, "runs": {"count": 5, "gangs": {"1": 3, "2": 1}}})
+    assert events(as_text) == events(Script.of(PLAIN))
 
 
 def test_what_is_not_a_mapping_is_no_script() -> None:
