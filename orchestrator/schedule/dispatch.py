@@ -215,6 +215,8 @@ class Dispatch:
         return choose(record, route, world, self._distinct_rooms(nodes))
 
     def _choose_spread(self, record: RunRecord, route: Route, world: World) -> Claim | None:
+        if not self.evictions.has_below(record.priority):
+            return None
         pools, most = self._reach.enough(record, route, world)
         if not pools or most <= self._failed.get(record.spec.run_id, 0):
             return None

@@ -101,6 +101,10 @@ class EvictionOrder:
                 return
             yield run_id
 
+    def has_below(self, priority: int) -> bool:
+        """True when some gang may be asked to leave for a run of this priority."""
+        return next(self.below(priority), None) is not None
+
     def order_of(self, records: Iterable[RunRecord], *, below: int) -> list[RunId]:
         """Those of a lower priority, in the order in which they would be asked to leave."""
         if not self.is_allowed:

@@ -365,11 +365,16 @@ def test_priorities_can_be_changed_and_count_at_once(desk: Desk) -> None:
     )
 
 
-def test_a_gang_is_passed_for_a_while_and_then_room_is_kept_for_it() -> None:
+@pytest.mark.parametrize("cards", [(2,), (1, 1)], ids=["on one node", "spread"])
+@pytest.mark.parametrize("is_preempting", [True, False])
+def test_a_gang_is_passed_for_a_while_and_then_room_is_kept_for_it(
+    cards: tuple[int, ...], is_preempting: bool
+) -> None:
     """Nobody starves: small runs come without end, and the large one starts."""
     hold = 600.0
-    desk = Desk(Scheduler(hold_after_seconds=hold))
-    desk.node("a", LARGE, LARGE)
+    desk = Desk(Scheduler(hold_after_seconds=hold, preempt=is_preempting))
+    for name, num in zip("ab", cards, strict=False):
+        desk.node(name, *([LARGE] * num))
     desk.submit(make_spec("r0"), make_spec("gang", num_gpus=2), make_spec("r1"))
     desk.up("r0", "r1")
     assert desk.running(["r0", "r1", "gang"]) == ["r0", "r1"], "it may be passed at first"
