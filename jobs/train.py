@@ -25,19 +25,29 @@ Cards: TypeAlias = tuple[Card, ...] | None  # None: those of a Ray that runs alr
 Submit: TypeAlias = Callable[[], tuple[RunId, ...]]
 
 
-def train(path: Path | None, words: Sequence[str], *, home: Path | None, as_json: bool) -> int:
-    """Check, submit and train every project of a config; returns the exit code."""
+def train(
+    path: Path | None,
+    words: Sequence[str],
+    *,
+    home: Path | None,
+    as_json: bool,
+    hand_over: bool = False,
+) -> int:
+    """Check, submit and train every project of a config; returns the exit code.
+
+    Where a driver holds the store already, that is an error unless the work is handed over to it.
+    """
     config = load_config(path, words)
     client = Client(home)
     cards = machine_cards([project.template for project in config.projects], config)
     check_files(config.projects)
     check_space(config.runs)
+    if not hand_over:
+        client.demand_no_driver()
 
     def submit() -> tuple[RunId, ...]:
         orders = order_runs(config, client, time.time())
-        for order in orders:
-            if order.continues:
-                say(f"{order.spec.project}: goes on with the unfinished run {order.continues}")
+        report.continued(orders)
         return submit_orders(orders, config, client, cards or ())
 
     return _drive(client, submit, cards, config, as_json=as_json)
@@ -71,23 +81,20 @@ def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_j
         asked = pool.submit(submit)  # data is made and asked for while Ray starts
         from jobs.parts import LocalParts, list_cards
         from orchestrator.cluster.ray import RayCluster
-        from orchestrator.cluster.session import joined_ray, local_ray
+        from orchestrator.cluster.session import opened_ray
         from orchestrator.driver import drive
         from orchestrator.schedule.scheduler import Scheduler
         from orchestrator.store.folder import FolderObserver
 
-        if cards is None:
-            stack.enter_context(joined_ray(shared.address or "auto"))
-        else:
-            ray = local_ray(num_cpus=cpu_count(), cards=cards, home=client.home)
-            stack.enter_context(ray)
+        stack.enter_context(
+            opened_ray(cards=cards, address=shared.address, num_cpus=cpu_count(), home=client.home)
+        )
         ids = asked.result()
         cluster = RayCluster(LocalParts(), list_cards=list_cards, local_cards=cards)
         view = stack.enter_context(live.view_of())
         interrupts = stack.enter_context(interruptible(client, view.note))
         scheduler = Scheduler()
-        listeners = (FolderObserver(), live.reasons(store), view.observe)
-        observe = live.observer(scheduler, *listeners)
+        observe = live.observer(scheduler, FolderObserver(), live.reasons(store), view.observe)
         drive(scheduler, cluster, store, cluster, observe=observe)
     runs = [client.run(run_id) for run_id in ids]
     report.report(runs, as_json=as_json)

@@ -111,13 +111,17 @@ def _train(
     emulate: Emulate = None,
     runs: Runs = None,
     home: Home = None,
+    hand_over: Annotated[
+        bool, typer.Option("--hand-over", help="Let the driver that runs already train it.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Train every project of a config to its end: orc train CONFIG [key=value ...]."""
     from jobs.train import train as job
 
     config, settings = split_words(words or [])
-    return job(config, [*settings, *flags(emulate, runs)], home=home, as_json=as_json)
+    settings += flags(emulate, runs)
+    return job(config, settings, home=home, hand_over=hand_over, as_json=as_json)
 
 
 @app.command("resume")

@@ -247,12 +247,8 @@ class Client:
     def queue(self) -> tuple[Run, ...]:
         """Runs that have not ended: those that hold a card first, then by priority and age."""
         unfinished = [run for run in self.runs() if not run.state.is_terminal]
-        return tuple(
-            sorted(
-                unfinished,
-                key=lambda run: (not run.state.holds_gpus, -run.priority, run.submitted_at),
-            )
-        )
+        unfinished.sort(key=lambda run: (not run.state.holds_gpus, -run.priority, run.submitted_at))
+        return tuple(unfinished)
 
     def driver(self) -> str | None:
         """Who drives the store now, in words; None when nobody does."""
@@ -262,11 +258,16 @@ class Client:
             driver = store.driver()
         return str(driver) if driver else None
 
+    def demand_no_driver(self) -> None:
+        """Raise StoreError (E5006: who it is, what to do) where somebody drives the store."""
+        if self.path.exists():
+            with self.store() as store:
+                store.demand_no_driver()
+
     def logs(self, run_id: str) -> tuple[Path, ...]:
         """The log files of a run that exist, oldest attempt first; raises as `run` does."""
-        folder = Path(self.run(run_id).folder)
-        # attempt-2 stands before attempt-10
-        return tuple(sorted(folder.glob("logs/*.log"), key=lambda p: (len(p.name), p.name)))
+        found = Path(self.run(run_id).folder).glob("logs/*.log")
+        return tuple(sorted(found, key=lambda p: (len(p.name), p.name)))  # 2 before 10
 
     def wait(self, run_id: str, timeout: Seconds | None = None) -> Run:
         """Return the run once it has ended, or as it is after `timeout` seconds."""

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from orchestrator.cluster.guard import TAG_NAME
 from orchestrator.errors import ClusterError
 from orchestrator.types import Card, Seconds
 
-__all__ = ["joined_ray", "local_ray", "token_file", "use_token"]
+__all__ = ["joined_ray", "local_ray", "opened_ray", "token_file", "use_token"]
 
 _CONNECT_SECONDS: Seconds = 5.0
 _FAREWELL_SECONDS: Seconds = 1.0
@@ -64,6 +64,15 @@ def use_token(file: Path) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(file)
     os.environ.pop("RAY_AUTH_TOKEN", None)  # it would take precedence over the file
     _reread_environment()
+
+
+def opened_ray(
+    *, cards: Sequence[Card] | None, address: str | None, num_cpus: int, home: Path
+) -> AbstractContextManager[None]:
+    """A Ray of this machine's own with these cards; without cards the one at `address`."""
+    if cards is None:
+        return joined_ray(address or "auto")
+    return local_ray(num_cpus=num_cpus, cards=cards, home=home)
 
 
 @contextmanager

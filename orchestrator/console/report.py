@@ -1,13 +1,14 @@
 """What is said at the end of a training: a row a run, what to try next, the exit code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.client.access import Run
+from orchestrator.client.prepare import Order
 from orchestrator.console.read import metric_text, run_object
 from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
 from orchestrator.types import Cause, RunId, RunState
 
-__all__ = ["exit_code", "handed_over", "report"]
+__all__ = ["continued", "exit_code", "handed_over", "report"]
 
 _NEXT = {
     Cause.OUT_OF_MEMORY: "a larger card, or a smaller imgsz",
@@ -36,6 +37,16 @@ def report(runs: Sequence[Run], *, as_json: bool) -> None:
     for run in runs:
         for line in _advice(run):
             emit(line)
+    if runs and all(run.state is RunState.SUCCEEDED for run in runs):
+        for line in _what_next(runs):
+            emit(line)
+
+
+def continued(orders: Sequence[Order]) -> None:
+    """Say which projects are under way already and go on."""
+    for order in orders:
+        if order.continues:
+            say(f"{order.spec.project}: goes on with the unfinished run {order.continues}")
 
 
 def handed_over(ids: Sequence[RunId], driver: str) -> int:
@@ -53,13 +64,31 @@ def _row(run: Run) -> tuple[object, ...]:
         run.project,
         run.state.value,
         f"{run.epoch}/{run.epochs}",
-        metric_text(run.best),
+        _best_text(run.best),
         run.attempts,
         size_text(run.peak_bytes) if run.peak_bytes else "",
         span_text(seconds) if seconds is not None else "",
         run.gpu,
         run.folder,
     )
+
+
+def _best_text(metrics: Mapping[str, float]) -> str:
+    """The first metric; for boxes the one at an overlap of a half too, which people know best."""
+    half = metrics.get("metrics/mAP50(B)")
+    words = [f"mAP50(B) {half:.4g}"] if half is not None else []
+    return ", ".join([*words, metric_text(metrics)])
+
+
+def _what_next(runs: Sequence[Run]) -> list[str]:
+    first = runs[0]
+    return [
+        "weights, results.csv and logs are in each FOLDER: weights/best.pt is the best epoch",
+        "try next",
+        f"  orc show {first.id}   every epoch of it, with memory and seconds",
+        "  orc train CONFIG epochs=20 imgsz=160   the same config with other settings",
+        "  a config of your own: model, data, batch; the README shows one",
+    ]
 
 
 def _advice(run: Run) -> list[str]:

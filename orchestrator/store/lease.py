@@ -18,7 +18,7 @@ from orchestrator.store.schema import lease
 from orchestrator.store.sql_faults import explained
 from orchestrator.types import Seconds
 
-__all__ = ["Driver", "check_epoch", "driver_of", "held", "locked"]
+__all__ = ["Driver", "check_epoch", "driver_of", "held", "locked", "taken"]
 
 # The two halves of the advisory lock's key: "orch", and the schema that the tables lie in.
 _POSTGRES_KEY = "1869767528, hashtext(current_schema())"
@@ -80,7 +80,7 @@ def locked(database: Database) -> Iterator[None]:
         else:
             got = stack.enter_context(_advisory_lock(database))
         if not got:
-            raise _taken(database)
+            raise taken(database)
         yield
 
 
@@ -153,14 +153,16 @@ def _advisory_lock(database: Database) -> Iterator[bool]:
         session.close()
 
 
-def _taken(database: Database) -> StoreError:
+def taken(database: Database) -> StoreError:
+    """The error of a second driver: who holds the store, and what to do."""
     driver = driver_of(database)
     return StoreError(
         f"{database.what} already has a driver",
         code="E5006",
         why=(str(driver) if driver else "it has just started",),
         fix=(
-            "give it the work: orc train CONFIG hands its runs to the driver that holds the store",
+            "let that driver train it too: orc train --hand-over CONFIG",
+            "use another store: --home DIR (its runs know nothing of these cards' other runs)",
             f"or stop that process first{f': kill {driver.pid}' if driver else ''}",
         ),
     )

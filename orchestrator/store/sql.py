@@ -13,7 +13,7 @@ from orchestrator.messages import Event
 from orchestrator.store import asking, rows
 from orchestrator.store.codec import encode
 from orchestrator.store.database import Database
-from orchestrator.store.lease import Driver, check_epoch, driver_of, held, locked
+from orchestrator.store.lease import Driver, check_epoch, driver_of, held, locked, taken
 from orchestrator.store.schema import HEAD
 from orchestrator.types import CheckpointRef, Progress, RunId, RunSpec, RunStatus, Seconds
 
@@ -84,6 +84,11 @@ class SqlStore:
         """Who drives the store now; None when nobody does."""
         driver = driver_of(self._database)
         return driver if driver is not None and driver.is_alive else None
+
+    def demand_no_driver(self) -> None:
+        """Raise StoreError (E5006) where somebody drives the store."""
+        if self.driver() is not None:
+            raise taken(self._database)
 
     def append(self, event: Event) -> bool:
         """Record an event; False, and nothing recorded, when it is fenced off.

@@ -129,7 +129,7 @@ def test_a_signal_stops_after_the_epoch_and_resume_finishes(
     assert {run.state for run in runs(folder).values()} == {RunState.SUCCEEDED}
 
 
-def test_a_run_that_a_person_stopped_ends_with_9_and_a_second_train_is_handed_over(
+def test_a_second_train_is_refused_or_handed_over_and_a_stopped_run_ends_with_9(
     folder: Path,
 ) -> None:
     process = start(folder, "train", "exp.yaml", "one.epochs=200")
@@ -137,6 +137,12 @@ def test_a_run_that_a_person_stopped_ends_with_9_and_a_second_train_is_handed_ov
         if "epoch 1/200" in line:
             break
     code, _, err = train(folder, "seed=7", "one.epochs=1")
+    assert code == 1
+    assert "error[E5006]" in err
+    assert f"pid {process.pid}" in err
+    assert "--hand-over" in err
+    assert len(Client(folder / "home").runs()) == 2
+    code, _, err = train(folder, "seed=7", "one.epochs=1", "--hand-over")
     assert code == 0
     assert "queued with the driver that runs already" in err
     Client(folder / "home").stop(
