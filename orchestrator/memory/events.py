@@ -1,0 +1,43 @@
+"""The record of one traced step: every storage's birth and death, in order, with what it is for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.types import Bytes
+
+__all__ = ["PARTS", "Birth", "Event", "StepTrace"]
+
+PARTS = ("weights", "gradients", "optimizer", "ema", "activations", "loss", "data", "workspace")
+"""What a storage is for; the CUDA context is not a storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A storage comes into being: `num_bytes` as asked for, not rounded.
+
+    `part` is one of `PARTS`; `module` the dotted path of the module whose forward or backward was
+    running, "" outside of any; `op` the operator that returned it.
+    """
+
+    storage: int
+    num_bytes: Bytes
+    part: str
+    module: str = ""
+    op: str = ""
+
+
+Event = Birth | int  # an int is the death of the storage of that number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTrace:
+    """Everything that two steps of `batch` samples allocate and free, in the order it happened.
+
+    Storages count from 0 in the order of birth. `marks` names positions in `events`, ascending:
+    ("build", 0), ("step1:forward", ...), ("step1:backward", ...), ("step1:update", ...),
+    ("step2:forward", ...) and so on. Storages alive at the end have no death.
+    """
+
+    batch: int
+    events: Sequence[Event]
+    marks: Sequence[tuple[str, int]]
