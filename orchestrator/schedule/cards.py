@@ -1,12 +1,13 @@
 """One card and what is left of it; cards of one kind, indexed by what they have left."""
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from orchestrator.types import Bytes, Card, Node, RunId, Share
 
-__all__ = ["CardRoom", "Kind", "Model", "NodeRoom", "Pool", "Size", "Tally"]
+__all__ = ["CardRoom", "Kind", "Model", "NodeRoom", "Outlook", "Pool", "Size", "Tally"]
 
 Kind: TypeAlias = tuple[Bytes, str]  # memory first: smaller cards sort, and are tried, first
 Size: TypeAlias = Bytes | None  # bytes of a card, or a whole card
@@ -35,6 +36,13 @@ class CardRoom:
             return 0
         return self.card.memory_bytes - self.card.foreign_bytes - self.used_bytes
 
+    def bytes_without(self, leaving: frozenset[RunId]) -> Bytes:
+        """Bytes that a share may take once some runs are gone; none while another has it whole."""
+        staying = [size for run_id, size in self.users.items() if run_id not in leaving]
+        if self.is_gone or (self.is_whole and staying):
+            return -1
+        return self.card.memory_bytes - self.card.foreign_bytes - sum(staying)
+
     def has_room(self, size: Size, *, leaving: frozenset[RunId] = frozenset()) -> bool:
         """True when a share of this size fits, once the runs `leaving` are gone."""
         if self.is_gone:
@@ -62,6 +70,42 @@ class NodeRoom:
     free_cpus: float = 0.0
     runs: dict[RunId, list[Share]] = field(default_factory=dict)
     model: "Model" = (0.0, ())
+    outlooks: dict[int, "Outlook"] = field(default_factory=dict)  # priority -> kept until a change
+
+
+class Outlook:
+    """What a node could hold if those left who are leaving, or may be asked to by a priority.
+
+    Args:
+        room: The node.
+        leaving: Runs on it that will be gone within the yield grace.
+        lower: Runs on it that may be asked to leave, in the order in which they would be.
+    """
+
+    __slots__ = ("_cards", "cpus", "gone", "leaving", "lower")
+
+    def __init__(self, room: NodeRoom, leaving: frozenset[RunId], lower: tuple[RunId, ...]) -> None:
+        self.leaving, self.lower = leaving, lower
+        self.gone = leaving.union(lower)
+        self.cpus = room.free_cpus + sum(
+            share.num_cpus for run_id in self.gone for share in room.runs[run_id]
+        )
+        self._cards: dict[Pool, tuple[list[Bytes], int]] = {}  # sorted free bytes, whole cards
+        for card in room.cards.values():
+            if not card.is_gone:
+                free, num_whole = self._cards.get(card.pool, ([], 0))
+                insort(free, card.bytes_without(self.gone))
+                is_whole = card.has_room(None, leaving=self.gone)
+                self._cards[card.pool] = (free, num_whole + is_whole)
+
+    def num_cards(self, pool: "Pool", size: Size) -> int:
+        """Cards of a pool with room for a share of this size."""
+        free, num_whole = self._cards.get(pool, ((), 0))
+        return num_whole if size is None else len(free) - bisect_left(free, size)
+
+    def pools(self) -> Iterable["Pool"]:
+        """The kinds of cards of the node."""
+        return self._cards
 
 
 class Tally:

@@ -16,6 +16,7 @@ A run that no known card could ever hold waits aside and is in nobody's way.
 import heapq
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeAlias
 
 from orchestrator.schedule.asks import Ask, Route, Router
@@ -71,6 +72,17 @@ class Dispatch:
     _failed: dict[RunId, int] = field(default_factory=dict)  # reach at which no claim was found
     _reach: Reach = field(default_factory=Reach)
     _taken: dict[NodeId, None] = field(default_factory=dict)  # where something started since
+    _world: World = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._world = World(
+            runs=self.runs,
+            ledger=self.ledger,
+            leaving=self.leaving,
+            evictions=self.evictions,
+            claimed=self._claimants,
+            ahead=self._ahead,
+        )
 
     @property
     def is_due(self) -> bool:
@@ -197,51 +209,41 @@ class Dispatch:
         """
         if not any(node in self._taken for node in claimed):
             return True
-        if will_fit(record, route, self._rooms(claimed), self._world(record)):
+        if will_fit(record, route, self._rooms(claimed), self._world):
             return True
         del self._coming[record.spec.run_id]
         return False
 
     def _choose(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
-        world = self._world(record)
         if route.is_spread:
-            return self._choose_spread(record, route, world)
+            return self._choose_spread(record, route)
         hopeless = shape.hopeless_priority
+        nodes: Iterable[NodeId]
         if hopeless is None or record.priority > hopeless:
-            gangs = (*self.leaving, *self.evictions.below(record.priority))
+            gangs = chain(self.leaving, self.evictions.below(record.priority))
             nodes = (node_id for run_id in gangs for node_id in nodes_of(self.runs[run_id]))
         else:
-            nodes = (node_id for node_id in (*self.ledger.grown, *self._left))
-        return choose(record, route, world, self._distinct_rooms(nodes))
+            nodes = chain(self.ledger.grown, self._left)
+        return choose(record, route, self._world, self._distinct_rooms(nodes))
 
-    def _choose_spread(self, record: RunRecord, route: Route, world: World) -> Claim | None:
+    def _choose_spread(self, record: RunRecord, route: Route) -> Claim | None:
         if not self.evictions.has_below(record.priority):
             return None
-        pools, most = self._reach.enough(record, route, world)
+        pools, most = self._reach.enough(record, route, self._world)
         if not pools or most <= self._failed.get(record.spec.run_id, 0):
             return None
         below = self.evictions.below(record.priority)
-        claim = choose_spread(record, pools, world, below)
+        claim = choose_spread(record, pools, self._world, below)
         if claim is None:
             self._failed[record.spec.run_id] = most
         return claim
 
-    def _world(self, record: RunRecord) -> World:
-        def ahead(room: NodeRoom) -> Sequence[Ask]:
-            claimants = self._claimants.get(room.node.node_id)
-            if not claimants:
-                return ()
-            before = [other for other in claimants if other.key < record.key]
-            return [other.ask for other in sorted(before, key=lambda other: other.key)]
-
-        return World(
-            runs=self.runs,
-            ledger=self.ledger,
-            leaving=self.leaving,
-            evictions=self.evictions,
-            claimed=self._claimants,
-            ahead=ahead,
-        )
+    def _ahead(self, record: RunRecord, room: NodeRoom) -> Sequence[Ask]:
+        claimants = self._claimants.get(room.node.node_id)
+        if not claimants:
+            return ()
+        before = [other for other in claimants if other.key < record.key]
+        return [other.ask for other in sorted(before, key=lambda other: other.key)]
 
     def _hold(self, record: RunRecord, nodes: tuple[NodeId, ...]) -> None:
         self.drop(record)

@@ -112,6 +112,9 @@ class Ledger:
         """Remember that what could be had from a node is another than before."""
         self.num_changes += 1
         self.changes.append(node_id)
+        room = self.nodes.get(node_id)
+        if room is not None:
+            room.outlooks.clear()
 
     def changed_since(self, num_changes: int) -> Iterable[NodeId] | None:
         """Nodes noted after a value of `num_changes`; None when that is too long ago."""

@@ -122,8 +122,6 @@ class Lifecycle:
         record.stop = reason
         self._end_of_training(record)
         self._evictions.remove(record)
-        for share in record.held:
-            self.ledger.note(share.node_id)  # who could leave is another than before
         self.changed[record.spec.run_id] = None
         if mode is None:
             self.kill(record)
@@ -131,8 +129,9 @@ class Lifecycle:
         self.actions.append(PreemptGang(attempt=record.attempt_id, mode=mode))
         if mode is StopMode.AT_BATCH:
             self._leaves_by(record)
-        else:
-            self.timers.set(record, None)  # an epoch may take as long as it takes
+            return
+        self.timers.set(record, None)  # an epoch may take as long as it takes
+        self._note(record)
 
     def kill(self, record: RunRecord) -> None:
         """End a gang's processes; done again after each grace until the world says it is gone."""
@@ -184,6 +183,7 @@ class Lifecycle:
             self.queue.add(record)
         if is_evictable:
             self._evictions.add(record)
+            self._note(record)
         self.queue.forget()
 
     def inventory_changed(self) -> None:
@@ -199,8 +199,15 @@ class Lifecycle:
 
     def _leaves_by(self, record: RunRecord) -> None:
         self.timers.set(record, self.now + self._grace)
-        self._leaving[record.spec.run_id] = None
+        if record.spec.run_id not in self._leaving:
+            self._leaving[record.spec.run_id] = None
+            self._note(record)
         self.dispatch.leaves(record)
+
+    def _note(self, record: RunRecord) -> None:
+        """Who could leave the nodes of a gang, and for whom, is another than before."""
+        for share in record.held:
+            self.ledger.note(share.node_id)
 
     def _end_of_training(self, record: RunRecord) -> None:
         """Count the time of an attempt until it is asked to leave, or leaves by itself."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.schedule.asks import Ask, Route, matches, within_cpus
-from orchestrator.schedule.cards import CardRoom, NodeRoom, Pool
+from orchestrator.schedule.cards import CardRoom, NodeRoom, Outlook, Pool
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder
 from orchestrator.schedule.runs import RunRecord
@@ -15,6 +15,7 @@ __all__ = [
     "World",
     "choose",
     "leaving_on",
+    "most_workers_on",
     "nodes_of",
     "pools_of",
     "will_fit",
@@ -34,19 +35,28 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What the choice looks at. `ahead` are claims on a node that go before the run's own."""
+    """What the choice looks at; `ahead` tells the claims on a node that go before a run's own."""
 
     runs: Mapping[RunId, RunRecord]
     ledger: Ledger
     leaving: Mapping[RunId, None]
     evictions: EvictionOrder
     claimed: Mapping[NodeId, object]
-    ahead: Callable[[NodeRoom], Sequence[Ask]]
+    ahead: Callable[[RunRecord, NodeRoom], Sequence[Ask]]
 
     @property
     def nodes(self) -> Mapping[NodeId, NodeRoom]:
         """The nodes that are known."""
         return self.ledger.nodes
+
+    def outlook(self, room: NodeRoom, priority: int) -> Outlook:
+        """What a node could hold for a run of a priority; looked at once until the node changes."""
+        known = room.outlooks.get(priority)
+        if known is None:
+            lower = self.evictions.order_of((self.runs[r] for r in room.runs), below=priority)
+            known = Outlook(room, leaving_on(room, self), tuple(lower))
+            room.outlooks[priority] = known
+        return known
 
 
 class _Imagined:
@@ -91,7 +101,7 @@ def will_fit(record: RunRecord, route: Route, rooms: Iterable[NodeRoom], world: 
     rooms = list(rooms)
     wanted = record.ask.num_workers
     for pool in pools_of(route):
-        workers = (workers_on(record.ask, pool, r, leaving_on(r, world), world) for r in rooms)
+        workers = (workers_on(record, pool, r, leaving_on(r, world), world) for r in rooms)
         if sum(workers) >= wanted if route.is_spread else any(num >= wanted for num in workers):
             return True
     return False
@@ -125,21 +135,18 @@ def choose(
 
 
 def _evict_on(record: RunRecord, route: Route, room: NodeRoom, world: World) -> Claim | None:
-    local = world.evictions.order_of(
-        (world.runs[run_id] for run_id in room.runs), below=record.priority
-    )
-    already = leaving_on(room, world)
-    if not local and not already:
+    outlook = world.outlook(room, record.priority)
+    if not outlook.gone:
         return None
     for pool in pools_of(route):
-        if pool is not None and pool.num_cards.get(room.order, 0) < record.ask.num_workers:
-            continue
+        if _at_most(record.ask, pool, outlook) < record.ask.num_workers:
+            continue  # claims of others can only leave less
 
         def fits(gone: Iterable[RunId], pool: Pool | None = pool) -> bool:
-            num = workers_on(record.ask, pool, room, already | frozenset(gone), world)
+            num = workers_on(record, pool, room, outlook.leaving.union(gone), world)
             return num >= record.ask.num_workers
 
-        chosen = _fewest(local, fits)
+        chosen = _fewest(outlook.lower, fits)
         if chosen is not None:
             return Claim((room.node.node_id,), chosen)
     return None
@@ -166,11 +173,31 @@ def _fewest(
     return tuple(chosen)
 
 
+def most_workers_on(record: RunRecord, pool: Pool | None, room: NodeRoom, world: World) -> int:
+    """Workers of a run that fit on a node once all have left who may be asked to, or leave."""
+    outlook = world.outlook(room, record.priority)
+    if not world.ahead(record, room):
+        return _at_most(record.ask, pool, outlook)
+    return workers_on(record, pool, room, outlook.gone, world)
+
+
+def _at_most(ask: Ask, pool: Pool | None, outlook: Outlook) -> int:
+    """Workers of an ask that fit while nobody has a claim that goes before."""
+    if ask.device is DeviceKind.CPU:
+        num = ask.num_workers
+    elif pool is not None:
+        num = outlook.num_cards(pool, ask.size)
+    else:
+        matching = (kind for kind in outlook.pools() if matches(ask, kind))
+        num = sum(outlook.num_cards(kind, ask.size) for kind in matching)
+    return within_cpus(min(num, ask.num_workers), outlook.cpus, ask)
+
+
 def workers_on(
-    ask: Ask, pool: Pool | None, room: NodeRoom, gone: frozenset[RunId], world: World
+    record: RunRecord, pool: Pool | None, room: NodeRoom, gone: frozenset[RunId], world: World
 ) -> int:
-    """Workers of an ask that fit on a node once runs are gone and claims ahead are served."""
-    ahead = world.ahead(room)
+    """Workers of a run that fit on a node once others are gone and claims ahead are served."""
+    ask, ahead = record.ask, world.ahead(record, room)
     if not gone and not ahead and pool is not None:
         num = sum(card.pool is pool and card.has_room(ask.size) for card in room.cards.values())
         return within_cpus(min(num, ask.num_workers), room.free_cpus, ask)

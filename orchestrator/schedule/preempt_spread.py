@@ -4,7 +4,15 @@ from collections.abc import Iterable, Iterator
 
 from orchestrator.schedule.asks import Route
 from orchestrator.schedule.cards import Pool
-from orchestrator.schedule.preempt import Claim, World, leaving_on, nodes_of, pools_of, workers_on
+from orchestrator.schedule.preempt import (
+    Claim,
+    World,
+    leaving_on,
+    most_workers_on,
+    nodes_of,
+    pools_of,
+    workers_on,
+)
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import NodeId, RunId
 
@@ -71,10 +79,7 @@ class _Count:
         room = world.nodes.get(node_id)
         num = 0
         if room is not None and (pool is None or room.order in pool.num_cards):
-            here = (world.runs[run_id] for run_id in room.runs)
-            lower = world.evictions.order_of(here, below=record.priority)
-            gone = leaving_on(room, world) | frozenset(lower)
-            num = workers_on(record.ask, pool, room, gone, world)
+            num = most_workers_on(record, pool, room, world)
         if num:
             self._workers[node_id] = num
         self._total += num - before
@@ -97,7 +102,7 @@ class _Spread:
     """How many workers fit on all nodes while, one by one, runs are imagined gone."""
 
     def __init__(self, record: RunRecord, pool: Pool | None, world: World) -> None:
-        self._ask, self._pool, self._world = record.ask, pool, world
+        self._record, self._ask, self._pool, self._world = record, record.ask, pool, world
         self._gone: dict[RunId, None] = {}
         self._workers = self._now()
         self._total = sum(self._workers.values())
@@ -166,5 +171,5 @@ class _Spread:
             return 0
         gone = frozenset(run_id for run_id in room.runs if run_id in self._gone)
         return workers_on(
-            self._ask, self._pool, room, leaving_on(room, self._world) | gone, self._world
+            self._record, self._pool, room, leaving_on(room, self._world) | gone, self._world
         )
