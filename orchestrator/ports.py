@@ -152,6 +152,30 @@ class Device(Protocol):
         """The most bytes held at one time since `reset_peak`."""
         ...
 
+    @property
+    def budget_bytes(self) -> Bytes | None:
+        """What this process may hold inside a session; None without a limit."""
+        ...
+
+    def live_bytes(self) -> Bytes:
+        """Bytes of live tensors now; 0 where they are not counted."""
+        ...
+
+    def reserved_bytes(self) -> Bytes:
+        """Bytes taken from the card now, caches of the allocator included."""
+        ...
+
+    def peak_reserved_bytes(self) -> Bytes:
+        """The most bytes taken from the card at one time since `reset_peak`."""
+        ...
+
+    def snapshot(self) -> tuple[str, bytes]:
+        """What holds the memory: a file's suffix and its content, at most 32 MiB.
+
+        To be asked for while an out-of-memory error is handled, before anything is freed.
+        """
+        ...
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the error, by class or by one of the known texts, means that memory ran out."""
         ...

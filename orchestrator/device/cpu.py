@@ -59,6 +59,27 @@ class CpuDevice:
         """The most bytes of live tensors at one time; 0 when they are not counted."""
         return 0 if self._live is None else self._live.peak_bytes
 
+    @property
+    def budget_bytes(self) -> None:
+        """None: nothing is limited."""
+        return
+
+    def live_bytes(self) -> Bytes:
+        """Bytes of live tensors; 0 when they are not counted."""
+        return 0 if self._live is None else self._live.live_bytes
+
+    def reserved_bytes(self) -> Bytes:
+        """The same: the host keeps no cache that is known of."""
+        return self.live_bytes()
+
+    def peak_reserved_bytes(self) -> Bytes:
+        """The same as `peak_bytes`."""
+        return self.peak_bytes()
+
+    def snapshot(self) -> tuple[str, bytes]:
+        """What the host has left, in words."""
+        return ".txt", f"{psutil.virtual_memory()}\n".encode()
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the host could not give the memory that was asked for."""
         return is_host_out_of_memory(error) or is_card_out_of_memory(error)

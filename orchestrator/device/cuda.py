@@ -1,6 +1,7 @@
 """A real card: torch held to a budget, the driver's view of who else is there."""
 
 import gc
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from orchestrator.errors import NoDeviceError
 from orchestrator.types import Bytes, Card, DeviceMemory
 
 __all__ = ["CudaDevice"]
+
+_MAX_SNAPSHOT = 32 << 20  # bytes; what is larger is told as a summary in words
 
 
 class CudaDevice:
@@ -82,6 +85,27 @@ class CudaDevice:
     def peak_reserved_bytes(self) -> Bytes:
         """The most bytes that PyTorch took from the card, its cache included."""
         return torch.cuda.max_memory_reserved(self._index)
+
+    @property
+    def budget_bytes(self) -> Bytes:
+        """What PyTorch may reserve: the budget, or the card where that is smaller."""
+        total: int = torch.cuda.get_device_properties(self._index).total_memory
+        return min(self._budget_bytes, total)
+
+    def live_bytes(self) -> Bytes:
+        """Bytes of live tensors (`memory_allocated`)."""
+        return torch.cuda.memory_allocated(self._index)
+
+    def reserved_bytes(self) -> Bytes:
+        """Bytes that PyTorch holds on the card, its cache included."""
+        return torch.cuda.memory_reserved(self._index)
+
+    def snapshot(self) -> tuple[str, bytes]:
+        """A pickle for pytorch.org/memory_viz, or a summary in words where that is too large."""
+        content = pickle.dumps(torch.cuda.memory._snapshot())
+        if len(content) <= _MAX_SNAPSHOT:
+            return ".pickle", content
+        return ".txt", torch.cuda.memory_summary(self._index).encode()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True for `torch.OutOfMemoryError` and what CUDA, cuBLAS and cuDNN raise instead."""

@@ -1,6 +1,7 @@
 """A CPU that poses as a card: real training, held to the card's budget by counting tensors."""
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -9,6 +10,8 @@ from orchestrator.device.oom import is_card_out_of_memory
 from orchestrator.types import Bytes, Card, DeviceMemory
 
 __all__ = ["EmulatedDevice"]
+
+_MAX_ROWS = 200  # operators in a snapshot; a model has fewer
 
 
 class EmulatedDevice:
@@ -30,6 +33,8 @@ class EmulatedDevice:
                 f"a budget of {budget_bytes} bytes on a card of {card.memory_bytes} bytes"
             )
         self._card = card
+        self._share_bytes = budget_bytes
+        self._foreign_bytes = card.foreign_bytes
         self._live = LiveBytes(limit_bytes=budget_bytes, name=self.name)
 
     @property
@@ -44,12 +49,28 @@ class EmulatedDevice:
 
     def memory(self) -> DeviceMemory:
         """The card's memory with this process's live tensors; other emulated workers are unseen."""
-        foreign = self._card.foreign_bytes
+        foreign = self._foreign_bytes
         return DeviceMemory(
             total_bytes=self._card.memory_bytes,
             used_bytes=foreign + self._live.live_bytes,
             foreign_bytes=foreign,
         )
+
+    @property
+    def budget_bytes(self) -> Bytes:
+        """What live tensors may hold now: the share, or less where others hold part of it."""
+        return self._live.limit_bytes or 0
+
+    def set_foreign(self, num_bytes: Bytes) -> None:
+        """Say what other processes hold from now on, as if one had come or gone.
+
+        The next allocation feels it. A card that is full leaves this process one byte.
+        """
+        if not 0 <= num_bytes <= self._card.memory_bytes:
+            raise ValueError(f"{num_bytes} bytes on a card of {self._card.memory_bytes} bytes")
+        self._foreign_bytes = num_bytes
+        room = max(1, self._card.memory_bytes - num_bytes)
+        self._live.limit_bytes = min(self._share_bytes, room)
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -72,6 +93,28 @@ class EmulatedDevice:
     def peak_bytes(self) -> Bytes:
         """The most bytes of live tensors at one time since `reset_peak`."""
         return self._live.peak_bytes
+
+    def live_bytes(self) -> Bytes:
+        """Bytes of live tensors."""
+        return self._live.live_bytes
+
+    def reserved_bytes(self) -> Bytes:
+        """The same: no cache is made up."""
+        return self._live.live_bytes
+
+    def peak_reserved_bytes(self) -> Bytes:
+        """The same as `peak_bytes`: no cache is made up."""
+        return self._live.peak_bytes
+
+    def snapshot(self) -> tuple[str, bytes]:
+        """JSON: what was alive, by operator, when memory last ran out, the most bytes first."""
+        rows = self._live.refused or self._live.rows()
+        content = {
+            "card": self.name,
+            "budget_bytes": self.budget_bytes,
+            "live": [row._asdict() for row in rows[:_MAX_ROWS]],
+        }
+        return ".json", json.dumps(content, indent=1).encode()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the error means that the card, not the host, ran out of memory."""

@@ -86,6 +86,27 @@ class FakeDevice:
         """The most bytes held at one time since `reset_peak`."""
         return self._peak_bytes
 
+    @property
+    def budget_bytes(self) -> Bytes:
+        """What may be held: the capacity without what others hold."""
+        return self._capacity_bytes - self._foreign_bytes
+
+    def live_bytes(self) -> Bytes:
+        """Bytes held."""
+        return self._held_bytes
+
+    def reserved_bytes(self) -> Bytes:
+        """The same: nothing is cached."""
+        return self._held_bytes
+
+    def peak_reserved_bytes(self) -> Bytes:
+        """The same as `peak_bytes`."""
+        return self._peak_bytes
+
+    def snapshot(self) -> tuple[str, bytes]:
+        """The ledger in words."""
+        return ".txt", f"{self._held_bytes} of {self._capacity_bytes} bytes\n".encode()
+
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True for the error that `allocate` raises."""
         return isinstance(error, FakeOutOfMemoryError)

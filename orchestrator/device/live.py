@@ -4,15 +4,15 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from orchestrator.device.operators import KINDS, LOADER_ENTER, Kind, classify
 from orchestrator.types import Bytes
 
-__all__ = ["LiveBytes", "StorageEvent", "block_bytes"]
+__all__ = ["LiveBytes", "LiveRow", "StorageEvent", "block_bytes"]
 
 # What DataLoader iterators call themselves when they announce `__next__` to the profiler
 # (torch/utils/data/dataloader.py, `_BaseDataLoaderIter._profile_name`).
@@ -42,25 +42,24 @@ class StorageEvent(NamedTuple):
     op: str
 
 
-class _Kind(Enum):
-    """What an operator can do to the set of live storages."""
-
-    FRESH = auto()  # may return new storages
-    VIEW = auto()  # neither reads nor makes memory
-    IN_PLACE = auto()  # returns nothing but its inputs
-    RESIZE = auto()  # may change the storage of a tensor that it was given
-    MARK = auto()  # a named region of the profiler begins or ends
-
-
 class _StorageRef(weakref.ref[torch.UntypedStorage]):
     """A counted storage. Its callback only queues it, so that a death is safe at any moment."""
 
-    __slots__ = ("key", "num_bytes", "requested", "serial")
+    __slots__ = ("key", "num_bytes", "op", "requested", "serial")
 
     key: int
+    op: object
     num_bytes: Bytes
     requested: Bytes
     serial: int
+
+
+class LiveRow(NamedTuple):
+    """Live storages that came from one operator: how many, and their bytes as counted."""
+
+    op: str
+    num_storages: int
+    num_bytes: Bytes
 
 
 class LiveBytes(TorchDispatchMode):
@@ -109,6 +108,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.limit_bytes = limit_bytes
         self.events: list[StorageEvent] | None = [] if keep_events else None
+        self.refused: tuple[LiveRow, ...] = ()  # what was alive when memory last ran out
         self._device_type = device_type
         self._name = name
         self._refs: dict[int, _StorageRef] = {}
@@ -133,6 +133,16 @@ class LiveBytes(TorchDispatchMode):
     def reset_peak(self) -> None:
         """Begin a new measurement of the peak at what is alive now."""
         self._peak = self.live_bytes
+
+    def rows(self) -> tuple[LiveRow, ...]:
+        """What is alive, by the operator that it came from, the most bytes first."""
+        self._bury()
+        found: dict[str, tuple[int, Bytes]] = {}
+        for ref in self._refs.values():
+            count, num_bytes = found.get(str(ref.op), (0, 0))
+            found[str(ref.op)] = (count + 1, num_bytes + ref.num_bytes)
+        rows = (LiveRow(op, count, num_bytes) for op, (count, num_bytes) in found.items())
+        return tuple(sorted(rows, key=lambda row: (-row.num_bytes, row.op)))
 
     def adopt(self, tensors: Iterable[torch.Tensor]) -> None:
         """Count tensors that were there before, such as the parameters of a model.
@@ -159,10 +169,10 @@ class LiveBytes(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run the operator and count what it read and made."""
-        kind = _KINDS.get(func) or _classify(func)
-        if kind is _Kind.MARK:
+        kind = KINDS.get(func) or classify(func)
+        if kind is Kind.MARK:
             self._mark(func, args)
-        if kind is _Kind.VIEW or self._host_depth:
+        if kind is Kind.VIEW or self._host_depth:
             return func(*args, **kwargs) if kwargs else func(*args)
         self._see(args, "input")
         if kwargs:
@@ -170,17 +180,17 @@ class LiveBytes(TorchDispatchMode):
             out = func(*args, **kwargs)
         else:
             out = func(*args)
-        if kind is _Kind.IN_PLACE:
+        if kind is Kind.IN_PLACE:
             return out
         try:
-            self._see((out,), func, is_resizable=kind is _Kind.RESIZE)
+            self._see((out,), func, is_resizable=kind is Kind.RESIZE)
         except torch.OutOfMemoryError as error:
             del out, args, kwargs  # or the frames of the traceback would keep the refused memory
             raise error.with_traceback(None) from None
         return out
 
     def _mark(self, func: object, args: Sequence[Any]) -> None:
-        if func is _ENTER:
+        if func is LOADER_ENTER:
             is_loader = isinstance(args[0], str) and args[0].startswith(_LOADER)
             self._regions.append(is_loader)
             self._host_depth += is_loader
@@ -225,8 +235,10 @@ class LiveBytes(TorchDispatchMode):
             return
         num_bytes = block_bytes(requested)
         if self.limit_bytes is not None and self._live + num_bytes > self.limit_bytes:
+            self.refused = self.rows()
             raise torch.OutOfMemoryError(self._refusal(requested))
         ref = _StorageRef(storage, self._dead.append)
+        ref.op = op
         ref.key = id(storage)
         ref.num_bytes = num_bytes
         ref.requested = requested
@@ -260,26 +272,3 @@ class LiveBytes(TorchDispatchMode):
             f" The budget is {limit / _MIB:.2f} MiB, of which {self._live / _MIB:.2f} MiB are held"
             f" by live tensors and {(limit - self._live) / _MIB:.2f} MiB are free."
         )
-
-
-_ENTER = torch.ops.profiler._record_function_enter_new.default
-_KINDS: dict[object, _Kind] = {
-    _ENTER: _Kind.MARK,
-    torch.ops.profiler._record_function_exit._RecordFunction: _Kind.MARK,
-}
-
-
-def _classify(func: Any) -> _Kind:
-    """Read off the operator's schema what it can do to storages, once per operator."""
-    schema = func._schema
-    is_resizing = schema.name in ("aten::set_", "aten::resize_", "aten::resize_as_")
-    if is_resizing or any(argument.is_out for argument in schema.arguments):
-        kind = _Kind.RESIZE
-    elif func.is_view:
-        kind = _Kind.VIEW
-    elif all(result.alias_info is not None for result in schema.returns):
-        kind = _Kind.IN_PLACE
-    else:
-        kind = _Kind.FRESH
-    _KINDS[func] = kind
-    return kind
