@@ -1,7 +1,7 @@
 """One card and what is left of it; cards of one kind, indexed by what they have left."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -36,12 +36,18 @@ class CardRoom:
             return 0
         return self.card.memory_bytes - self.card.foreign_bytes - self.used_bytes
 
-    def bytes_without(self, leaving: frozenset[RunId]) -> Bytes:
-        """Bytes that a share may take once some runs are gone; none while another has it whole."""
-        staying = [size for run_id, size in self.users.items() if run_id not in leaving]
-        if self.is_gone or (self.is_whole and staying):
-            return -1
-        return self.card.memory_bytes - self.card.foreign_bytes - sum(staying)
+    def without(self, leaving: frozenset[RunId]) -> tuple[Bytes, bool]:
+        """Bytes that a share may take once some runs are gone, and if the whole card is free."""
+        card, used = self.card, 0
+        is_used = False
+        for run_id, size in self.users.items():
+            if run_id not in leaving:
+                used += size
+                is_used = True
+        if is_used and self.is_whole:
+            return -1, False
+        is_free = not is_used and card.foreign_bytes <= card.memory_bytes * FOREIGN_TOLERANCE
+        return card.memory_bytes - card.foreign_bytes - used, is_free
 
     def has_room(self, size: Size, *, leaving: frozenset[RunId] = frozenset()) -> bool:
         """True when a share of this size fits, once the runs `leaving` are gone."""
@@ -82,30 +88,45 @@ class Outlook:
         lower: Runs on it that may be asked to leave, in the order in which they would be.
     """
 
-    __slots__ = ("_cards", "cpus", "gone", "leaving", "lower")
+    __slots__ = ("_cards", "_cpus", "_room", "gone", "leaving", "lower")
 
     def __init__(self, room: NodeRoom, leaving: frozenset[RunId], lower: tuple[RunId, ...]) -> None:
         self.leaving, self.lower = leaving, lower
-        self.gone = leaving.union(lower)
-        self.cpus = room.free_cpus + sum(
-            share.num_cpus for run_id in self.gone for share in room.runs[run_id]
-        )
-        self._cards: dict[Pool, tuple[list[Bytes], int]] = {}  # sorted free bytes, whole cards
-        for card in room.cards.values():
-            if not card.is_gone:
-                free, num_whole = self._cards.get(card.pool, ([], 0))
-                insort(free, card.bytes_without(self.gone))
-                is_whole = card.has_room(None, leaving=self.gone)
-                self._cards[card.pool] = (free, num_whole + is_whole)
+        self.gone = leaving.union(lower) if lower else leaving
+        self._room = room
+        self._cards: _Free | None = None  # counted at the first question
+        self._cpus = -1.0
 
     def num_cards(self, pool: "Pool", size: Size) -> int:
         """Cards of a pool with room for a share of this size."""
-        free, num_whole = self._cards.get(pool, ((), 0))
+        cards = self._count() if self._cards is None else self._cards
+        free, num_whole = cards.get(pool, ((), 0))
         return num_whole if size is None else len(free) - bisect_left(free, size)
 
     def pools(self) -> Iterable["Pool"]:
         """The kinds of cards of the node."""
-        return self._cards
+        return self._count() if self._cards is None else self._cards
+
+    @property
+    def cpus(self) -> float:
+        """Free CPUs of the node."""
+        if self._cpus < 0:
+            shares = (share for run_id in self.gone for share in self._room.runs[run_id])
+            self._cpus = self._room.free_cpus + sum(share.num_cpus for share in shares)
+        return self._cpus
+
+    def _count(self) -> "_Free":
+        found: dict[Pool, tuple[list[Bytes], int]] = {}
+        for card in self._room.cards.values():
+            if not card.is_gone:
+                free, num_whole = found.get(card.pool, ([], 0))
+                num_bytes, is_whole = card.without(self.gone)
+                free.append(num_bytes)
+                found[card.pool] = (free, num_whole + is_whole)
+        for free, _ in found.values():
+            free.sort()
+        self._cards = found
+        return found
 
 
 class Tally:
@@ -151,3 +172,6 @@ class Pool:
     def memory_bytes(self) -> Bytes:
         """Memory of each card."""
         return self.kind[0]
+
+
+_Free: TypeAlias = Mapping[Pool, tuple[Sequence[Bytes], int]]  # sorted bytes, whole cards

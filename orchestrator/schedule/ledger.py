@@ -4,11 +4,15 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TypeAlias
 
 from orchestrator.schedule.cards import CardRoom, Kind, Model, NodeRoom, Pool, Size, Tally
 from orchestrator.types import Bytes, Card, Node, NodeId, RunId, Share
 
 __all__ = ["Ledger"]
+
+_Free: TypeAlias = tuple[Bytes, bool]  # free bytes of a card, and whether it is free as a whole
+_NOTHING: _Free = (-1, False)
 
 MAX_CHANGES = 4096  # who looks away for longer than this looks at everything again
 
@@ -84,11 +88,11 @@ class Ledger:
             if share.card is not None:
                 card = room.cards[share.card]
                 assert run_id not in card.users, f"{run_id} twice on {share}"
-                with_room = self._unindex(card)
+                before = self._unindex(card)
                 card.used_bytes += share.memory_bytes
                 card.users[run_id] = share.memory_bytes
                 card.is_whole = is_whole
-                self._index(card, with_room)
+                self._index(card, before)
 
     def give_back(self, run_id: RunId, shares: Iterable[Share]) -> None:
         """Free shares of nodes that are still there."""
@@ -99,10 +103,10 @@ class Ledger:
                 self._set_cpus(room, room.free_cpus + share.num_cpus)
             if share.card is not None:
                 card = room.cards[share.card]
-                with_room = self._unindex(card)
+                before = self._unindex(card)
                 card.used_bytes -= card.users.pop(run_id)
                 card.is_whole = card.is_whole and bool(card.users)
-                self._index(card, with_room)
+                self._index(card, before)
                 if card.is_gone and not card.users:
                     del room.cards[share.card]
             self.grown[share.node_id] = None
@@ -175,7 +179,7 @@ class Ledger:
         else:
             known.card, known.pool, known.is_gone = card, pool, False
         pool.num_cards[room.order] = pool.num_cards.get(room.order, 0) + 1
-        self._index(known, [])
+        self._index(known, _NOTHING)
         if card.foreign_bytes:
             self.foreign[room.node.node_id, card.index] = known
         else:
@@ -193,33 +197,38 @@ class Ledger:
         if card.is_gone:
             return
         pool, order = card.pool, card.node.order
-        for tally in self._unindex(card):
-            tally.shift(order, -1)
+        self._recount(card, self._unindex(card), _NOTHING)
         pool.num_cards[order] -= 1
         if not pool.num_cards[order]:
             del pool.num_cards[order]
         if not pool.num_cards:
             del self.pools[pool.kind]
 
-    def _unindex(self, card: CardRoom) -> list[Tally]:
-        """Forget what a card has free; returns the tallies that counted it."""
+    def _unindex(self, card: CardRoom) -> _Free:
+        """Forget what a card has free; returns it, for the tallies still count it."""
         if card.is_gone:
-            return []
+            return _NOTHING
         by_free = card.pool.by_free
         del by_free[bisect_left(by_free, _entry(card))]
-        tallies = card.pool.tallies
-        return [tally for size, tally in tallies.items() if card.has_room(size)]
+        return card.free_bytes, card.has_room(None)
 
-    def _index(self, card: CardRoom, counted: list[Tally]) -> None:
-        """Note what a card has free now; `counted` are the tallies that still count it."""
-        if card.is_gone:
-            return
-        insort(card.pool.by_free, _entry(card))
+    def _index(self, card: CardRoom, before: _Free) -> None:
+        """Note what a card has free now; `before` is what the tallies count."""
+        if not card.is_gone:
+            insort(card.pool.by_free, _entry(card))
+            self._recount(card, before, (card.free_bytes, card.has_room(None)))
+
+    def _recount(self, card: CardRoom, before: _Free, after: _Free) -> None:
+        """Bring the tallies up to date, touching only those whose answer is another."""
         order = card.node.order
+        low, high = sorted((before[0], after[0]))
+        step = 1 if after[0] > before[0] else -1
         for size, tally in card.pool.tallies.items():
-            has_room, had_room = card.has_room(size), tally in counted
-            if has_room != had_room:
-                tally.shift(order, 1 if has_room else -1)
+            if size is None:
+                if before[1] != after[1]:
+                    tally.shift(order, 1 if after[1] else -1)
+            elif low < size <= high:
+                tally.shift(order, step)
 
     def _set_model(self, room: NodeRoom) -> None:
         counts: dict[Kind, int] = {}

@@ -109,19 +109,19 @@ def find_on(
     """As `find`, when it is known that nothing but these nodes can have got room."""
     if route.reason is not None:
         return None
-    rooms = [room for room in rooms if is_open(room)]
-    if not rooms:
-        return None
+    rooms = list(rooms)
     if ask.device is DeviceKind.CPU or route.is_mixed or route.is_spread:
-        return find(ask, route, ledger, is_open)
-    rooms = [room for room in rooms if room.free_cpus >= ask.cpus]
+        return find(ask, route, ledger, is_open) if any(map(is_open, rooms)) else None
+    wanted = ask.num_workers
     for pool in route.pools:
-        has_room = pool.num_cards if ask.size is not None else ledger.tally(pool, None).count
+        tally = ledger.tally(pool, None) if ask.size is None else pool.tallies.get(ask.size)
+        num_fitting = pool.num_cards if tally is None else tally.count  # at most so many
         for room in rooms:
-            if has_room.get(room.order, 0) >= ask.num_workers:
-                cards = _tightest_cards(room, ask, pool, ask.num_workers)
-                if len(cards) == ask.num_workers:
-                    return Placement(tuple(_share(card, ask) for card in cards))
+            if num_fitting.get(room.order, 0) < wanted or room.free_cpus < ask.cpus:
+                continue
+            cards = _tightest_cards(room, ask, pool, wanted) if is_open(room) else []
+            if len(cards) == wanted:
+                return Placement(tuple(_share(card, ask) for card in cards))
     return None
 
 
