@@ -5,15 +5,25 @@ from dataclasses import replace
 from orchestrator.errors import PlanError
 from orchestrator.types import BatchPlan, RunSpec
 
-__all__ = ["plan_batch", "smaller"]
+__all__ = ["balanced", "plan_batch", "smaller"]
+
+
+def balanced(num_samples: int, limit: int) -> int:
+    """The micro-batch of the fewest pieces of at most `limit` samples, all as equal as can be.
+
+    33 samples under a limit of 32 are 17 + 16, not 32 + 1: a piece of one sample gives BatchNorm
+    nothing to average, and the largest piece is what the memory has to hold.
+    """
+    steps = -(-num_samples // limit)
+    return -(-num_samples // steps)
 
 
 def plan_batch(spec: RunSpec) -> BatchPlan:
     """Cut the run's effective batch over its ranks and, where a limit is set, into micro-batches.
 
     A rank takes `effective_batch / num_gpus` samples a step. Without a limit in
-    `spec.micro_batch` the step is not cut; with one, pieces have at most that many samples and
-    the last piece may be smaller.
+    `spec.micro_batch` the step is not cut; with one, it is cut into the fewest pieces of at most
+    that many samples, balanced; the last piece may be smaller.
 
     Raises:
         PlanError: a number is below 1, or the effective batch does not divide among the ranks;
@@ -47,7 +57,7 @@ def plan_batch(spec: RunSpec) -> BatchPlan:
     return BatchPlan(
         effective_batch=batch,
         world_size=world,
-        micro_batch=rank_batch if limit is None else min(limit, rank_batch),
+        micro_batch=rank_batch if limit is None else balanced(rank_batch, limit),
     )
 
 

@@ -1,0 +1,189 @@
+"""The cut that fits: the largest micro-batch, and what has to be given up so that one fits."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.plan.batch import balanced
+from orchestrator.plan.budget import Target
+from orchestrator.plan.curve import demand_at
+from orchestrator.plan.footprint import Demand, Footprint
+from orchestrator.plan.job import Job
+from orchestrator.plan.ladder import DEFAULT_LADDER, Rung, climbed
+from orchestrator.plan.workload import StepKind, Workload
+from orchestrator.types import BatchPlan, Bytes
+
+__all__ = ["Choice", "Ladder", "Scales", "choose", "cut_sizes", "infer_batch", "need_of"]
+
+Lookup = Callable[[Workload], Footprint]
+Need = Callable[[Demand, Target], Bytes]
+Correct = Callable[[Workload, Demand, Target], Demand]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """What turns a workload into bytes of a card.
+
+    `lookup` gives a workload's footprint; `correct` applies what was measured to a demand; `need`
+    is what a card must have free for a demand: context, workspaces, and the factor of its kind.
+    """
+
+    lookup: Lookup
+    need: Need
+    correct: Correct = lambda _workload, demand, _target: demand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """What may be given up, in order. `least_imgsz` None allows no smaller pictures."""
+
+    rungs: Sequence[Rung] = DEFAULT_LADDER
+    least_imgsz: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How a job runs on a card. Where `fits` is False it is the nearest miss.
+
+    `need_bytes` is what the card must have free at the peak of training and validation;
+    `decided_by` says which of the two it is.
+    """
+
+    batch: BatchPlan
+    job: Job
+    rungs: tuple[Rung, ...]
+    fits: bool
+    need_bytes: Bytes
+    budget_bytes: Bytes
+    train: Demand
+    validation: Demand
+    decided_by: StepKind
+
+    @property
+    def workload(self) -> Workload:
+        """The training step as it is cut."""
+        is_cut = self.batch.accumulation_steps > 1
+        return replace(self.job.train, is_cut=is_cut)
+
+
+def cut_sizes(rank_batch: int, limit: int | None) -> tuple[int, ...]:
+    """Every sensible micro-batch, the largest first: one for each number of pieces.
+
+    Of all sizes that need the same number of pieces, the smallest: it is the most even one. These
+    are about twice the square root of the batch.
+    """
+    top = rank_batch if limit is None else balanced(rank_batch, limit)
+    sizes, steps = [], 1
+    while not sizes or sizes[-1] > 1:
+        size = -(-rank_batch // steps)
+        sizes.append(size)
+        steps = -(-rank_batch // max(1, size - 1))  # the fewest pieces of a smaller size
+    return tuple(size for size in sizes if size <= top)
+
+
+def choose(
+    job: Job, target: Target, budget: Bytes, scales: Scales, ladder: Ladder | None = None
+) -> Choice:
+    """Climb the ladder until the job fits, and take the largest micro-batch that does.
+
+    The effective batch never changes. More memory never means more rungs, nor, with the same
+    rungs, a smaller micro-batch. A rung that changes nothing for this job is passed over.
+    """
+    ladder = ladder or Ladder()
+    sizes = cut_sizes(job.rank_batch, job.limit)
+    allowed, given = sizes[:1], []
+    found = _largest(job, allowed, target, budget, scales)
+    for rung in ladder.rungs:
+        if found.fits:
+            break
+        if rung is Rung.CUT:
+            allowed = sizes
+            found = _largest(job, allowed, target, budget, scales)
+            continue
+        for train in climbed(rung, job.train, target, least_imgsz=ladder.least_imgsz):
+            job = replace(job, train=train, validate=_beside(job.validate, train))
+            if rung not in given:
+                given.append(rung)
+            found = _largest(job, allowed, target, budget, scales)
+            if found.fits:
+                break
+    is_cut = found.batch.micro_batch < sizes[0]
+    named = (Rung.CUT, *given) if is_cut else tuple(given)
+    order = {rung: at for at, rung in enumerate(ladder.rungs)}
+    return replace(found, rungs=tuple(sorted(named, key=order.__getitem__)))
+
+
+def _beside(validate: Workload, train: Workload) -> Workload:
+    """Validation of a training that was changed by a rung."""
+    return replace(
+        validate,
+        precision=train.precision,
+        imgsz=min(validate.imgsz, train.imgsz),
+        optimizer_state=train.optimizer_state,
+    )
+
+
+def _largest(
+    job: Job, sizes: Sequence[int], target: Target, budget: Bytes, scales: Scales
+) -> Choice:
+    """The choice of the first of the sizes that fits, or of the one that needs least."""
+    nearest: Choice | None = None
+    for size in sizes:
+        choice = need_of(job, size, target, budget, scales)
+        if choice.fits:
+            return choice
+        if nearest is None or choice.need_bytes < nearest.need_bytes:
+            nearest = choice
+    assert nearest is not None, "a batch has at least one size"
+    return nearest
+
+
+def need_of(job: Job, size: int, target: Target, budget: Bytes, scales: Scales) -> Choice:
+    """What a job needs when it is cut into pieces of `size` samples."""
+    batch = BatchPlan(
+        effective_batch=job.effective_batch, world_size=job.world_size, micro_batch=size
+    )
+    steps = {
+        StepKind.TRAIN: (replace(job.train, is_cut=batch.accumulation_steps > 1), size),
+        StepKind.VALIDATE: (job.validate, size * job.validation_pieces),
+    }
+    demands: Mapping[StepKind, Demand] = {
+        kind: scales.correct(workload, demand_at(scales.lookup(workload), samples), target)
+        for kind, (workload, samples) in steps.items()
+    }
+    needs = {kind: scales.need(demand, target) for kind, demand in demands.items()}
+    peak = max(needs, key=needs.__getitem__)
+    return Choice(
+        batch=batch,
+        job=job,
+        rungs=(),
+        fits=needs[peak] <= budget,
+        need_bytes=needs[peak],
+        budget_bytes=budget,
+        train=demands[StepKind.TRAIN],
+        validation=demands[StepKind.VALIDATE],
+        decided_by=peak,
+    )
+
+
+def infer_batch(
+    workload: Workload, target: Target, budget: Bytes, scales: Scales, *, most: int
+) -> tuple[int, Bytes]:
+    """The largest inference batch up to `most` that fits, and what it needs; 0 where none does.
+
+    With 0 the need is that of a single picture.
+    """
+    workload = replace(workload, kind=StepKind.INFER, labels=None)
+    footprint = scales.lookup(workload)
+
+    def need(size: int) -> Bytes:
+        demand = scales.correct(workload, demand_at(footprint, size), target)
+        return scales.need(demand, target)
+
+    low, high = 0, most
+    while low < high:  # the need grows with the batch
+        middle = (low + high + 1) // 2
+        if need(middle) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low, need(max(low, 1))
