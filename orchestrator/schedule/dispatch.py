@@ -216,7 +216,7 @@ class Dispatch:
 
     def _choose(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
         if route.is_spread:
-            return self._choose_spread(record, route)
+            return self._choose_spread(record, shape, route)
         hopeless = shape.hopeless_priority
         nodes: Iterable[NodeId]
         if hopeless is None or record.priority > hopeless:
@@ -226,11 +226,16 @@ class Dispatch:
             nodes = chain(self.ledger.grown, self._left)
         return choose(record, route, self._world, self._distinct_rooms(nodes))
 
-    def _choose_spread(self, record: RunRecord, route: Route) -> Claim | None:
+    def _choose_spread(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
+        if self.ledger.num_changes < shape.patience.get(record.priority, 0):
+            return None
         if not self.evictions.has_below(record.priority):
             return None
         pools, most = self._reach.enough(record, route, self._world)
-        if not pools or most <= self._failed.get(record.spec.run_id, 0):
+        if not pools:
+            shape.patience[record.priority] = self._reach.not_before
+            return None
+        if most <= self._failed.get(record.spec.run_id, 0):
             return None
         below = self.evictions.below(record.priority)
         claim = choose_spread(record, pools, self._world, below)

@@ -190,6 +190,7 @@ class Lifecycle:
         """Nodes came, went or changed: what could ever hold a waiting run may be another."""
         self.dispatch.doubt()
         for shape in self.queue.shapes.values():
+            shape.patience.clear()
             route = self.router.route(shape.ask)
             if route != shape.route:
                 shape.route = route

@@ -21,11 +21,13 @@ class Shape:
     waiting: list[tuple[int, int, RunId]] = field(default_factory=list)  # sorted: first goes first
     is_blocked: bool = False  # room can only be on nodes that have grown
     hopeless_priority: int | None = None  # at this priority nobody could be asked to leave
+    patience: dict[int, int] = field(default_factory=dict)  # priority -> `Reach.not_before`
     route: Route | None = None  # asked once, and again when nodes change
 
     def forget(self) -> None:
         """Drop what is known: the next look is a full one."""
         self.is_blocked, self.hopeless_priority = False, None
+        self.patience.clear()
 
 
 class Queue:
@@ -103,11 +105,11 @@ class EvictionOrder:
 
     def has_below(self, priority: int) -> bool:
         """True when some gang may be asked to leave for a run of this priority."""
-        return next(self.below(priority), None) is not None
+        return self.is_allowed and bool(self._entries) and self._entries[0][0] < priority
 
     def order_of(self, records: Iterable[RunRecord], *, below: int) -> list[RunId]:
         """Those of a lower priority, in the order in which they would be asked to leave."""
-        if not self.is_allowed:
+        if not self.is_allowed or not self._entries or self._entries[0][0] >= below:
             return []
         able = [r for r in records if r.priority < below and r.state in _EVICTABLE]
         return [r.spec.run_id for r in sorted(able, key=_eviction_entry)]

@@ -1,5 +1,6 @@
 """Whom to ask to leave for a gang that is larger than any node."""
 
+import sys
 from collections.abc import Iterable, Iterator
 
 from orchestrator.schedule.asks import Route
@@ -29,6 +30,7 @@ class Reach:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[object, ...], _Count] = {}
+        self.not_before = 0  # `Ledger.num_changes` at which a gang found too large may fit
 
     def enough(
         self, record: RunRecord, route: Route, world: World
@@ -41,10 +43,15 @@ class Reach:
         ask = record.ask
         found: list[Pool | None] = []
         most = 0
+        self.not_before = sys.maxsize
         for pool in pools_of(route):
             key = (record.priority, ask.size, ask.num_cpus, pool, ask if pool is None else None)
-            total = self._counts.setdefault(key, _Count()).total(record, pool, world)
+            count = self._counts.get(key)
+            if count is None:
+                count = self._counts[key] = _Count()
+            total = count.total(record, pool, world)
             most = max(most, total)
+            self.not_before = min(self.not_before, count.not_before(record, world))
             if total >= ask.num_workers:
                 found.append(pool)
         return tuple(found), most
@@ -58,12 +65,16 @@ class _Count:
         self._total = 0
         self._workers: dict[NodeId, int] = {}
 
+    def not_before(self, record: RunRecord, world: World) -> int:
+        """Changes of the ledger at which what is missing may have come: a node's cards each."""
+        missing = record.ask.num_workers - self._total
+        return self._seen - (-missing // max(world.ledger.most_cards, 1))
+
     def total(self, record: RunRecord, pool: Pool | None, world: World) -> int:
         """Workers on all nodes; an older count while the gang cannot fit whatever changed."""
-        ledger, wanted = world.ledger, record.ask.num_workers
-        num_changes = ledger.num_changes - self._seen
-        if self._seen >= 0 and self._total + num_changes * ledger.most_cards < wanted:
-            return self._total  # so few nodes cannot make up for what is missing
+        ledger = world.ledger
+        if self._seen >= 0 and ledger.num_changes < self.not_before(record, world):
+            return self._total
         changed = ledger.changed_since(self._seen) if self._seen >= 0 else None
         if changed is None:
             self._workers.clear()
