@@ -1,0 +1,175 @@
+"""What a card holds beyond the allocator's blocks: context, workspaces, the factor, gangs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.plan.footprint import Demand
+from orchestrator.types import Bytes
+
+__all__ = ["Figure", "Overheads", "overheads"]
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number, where it is from, and how far to trust it: measured, published or guess."""
+
+    value: float
+    source: str
+    confidence: str
+
+
+_TRUST = ("guess", "published", "measured")  # weakest first
+
+# A process that uses CUDA, in bytes of the card, before the first tensor; modules load lazily.
+_CONTEXT_OLD = Figure(
+    359 * _MIB,
+    "pytorch pull request 86509: 287 MB after one tensor, on top of which come the kernels used",
+    "published",
+)
+_CONTEXT = Figure(
+    461 * _MIB, "nvidia-smi less GPU_mem in public logs: 0.35 to 0.5 GiB", "published"
+)
+_CONTEXT_NEW = Figure(563 * _MIB, "none published; what Ampere takes and 0.1 GiB more", "guess")
+_EAGER_LOADING = Figure(
+    (667 - 287) * 1_000_000,
+    "pytorch pull request 86509: 667 MB against 287 MB, before torch 1.13 and CUDA 11.7",
+    "published",
+)
+
+# Peaks on a card over those of the replay. Scratch of cuDNN is the main reason: it picks
+# algorithms with large workspaces on cards before Ampere.
+_FACTOR = Figure(1.03, "GPU_mem of ten public ultralytics runs: median error 1.6 %", "published")
+_FACTOR_NEW = Figure(1.03, "as for Ampere; no run on such a card was compared", "guess")
+_FACTOR_TURING = Figure(1.18, "GPU_mem of four public runs on a T4: 0.80 to 0.98", "published")
+_FACTOR_OLD = Figure(1.18, "AutoBatch's profile on a GTX 1080 Ti grows as on a T4", "guess")
+_SAFE_OLD = Figure(1.25, "the lowest of the four T4 runs: 1 / 0.80", "published")
+_CONSTANT = Figure(
+    0.10 * (1 << 30), "GPU_mem of ten public ultralytics runs: the offset", "published"
+)
+
+# ATen/cuda/CublasHandlePool.cpp of torch 2: `:4096:8` on sm 9.0 and 10.0, else `:4096:2:16:8`.
+# One for the thread of the forward and one for that of the backward.
+_CUBLAS_LARGE = Figure(8 * 4096 * 1024, "CUBLAS_WORKSPACE_CONFIG=:4096:8, in KiB", "published")
+_CUBLAS_SMALL = Figure(
+    (2 * 4096 + 8 * 16) * 1024, "CUBLAS_WORKSPACE_CONFIG=:4096:2:16:8, in KiB", "published"
+)
+_NUM_HANDLES = 2
+
+# torch.nn.parallel.DistributedDataParallel keeps gradients a second time, in buckets.
+_NCCL = Figure(0.6 * (1 << 30), "what NCCL's buffers and channels are said to take", "guess")
+
+
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    context: Figure
+    likely: Figure
+    safe: Figure
+
+
+_PASCAL = _Generation(_CONTEXT_OLD, _FACTOR_OLD, _SAFE_OLD)
+_GENERATIONS: Mapping[str, _Generation] = {
+    "Pascal": _PASCAL,
+    "Volta": _PASCAL,
+    "Turing": _Generation(_CONTEXT_OLD, _FACTOR_TURING, _SAFE_OLD),
+    "Ampere": _Generation(_CONTEXT, _FACTOR, _FACTOR),
+    "Ada": _Generation(_CONTEXT, _FACTOR, _FACTOR),
+    "Hopper": _Generation(_CONTEXT_NEW, _FACTOR_NEW, _FACTOR_NEW),
+    "Blackwell": _Generation(_CONTEXT_NEW, _FACTOR_NEW, _FACTOR_NEW),
+}
+# Of a card of which only the size is known, the worst of everything.
+_UNKNOWN = _Generation(_CONTEXT_NEW, _FACTOR_OLD, _SAFE_OLD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overheads:
+    """What turns bytes of the replayed allocator into bytes of a card, in both directions.
+
+    `outside_bytes` are taken beside PyTorch's allocator (CUDA context, NCCL), `inside_bytes` by it
+    but not by the traced step (cuBLAS, gradient buckets). `factor` and `constant_bytes` turn what
+    the replay says into what a card was seen to need; `likely_factor` is the middle of what was
+    seen, `factor` what is planned with. `confidence` is that of the weakest figure.
+    """
+
+    outside_bytes: Bytes
+    inside_bytes: Bytes
+    factor: float
+    likely_factor: float
+    constant_bytes: Bytes
+    figures: Mapping[str, Figure]
+
+    @property
+    def confidence(self) -> str:
+        """measured, published or guess."""
+        return min((f.confidence for f in self.figures.values()), key=_TRUST.index)
+
+    def reserve_bytes(self, demand: Demand) -> Bytes:
+        """What PyTorch's allocator must be allowed to reserve for the step to complete."""
+        return self._scaled(demand.least_bytes, self.factor)
+
+    def needed_bytes(self, demand: Demand) -> Bytes:
+        """What must be free on the card for the step to complete."""
+        return self.outside_bytes + self.reserve_bytes(demand)
+
+    def likely_bytes(self, demand: Demand) -> Bytes:
+        """What nvidia-smi will probably show for the process, with memory to spare."""
+        return self.outside_bytes + self._scaled(demand.reserved_bytes, self.likely_factor)
+
+    def capacity(self, free_bytes: Bytes) -> Bytes:
+        """The most `least_bytes` whose `needed_bytes` are within `free_bytes`; 0 if none is."""
+        room = free_bytes - self.outside_bytes - self.constant_bytes
+        least = max(math.floor(room / self.factor) - self.inside_bytes, 0)
+        while least and self._scaled(least, self.factor) > free_bytes - self.outside_bytes:
+            least -= 1  # floating point: never one byte too many
+        return least
+
+    def _scaled(self, num_bytes: Bytes, factor: float) -> Bytes:
+        return math.ceil(factor * (num_bytes + self.inside_bytes)) + self.constant_bytes
+
+
+def overheads(
+    architecture: str,
+    *,
+    is_deterministic: bool = True,
+    has_lazy_loading: bool = True,
+    world_size: int = 1,
+    parameter_bytes: Bytes = 0,
+) -> Overheads:
+    """The overheads of a process on a card.
+
+    Args:
+        architecture: As the catalogue has it: Pascal ... Blackwell; anything else counts as
+            unknown and takes the worst of all.
+        is_deterministic: Whether `CUBLAS_WORKSPACE_CONFIG` is `:4096:8`, as ultralytics sets it.
+        has_lazy_loading: torch 1.13 and CUDA 11.7 or newer.
+        world_size: Ranks of the gang; above 1 DDP and NCCL come on top.
+        parameter_bytes: Of the model's weights, for the buckets of DDP.
+    """
+    generation = _GENERATIONS.get(architecture, _UNKNOWN)
+    is_large = is_deterministic or architecture in ("Hopper", "Blackwell")
+    figures = {
+        "context": generation.context,
+        "factor": generation.safe,
+        "likely_factor": generation.likely,
+        "constant": _CONSTANT,
+        "cublas": _CUBLAS_LARGE if is_large else _CUBLAS_SMALL,
+    }
+    outside = generation.context.value
+    inside = figures["cublas"].value * _NUM_HANDLES
+    if not has_lazy_loading:
+        figures["eager_loading"] = _EAGER_LOADING
+        outside += _EAGER_LOADING.value
+    if world_size > 1:
+        figures["nccl"] = _NCCL
+        outside += _NCCL.value
+        inside += parameter_bytes
+    return Overheads(
+        outside_bytes=math.ceil(outside),
+        inside_bytes=math.ceil(inside),
+        factor=generation.safe.value,
+        likely_factor=generation.likely.value,
+        constant_bytes=math.ceil(_CONSTANT.value),
+        figures=figures,
+    )
