@@ -8,7 +8,9 @@ from orchestrator.errors import ConfigError
 
 __all__ = ["Layer", "Origin", "Override", "layer_of", "parse_overrides"]
 
-BLOCKS = frozenset({("cluster",), ("resources",), ("schedule",), ("schedule", "retry")})
+BLOCKS = frozenset(
+    {("cluster",), ("resources",), ("schedule",), ("schedule", "retry"), ("memory",)}
+)
 MAX_OVERRIDE = 4096  # characters
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "RESERVED",
     "ClusterModel",
     "FileModel",
+    "MemoryModel",
     "ProjectModel",
     "ResourcesModel",
     "RetryModel",
@@ -18,7 +19,9 @@ __all__ = [
 ]
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"  # a folder name on every system, and nothing else
-RESERVED = frozenset({"resources", "schedule", "cluster", "defaults", "projects", "runs", "retry"})
+RESERVED = frozenset(
+    {"resources", "schedule", "memory", "cluster", "defaults", "projects", "runs", "retry"}
+)
 
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)\s*", re.IGNORECASE)
 _UNITS = {"b": 1} | {
@@ -56,6 +59,20 @@ def _memory(value: object) -> object:
     if not 64 << 20 <= size <= 1 << 44:
         raise ValueError("must be between 64MiB and 16TiB")
     return int(size)
+
+
+def _headroom(value: object) -> object:
+    if value is None or value == "auto":
+        return None
+    text = value.strip() if isinstance(value, str) else ""
+    if text.endswith("%") and re.fullmatch(r"[0-9]{1,2}(?:\.[0-9]+)?%", text):
+        value = float(text[:-1]) / 100
+    if isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < 0.9:
+        return float(value)
+    match = _SIZE.fullmatch(text) if len(text) < 40 else None
+    if match is None:
+        raise ValueError("must be auto, a share of the card (5%, 0.05) or a size such as 512MiB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def _duration(value: object) -> object:
@@ -155,14 +172,39 @@ class ResourcesModel(_Block):
 
     gpus: int = Field(1, ge=1, le=4096, description="GPUs of one run")
     memory: Annotated[int | None, BeforeValidator(_memory, json_schema_input_type=str | None)] = (
-        Field(None, description='per GPU: auto (a whole card) or a size such as "8GiB"')
+        Field(None, description='per GPU: auto (as predicted) or a size such as "8GiB"')
     )
+    headroom: Annotated[
+        int | float | None,
+        BeforeValidator(_headroom, json_schema_input_type=str | float | None),
+    ] = Field(None, description="what stays free of a card: auto, a share (5%), a size (512MiB)")
     gpu_type: Annotated[
         tuple[Text, ...], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])
     ] = Field((), max_length=64, description="card names that are allowed; none given allows all")
     cpus: Annotated[
         float | None, BeforeValidator(_cpus, json_schema_input_type=float | str | None)
     ] = Field(None, ge=0, le=4096, description="CPUs per GPU, counted by the scheduler; auto")
+
+
+class MemoryModel(_Block):
+    """How a run is made to fit the memory of a card."""
+
+    predict: bool = Field(
+        default=True, description="predict the memory and plan with it; false takes a whole card"
+    )
+    ladder: Annotated[
+        tuple[
+            Literal["cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host", "imgsz"], ...
+        ],
+        BeforeValidator(_one_or_more, json_schema_input_type=str | list[str]),
+    ] = Field(
+        ("cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host"),
+        max_length=6,
+        description="what may be given up so that a run fits, in this order",
+    )
+    least_imgsz: int | None = Field(
+        None, ge=32, le=16384, description="smallest pictures that the rung imgsz may go to"
+    )
 
 
 class RetryModel(_Block):
@@ -230,6 +272,7 @@ class ProjectModel(_Block):
         Literal["gpu", "cpu"], BeforeValidator(_device, json_schema_input_type=str | None)
     ] = "gpu"
     resources: ResourcesModel = Field(default_factory=lambda: ResourcesModel.model_validate({}))
+    memory: MemoryModel = Field(default_factory=lambda: MemoryModel.model_validate({}))
     schedule: ScheduleModel = Field(default_factory=lambda: ScheduleModel.model_validate({}))
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.model import (
     ClusterModel,
+    MemoryModel,
     ProjectModel,
     ResourcesModel,
     RetryModel,
@@ -21,9 +22,12 @@ from orchestrator.config.rules import (
     option_problems,
     trainer_of,
 )
-from orchestrator.config.types import MADE, Project, Setting
+from orchestrator.config.types import MADE, Fitting, Project, Setting
 from orchestrator.config.words import Problem, path_in, problems_of
 from orchestrator.config.yaml import KeyPath
+from orchestrator.plan.budget import Headroom
+from orchestrator.plan.choose import Ladder
+from orchestrator.plan.ladder import Rung
 from orchestrator.types import DeviceKind, RetryBudget, RunId, RunSpec, TrainSettings
 
 __all__ = ["build_project", "known_beside", "name_from", "resolve_path"]
@@ -32,6 +36,7 @@ _KEYS = frozenset(ProjectModel.model_fields)
 _BLOCK_KEYS: dict[KeyPath, frozenset[str]] = {
     ("cluster",): frozenset(ClusterModel.model_fields),
     ("resources",): frozenset(ResourcesModel.model_fields),
+    ("memory",): frozenset(MemoryModel.model_fields),
     ("schedule",): frozenset(ScheduleModel.model_fields),
     ("schedule", "retry"): frozenset(RetryModel.model_fields),
 }
@@ -93,6 +98,22 @@ def _project(place: Place, model: ProjectModel, folder: Path) -> Project:
         where=place.where,
         resolved=_resolved(model, settings),
         settings=_settings(place, model),
+        fitting=_fitting(model),
+    )
+
+
+def _fitting(model: ProjectModel) -> Fitting:
+    kept = model.resources.headroom
+    return Fitting(
+        is_predicted=model.memory.predict,
+        headroom=Headroom(
+            num_bytes=kept if isinstance(kept, int) else None,
+            fraction=kept if isinstance(kept, float) else None,
+        ),
+        ladder=Ladder(
+            rungs=tuple(Rung(name) for name in model.memory.ladder),
+            least_imgsz=model.memory.least_imgsz,
+        ),
     )
 
 
@@ -140,8 +161,9 @@ def _resolved(model: ProjectModel, settings: TrainSettings) -> dict[str, Any]:
 def _plain(model: BaseModel) -> dict[str, Any]:
     values = model.model_dump(mode="json")
     resources = values.get("resources", {})
-    if resources.get("memory") is not None:
-        resources["memory"] = _size(resources["memory"])
+    for key in ("memory", "headroom"):
+        if isinstance(resources.get(key), int):
+            resources[key] = _size(resources[key])
     return values
 
 

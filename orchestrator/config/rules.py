@@ -124,8 +124,26 @@ def contradictions(place: Place, model: ProjectModel) -> list[Problem]:
     if model.device == "cpu" and (gpus > 1 or model.resources.gpu_type):
         say(("device",), "is cpu, but resources ask for GPUs", "remove one of the two")
     found.extend(_image_size(place, model))
+    found.extend(_ladder(place, model))
     found.extend(card_problems(place, ("resources", "gpu_type"), model.resources.gpu_type))
     return found
+
+
+def _ladder(place: Place, model: ProjectModel) -> list[Problem]:
+    rungs, least = model.memory.ladder, model.memory.least_imgsz
+    text, fix, key = "", "", "ladder"
+    if len(set(rungs)) < len(rungs):
+        text, fix = "names a rung twice", "memory.ladder: each rung once"
+    elif ("imgsz" in rungs) != (least is not None):
+        text = "has the rung imgsz only together with memory.least_imgsz"
+        fix = "give both, or neither: smaller pictures are another experiment"
+    elif least is not None and model.imgsz is not None and least > model.imgsz:
+        text, key = f"{least} is more than imgsz {model.imgsz}", "least_imgsz"
+        fix = f"memory.least_imgsz: at most {model.imgsz}"
+    if not text:
+        return []
+    name, where = place.of(("memory", key))
+    return [Problem(f"{name} {text} ({where})", code="E1018", fix=fix)]
 
 
 def _image_size(place: Place, model: ProjectModel) -> list[Problem]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.plan.budget import Headroom
+from orchestrator.plan.choose import Ladder
 from orchestrator.types import RunId, RunSpec
 
-__all__ = ["Config", "Project", "Setting"]
+__all__ = ["Config", "Fitting", "Project", "Setting"]
 
 MADE = "made:"  # prefix of a data set that is made on the spot
 
@@ -25,6 +27,15 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """How a project is made to fit: whether it is predicted, what stays free, what may be cut."""
+
+    is_predicted: bool = True
+    headroom: Headroom = field(default_factory=Headroom)
+    ladder: Ladder = field(default_factory=Ladder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """One training of a config, checked, but not yet a run: it has no id and no folder.
 
@@ -36,6 +47,7 @@ class Project:
     where: str
     resolved: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[Setting, ...] = ()
+    fitting: Fitting = field(default_factory=Fitting)
 
     @property
     def made(self) -> str | None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from orchestrator.plan.batch import balanced
 from orchestrator.plan.budget import Target
-from orchestrator.plan.curve import demand_at
 from orchestrator.plan.footprint import Demand, Footprint
 from orchestrator.plan.job import Job
 from orchestrator.plan.ladder import DEFAULT_LADDER, Rung, climbed
@@ -147,7 +146,7 @@ def need_of(job: Job, size: int, target: Target, budget: Bytes, scales: Scales) 
         StepKind.VALIDATE: (job.validate, size * job.validation_pieces),
     }
     demands: Mapping[StepKind, Demand] = {
-        kind: scales.correct(workload, demand_at(scales.lookup(workload), samples), target)
+        kind: scales.correct(workload, scales.lookup(workload).at(samples), target)
         for kind, (workload, samples) in steps.items()
     }
     needs = {kind: scales.need(demand, target) for kind, demand in demands.items()}
@@ -176,7 +175,7 @@ def infer_batch(
     footprint = scales.lookup(workload)
 
     def need(size: int) -> Bytes:
-        demand = scales.correct(workload, demand_at(footprint, size), target)
+        demand = scales.correct(workload, footprint.at(size), target)
         return scales.need(demand, target)
 
     low, high = 0, most

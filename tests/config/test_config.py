@@ -241,3 +241,48 @@ def test_the_nearest_line_is_named_for_an_error_in_a_block(tmp_path: Path) -> No
         load(tmp_path, CFG + "    schedule: {priority: high}\n")
     assert "exp.yaml:20" in caught.value.what
     assert "projects[1].schedule.priority" in caught.value.what
+
+
+def test_the_memory_block_says_how_a_run_is_made_to_fit(tmp_path: Path) -> None:
+    text = "model: yolo11n.yaml\ndata: made:x\n"
+    fitting = load(tmp_path, text).projects[0].fitting
+    assert fitting.is_predicted
+    assert [rung.value for rung in fitting.ladder.rungs] == [
+        "cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host",
+    ]  # fmt: skip
+    words = (
+        "memory.predict=false",
+        "memory.ladder=[amp, cut, imgsz]",
+        "memory.least_imgsz=320",
+        "resources.headroom=5%",
+    )
+    fitting = load(tmp_path, text, *words).projects[0].fitting
+    assert not fitting.is_predicted
+    assert [rung.value for rung in fitting.ladder.rungs] == ["amp", "cut", "imgsz"]
+    assert fitting.ladder.least_imgsz == 320
+    assert fitting.headroom.fraction == 0.05
+    sized = load(tmp_path, text, "resources.headroom=512MiB").projects[0]
+    assert sized.fitting.headroom.num_bytes == 512 << 20
+    assert sized.resolved["resources"]["headroom"] == "512MiB"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "memory.ladder=[cut, cut]",
+        "memory.ladder=[cut, imgsz]",
+        "memory.ladder=[cut, prayer]",
+        "memory.least_imgsz=320",
+        "memory.predict=maybe",
+        "memory.laddr=[cut]",
+        "resources.headroom=-1",
+        "resources.headroom=95%",
+        "resources.headroom=lots",
+        "memory=8GiB",
+    ],
+)
+def test_a_wrong_memory_block_is_named(tmp_path: Path, word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "model: yolo11n.yaml\ndata: made:x\nimgsz: 640\n", word)
+    assert caught.value.code.startswith("E1")
+    assert "memory" in caught.value.what or "headroom" in caught.value.what

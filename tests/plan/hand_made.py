@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from orchestrator.plan.budget import Target
 from orchestrator.plan.choose import Scales
-from orchestrator.plan.curve import sizes_for
 from orchestrator.plan.footprint import Demand, Footprint
 from orchestrator.plan.job import Job
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
@@ -24,7 +23,7 @@ class Lines:
 
     fixed: Bytes = 200 * MIB
     slope: Bytes = 300 * MIB
-    sizes: Sequence[int] = sizes_for(256)
+    sizes: Sequence[int] = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256)
     asked: list[Workload] = field(default_factory=list)
 
     def footprints(self, workloads: Sequence[Workload]) -> list[Footprint]:
