@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from orchestrator.trainer.pack import pack, unpack
+
 __all__ = [
     "host_state_kept",
     "keyed_seed",
@@ -109,7 +111,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 def save_state(state: Mapping[str, Any], file: BinaryIO) -> None:
     """Write a state of tensors, numbers, texts and containers; `load_state` reads it back."""
-    torch.save(dict(state), file)
+    torch.save(pack(dict(state)), file)
 
 
 def load_state(file: BinaryIO) -> dict[str, Any]:
@@ -117,7 +119,11 @@ def load_state(file: BinaryIO) -> dict[str, Any]:
 
     Raises:
         pickle.UnpicklingError: The file holds anything else.
+        ValueError: It was not written by `save_state`, or its parts do not fit each other.
     """
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or content.keys() != {"pools", "layout"}:
+        raise ValueError("not a state that orchestrator has written")
+    state = unpack(content)
     assert isinstance(state, dict)
     return state

@@ -12,7 +12,6 @@ from orchestrator.trainer.randomness import (
     save_state,
     set_random_state,
 )
-from orchestrator.trainer.yolo_pack import pack, unpack
 
 __all__ = ["capture", "check", "read", "restore", "write"]
 
@@ -59,7 +58,7 @@ def capture(trainer: Any, *, best: Mapping[str, Any], results: str) -> dict[str,
 
 def write(state: Mapping[str, Any], file: BinaryIO) -> None:
     """Write a captured state."""
-    save_state({"version": state["version"], "packed": pack(state)}, file)
+    save_state(state, file)
 
 
 def read(file: BinaryIO) -> dict[str, Any]:
@@ -69,10 +68,9 @@ def read(file: BinaryIO) -> dict[str, Any]:
         pickle.UnpicklingError: It is not a file of plain values.
         ValueError: It is not a state of this version.
     """
-    content = load_state(file)
-    if content.get("version") != _VERSION or "packed" not in content:
+    state = load_state(file)
+    if state.get("version") != _VERSION:
         raise ValueError("not a YOLO checkpoint of this version of orchestrator")
-    state: dict[str, Any] = unpack(content["packed"])
     if not state.keys() >= _KEYS:
         raise ValueError(f"a YOLO checkpoint without {', '.join(sorted(_KEYS - state.keys()))}")
     return state

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.trainer.pack import pack, unpack
 from orchestrator.trainer.randomness import load_state, save_state
-from orchestrator.trainer.yolo_pack import pack, unpack
 
 DTYPES = (torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool)
 LAYOUTS = (
@@ -57,9 +57,9 @@ def assert_same(left: Any, right: Any) -> None:
 @given(state=STATES)
 def test_a_state_comes_back_through_a_file_that_loads_safely(state: Any) -> None:
     file = io.BytesIO()
-    save_state(pack(state), file)
+    save_state({"state": state}, file)
     file.seek(0)
-    assert_same(state, unpack(load_state(file)))
+    assert_same({"state": state}, load_state(file))
 
 
 def test_channels_last_is_kept() -> None:
@@ -72,3 +72,19 @@ def test_a_pool_that_is_too_short_is_refused() -> None:
     packed["pools"] = {name: pool[:-1] for name, pool in packed["pools"].items()}
     with pytest.raises(ValueError, match="cut off"):
         unpack(packed)
+
+
+def test_a_state_larger_than_a_pool_comes_back_from_several() -> None:
+    state = [torch.arange(4_000_000), torch.rand(3), torch.arange(9_000_000.0), torch.rand(2)]
+    packed = pack(state)
+    sizes = sorted(pool.numel() * pool.element_size() for pool in packed["pools"].values())
+    assert sizes == [12 + 8, 32_000_000, 36_000_000]
+    assert_same(state, unpack(packed))
+
+
+def test_a_file_of_tensors_that_is_no_state_is_refused() -> None:
+    file = io.BytesIO()
+    torch.save({"weights": torch.rand(2)}, file)
+    file.seek(0)
+    with pytest.raises(ValueError, match="not a state"):
+        load_state(file)
