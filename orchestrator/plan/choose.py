@@ -1,34 +1,41 @@
 """The cut that fits: the largest micro-batch, and what has to be given up so that one fits."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.plan.batch import balanced
 from orchestrator.plan.budget import Target
+from orchestrator.plan.correct import AS_PREDICTED, Correction
 from orchestrator.plan.footprint import Demand, Footprint
 from orchestrator.plan.job import Job
 from orchestrator.plan.ladder import DEFAULT_LADDER, Rung, climbed
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import BatchPlan, Bytes
 
-__all__ = ["Choice", "Ladder", "Scales", "choose", "cut_sizes", "infer_batch", "need_of"]
+__all__ = ["Choice", "Ladder", "Scales", "choose", "cut_sizes", "infer_batch", "need_of", "scaled"]
 
 Lookup = Callable[[Workload], Footprint]
-Need = Callable[[Demand, Target], Bytes]
-Correct = Callable[[Workload, Demand, Target], Demand]
+Need = Callable[[Workload, Demand, Target], Bytes]
+Correct = Callable[[Workload, int, Bytes, Target], Correction]
+
+
+def _as_predicted(_workload: Workload, _size: int, _bytes: Bytes, _target: Target) -> Correction:
+    return AS_PREDICTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scales:
     """What turns a workload into bytes of a card.
 
-    `lookup` gives a workload's footprint; `correct` applies what was measured to a demand; `need`
-    is what a card must have free for a demand: context, workspaces, and the factor of its kind.
+    `lookup` gives a workload's footprint; `need` is what a card must have free for a demand:
+    context, workspaces, and the factor of its kind; `correct` says what measured peaks make of the
+    predicted one of a training step that is cut into so many samples.
     """
 
     lookup: Lookup
     need: Need
-    correct: Correct = lambda _workload, demand, _target: demand
+    correct: Correct = _as_predicted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,7 @@ class Choice:
     train: Demand
     validation: Demand
     decided_by: StepKind
+    correction: Correction = AS_PREDICTED
 
     @property
     def workload(self) -> Workload:
@@ -145,11 +153,13 @@ def need_of(job: Job, size: int, target: Target, budget: Bytes, scales: Scales) 
         StepKind.TRAIN: (replace(job.train, is_cut=batch.accumulation_steps > 1), size),
         StepKind.VALIDATE: (job.validate, size * job.validation_pieces),
     }
-    demands: Mapping[StepKind, Demand] = {
-        kind: scales.correct(workload, scales.lookup(workload).at(samples), target)
-        for kind, (workload, samples) in steps.items()
+    traced = {kind: scales.lookup(load).at(samples) for kind, (load, samples) in steps.items()}
+    predicted = max(demand.allocated_bytes for demand in traced.values())
+    found = scales.correct(steps[StepKind.TRAIN][0], size, predicted, target)
+    demands = {kind: scaled(demand, found.factor) for kind, demand in traced.items()}
+    needs = {
+        kind: scales.need(workload, demands[kind], target) for kind, (workload, _) in steps.items()
     }
-    needs = {kind: scales.need(demand, target) for kind, demand in demands.items()}
     peak = max(needs, key=needs.__getitem__)
     return Choice(
         batch=batch,
@@ -161,6 +171,19 @@ def need_of(job: Job, size: int, target: Target, budget: Bytes, scales: Scales) 
         train=demands[StepKind.TRAIN],
         validation=demands[StepKind.VALIDATE],
         decided_by=peak,
+        correction=found,
+    )
+
+
+def scaled(demand: Demand, factor: float) -> Demand:
+    """A demand with every figure multiplied, rounded up."""
+    if factor == 1.0:
+        return demand
+    return replace(
+        demand,
+        allocated_bytes=math.ceil(demand.allocated_bytes * factor),
+        reserved_bytes=math.ceil(demand.reserved_bytes * factor),
+        least_bytes=math.ceil(demand.least_bytes * factor),
     )
 
 
@@ -175,8 +198,7 @@ def infer_batch(
     footprint = scales.lookup(workload)
 
     def need(size: int) -> Bytes:
-        demand = scales.correct(workload, footprint.at(size), target)
-        return scales.need(demand, target)
+        return scales.need(workload, footprint.at(size), target)
 
     low, high = 0, most
     while low < high:  # the need grows with the batch

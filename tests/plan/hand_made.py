@@ -66,7 +66,7 @@ class Lines:
         )
 
 
-def need(demand: Demand, _: Target) -> Bytes:
+def need(_workload: Workload, demand: Demand, _target: Target) -> Bytes:
     return demand.least_bytes + CONTEXT
 
 

@@ -30,7 +30,10 @@ def test_of_equal_numbers_of_pieces_the_even_one_is_taken() -> None:
     assert balanced(32, 32) == 32
     assert balanced(10, 4) == 4
     found = choose(
-        job(33), target(), need(Lines().demand(job().train, 32), target()), scales(Lines())
+        job(33),
+        target(),
+        need(job().train, Lines().demand(job().train, 32), target()),
+        scales(Lines()),
     )
     assert found.batch.pieces == (17, 16)
 
@@ -59,7 +62,7 @@ def test_the_batch_is_exact_and_what_fits_is_within_the_budget(
     again = need_of(found.job, found.batch.micro_batch, target(), budget, scales(lines))
     assert again.need_bytes == found.need_bytes
     validation = lines.demand(found.job.validate, 2 * found.batch.micro_batch)
-    assert found.need_bytes >= need(validation, target())
+    assert found.need_bytes >= need(found.job.validate, validation, target())
     assert (Rung.CUT in found.rungs) == (
         found.batch.micro_batch < balanced(rank_batch, limit or rank_batch)
     )
@@ -170,7 +173,7 @@ def test_the_inference_batch_is_the_largest_that_fits(lines: Lines, budget: int)
             # what is inferred has no labels and no gradients
             job().validate, size + 1,
         )  # fmt: skip
-        assert need(larger, target()) > budget
+        assert need(job().train, larger, target()) > budget
 
 
 def test_a_batch_that_does_not_divide_is_a_bug_of_the_caller() -> None:
