@@ -27,7 +27,7 @@ __all__ = [
     "runs",
 ]
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Versions are compared as text, so they keep their four digits."""
 
 VERSION_TABLE = "meta"
@@ -97,7 +97,7 @@ inbox = Table(  # what people asked for; a taken row stays, so that its key stay
     Index("inbox_taken", "taken_seq"),
 )
 
-book = Table(  # measured peaks of memory
+book = Table(  # measured peaks of memory, one row an attempt and cut
     "book",
     metadata,
     Column("id", _Serial, primary_key=True),
@@ -111,7 +111,14 @@ book = Table(  # measured peaks of memory
     Column("peak_bytes", BigInteger, nullable=False),
     Column("at", Double, nullable=False),
     Column("attempt", Text, nullable=False),
+    Column("trainer", Text, nullable=False, server_default=""),
+    Column("is_emulated", Integer, nullable=False, server_default="0"),
+    Column("peak_reserved_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("steps", Integer, nullable=False, server_default="0"),
+    Column("predicted_bytes", BigInteger),
+    Column("workload", Text, nullable=False, server_default=""),
     Index("book_of_model", "model", "imgsz"),
+    Index("book_of_attempt", "attempt", "micro_batch", unique=True),
 )
 
 lease = Table(  # one row: who drives. The lock beside it decides; the epoch fences writes.

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from orchestrator.errors import NotFoundError, StoreError
 from orchestrator.messages import Event
-from orchestrator.store import asking, rows
+from orchestrator.plan.correct import Peak
+from orchestrator.store import asking, book, rows
 from orchestrator.store.codec import encode
 from orchestrator.store.database import Database
 from orchestrator.store.lease import Driver, check_epoch, driver_of, held, locked, taken
@@ -206,6 +207,19 @@ class SqlStore:
             if len(page) < _PAGE:
                 return
             since = page[-1][0]
+
+    def record_peak(self, peak: Peak) -> None:
+        """Put a measured peak into the book; anyone may, since no decision of the driver is in it.
+
+        A second row of the same attempt and micro-batch keeps the larger peaks of the two.
+        """
+        with self._database.transaction(write=True) as connection:
+            book.record(self._database, connection, peak)
+
+    def peaks(self, model: str | None = None) -> tuple[Peak, ...]:
+        """The book of measured peaks, or what it says of a model, oldest first."""
+        with self._database.transaction(write=False) as connection:
+            return book.peaks(connection, model)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
