@@ -1,6 +1,7 @@
 """What a traced step demands at any micro-batch: its events replayed through the allocator."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -133,6 +134,7 @@ def footprint(
     *,
     segments: Segments = Segments.EXPANDABLE,
     points: Sequence[int] | None = None,
+    demand_of: Callable[[int], Demand] | None = None,
 ) -> Footprint:
     """The demands over 1 to `at_most` samples, and what holds the bytes at the last.
 
@@ -142,9 +144,12 @@ def footprint(
         at_most: The last micro-batch.
         segments: The kind of allocator.
         points: Micro-batches to replay; by default `micro_batches(at_most)`.
+        demand_of: Gives the demand of a micro-batch in place of one replay of the trace: with
+            fixed segments and labels that vary, `creeping_demand`.
     """
     chosen = points or micro_batches(at_most)
-    demands = tuple(demand(trace, batch, segments=segments) for batch in chosen)
+    ask = demand_of or partial(demand, trace, segments=segments)
+    demands = tuple(map(ask, chosen))
     sizes = _block_sizes(trace, chosen[-1], segments)
     return Footprint(
         workload=workload,

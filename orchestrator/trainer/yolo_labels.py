@@ -11,7 +11,7 @@ from PIL import Image
 from orchestrator.errors import DataError
 from orchestrator.trainer.yolo_data import YoloData
 
-__all__ = ["check_data", "check_label", "check_picture"]
+__all__ = ["check_data", "check_label", "check_picture", "label_of", "pictures_in"]
 
 # Decoders that may run, by Pillow's names (MPO is opened by JPEG's). What ultralytics would read
 # beyond them, by suffix, is found too, and refused by name: rare decoders are where flaws are.
@@ -41,7 +41,7 @@ def check_data(data: YoloData, task: str) -> int:
     count = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         for name in ("train", "val"):
-            pictures = sorted(p for path in data.splits[name] for p in _pictures(data, path))
+            pictures = sorted(p for path in data.splits[name] for p in pictures_in(data, path))
             if not pictures:
                 raise DataError(
                     f"the {name} part of {data.source} has no pictures",
@@ -163,7 +163,7 @@ def _columns(given: int, task: str, kpt_shape: tuple[int, int] | None) -> str | 
 def _check_labels(
     data: YoloData, task: str, name: str, pictures: list[Path], pool: ThreadPoolExecutor
 ) -> None:
-    labels = [label for picture in pictures if (label := _label_of(picture)).is_file()]
+    labels = [label for picture in pictures if (label := label_of(picture)).is_file()]
 
     def rows(label: Path) -> int:
         return check_label(label, task=task, num_classes=len(data.names), kpt_shape=data.kpt_shape)
@@ -173,18 +173,23 @@ def _check_labels(
         raise DataError(
             f"no object is labelled in the {len(pictures)} train pictures of {data.source}",
             code="E3213",
-            why=(f"{len(labels)} label files, such as {_label_of(pictures[0])}, hold no rows",),
+            why=(f"{len(labels)} label files, such as {label_of(pictures[0])}, hold no rows",),
             fix=("labels lie in `labels/` beside `images/`, one .txt a picture",),
         )
 
 
-def _label_of(picture: Path) -> Path:
+def label_of(picture: Path) -> Path:
     """Where ultralytics looks: the last folder `images` becomes `labels`, the suffix .txt."""
     old, new = f"{os.sep}images{os.sep}", f"{os.sep}labels{os.sep}"
     return Path(new.join(str(picture).rsplit(old, 1))).with_suffix(".txt")
 
 
-def _pictures(data: YoloData, path: Path) -> Iterator[Path]:
+def pictures_in(data: YoloData, path: Path) -> Iterator[Path]:
+    """Every picture of a folder and below it, or of a file that lists them.
+
+    Raises:
+        DataError: E3203 or E3206, the list names an address, or a file outside of the data set.
+    """
     if path.is_file():
         yield from _listed(data, path)
     for folder, _, names in os.walk(path, followlinks=True):
