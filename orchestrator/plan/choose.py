@@ -13,11 +13,23 @@ from orchestrator.plan.ladder import DEFAULT_LADDER, Rung, climbed
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import BatchPlan, Bytes
 
-__all__ = ["Choice", "Ladder", "Scales", "choose", "cut_sizes", "infer_batch", "need_of", "scaled"]
+__all__ = [
+    "Choice",
+    "Ladder",
+    "Scales",
+    "choose",
+    "cut_sizes",
+    "infer_batch",
+    "known_sizes",
+    "need_of",
+    "scaled",
+]
 
-Lookup = Callable[[Workload], Footprint]
+Lookup = Callable[[Workload, Sequence[int]], Footprint]
 Need = Callable[[Workload, Demand, Target], Bytes]
 Correct = Callable[[Workload, int, Bytes, Target], Correction]
+
+_MANY = 12  # replays of a footprint that cost about as much as a trace
 
 
 def _as_predicted(_workload: Workload, _size: int, _bytes: Bytes, _target: Target) -> Correction:
@@ -28,9 +40,9 @@ def _as_predicted(_workload: Workload, _size: int, _bytes: Bytes, _target: Targe
 class Scales:
     """What turns a workload into bytes of a card.
 
-    `lookup` gives a workload's footprint; `need` is what a card must have free for a demand:
-    context, workspaces, and the factor of its kind; `correct` says what measured peaks make of the
-    predicted one of a training step that is cut into so many samples.
+    `lookup` gives a workload's footprint, known at these micro-batches at least; `need` is what a
+    card must have free for a demand: context, workspaces, and the factor of its kind; `correct`
+    says what measured peaks make of the predicted one of a training step cut into so many samples.
     """
 
     lookup: Lookup
@@ -79,12 +91,29 @@ def cut_sizes(rank_batch: int, limit: int | None) -> tuple[int, ...]:
     are about twice the square root of the batch.
     """
     top = rank_batch if limit is None else balanced(rank_batch, limit)
-    sizes, steps = [], 1
+    sizes: list[int] = []
+    steps = 1
     while not sizes or sizes[-1] > 1:
         size = -(-rank_batch // steps)
         sizes.append(size)
         steps = -(-rank_batch // max(1, size - 1))  # the fewest pieces of a smaller size
     return tuple(size for size in sizes if size <= top)
+
+
+def known_sizes(job: Job, kind: StepKind, *, is_cut: bool = True) -> tuple[int, ...]:
+    """Micro-batches at which the footprint of a job's step should be known, ascending.
+
+    A step that is not cut has one. Of many cuts every one is known up to a dozen, of more those
+    that are spread evenly over the orders of magnitude; between them the chord is an upper bound.
+    """
+    if kind is StepKind.TRAIN and not is_cut:
+        return (job.rank_batch,)
+    sizes = sorted(cut_sizes(job.rank_batch, None))
+    if len(sizes) > _MANY:
+        ratio = (len(sizes) - 1) / (_MANY - 1)
+        sizes = sorted({sizes[round(at * ratio)] for at in range(_MANY)})
+    pieces = job.validation_pieces if kind is StepKind.VALIDATE else 1
+    return tuple(size * pieces for size in sizes)
 
 
 def choose(
@@ -153,7 +182,10 @@ def need_of(job: Job, size: int, target: Target, budget: Bytes, scales: Scales) 
         StepKind.TRAIN: (replace(job.train, is_cut=batch.accumulation_steps > 1), size),
         StepKind.VALIDATE: (job.validate, size * job.validation_pieces),
     }
-    traced = {kind: scales.lookup(load).at(samples) for kind, (load, samples) in steps.items()}
+    traced = {
+        kind: scales.lookup(load, known_sizes(job, kind, is_cut=load.is_cut)).at(samples)
+        for kind, (load, samples) in steps.items()
+    }
     predicted = max(demand.allocated_bytes for demand in traced.values())
     found = scales.correct(steps[StepKind.TRAIN][0], size, predicted, target)
     demands = {kind: scaled(demand, found.factor) for kind, demand in traced.items()}
@@ -195,7 +227,8 @@ def infer_batch(
     With 0 the need is that of a single picture.
     """
     workload = replace(workload, kind=StepKind.INFER, labels=None)
-    footprint = scales.lookup(workload)
+    doublings = [1 << power for power in range(most.bit_length()) if 1 << power < most]
+    footprint = scales.lookup(workload, (*doublings, most))
 
     def need(size: int) -> Bytes:
         return scales.need(workload, footprint.at(size), target)

@@ -23,23 +23,20 @@ class Lines:
 
     fixed: Bytes = 200 * MIB
     slope: Bytes = 300 * MIB
-    sizes: Sequence[int] = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256)
     asked: list[Workload] = field(default_factory=list)
 
-    def footprints(self, workloads: Sequence[Workload]) -> list[Footprint]:
-        return [self.footprint(workload) for workload in workloads]
+    def footprints(self, asks: Sequence[tuple[Workload, Sequence[int]]]) -> list[Footprint]:
+        return [self.footprint(workload, sizes) for workload, sizes in asks]
 
-    def footprint(self, workload: Workload) -> Footprint:
+    def footprint(self, workload: Workload, sizes: Sequence[int]) -> Footprint:
         self.asked.append(workload)
-        points = tuple(self.demand(workload, size) for size in self.sizes)
+        points = tuple(self.demand(workload, size) for size in sizes)
+        peak = points[-1].allocated_bytes
         return Footprint(
             workload=workload,
             points=points,
-            parts={
-                "weights": points[-1].allocated_bytes // 2,
-                "activations": points[-1].allocated_bytes - points[-1].allocated_bytes // 2,
-            },
-            modules={"model.0": points[-1].allocated_bytes},
+            parts={"weights": peak // 2, "activations": peak - peak // 2},
+            modules={"model.0": peak},
         )
 
     def demand(self, workload: Workload, size: int) -> Demand:

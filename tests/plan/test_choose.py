@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from orchestrator.plan.batch import balanced
 from orchestrator.plan.budget import Headroom, budget_of, share_of
-from orchestrator.plan.choose import Choice, Ladder, choose, cut_sizes, infer_batch, need_of
+from orchestrator.plan.choose import (
+    Choice,
+    Ladder,
+    choose,
+    cut_sizes,
+    infer_batch,
+    known_sizes,
+    need_of,
+)
 from orchestrator.plan.ladder import DEFAULT_LADDER, Rung
 from orchestrator.plan.workload import StepKind
 from tests.plan.hand_made import GIB, MIB, Lines, job, need, scales, target
@@ -174,6 +182,18 @@ def test_the_inference_batch_is_the_largest_that_fits(lines: Lines, budget: int)
             job().validate, size + 1,
         )  # fmt: skip
         assert need(job().train, larger, target()) > budget
+
+
+@given(batch=st.integers(1, 4000))
+def test_footprints_are_known_from_the_smallest_to_the_largest_cut(batch: int) -> None:
+    sizes = known_sizes(job(batch), StepKind.TRAIN)
+    assert sizes[0] == 1
+    assert sizes[-1] == batch
+    assert list(sizes) == sorted(set(sizes))
+    assert len(sizes) <= 12
+    twice = known_sizes(job(batch), StepKind.VALIDATE)
+    assert twice == tuple(2 * size for size in sizes)
+    assert known_sizes(job(batch), StepKind.TRAIN, is_cut=False) == (batch,)
 
 
 def test_a_batch_that_does_not_divide_is_a_bug_of_the_caller() -> None:
