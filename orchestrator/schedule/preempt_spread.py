@@ -97,13 +97,12 @@ class _Count:
 
 
 def choose_spread(
-    record: RunRecord, pools: Iterable[Pool | None], world: World, victims: Iterable[RunId]
+    record: RunRecord, pools: Iterable[Pool | None], world: World
 ) -> Claim | None:
     """Find the gangs to ask to leave for a spread gang; as `preempt.choose`."""
-    victims = list(victims)
     for pool in pools:
         spread = _Spread(record, pool, world)
-        chosen = spread.fewest(victims)
+        chosen = spread.fewest(world.evictions.below(record.priority))
         if chosen is not None:
             return Claim(tuple(spread.nodes()), chosen)
     return None
