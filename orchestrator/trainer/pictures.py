@@ -89,7 +89,7 @@ def read_picture(path: str) -> Image.Image:
     Raises:
         DataError: Not one of the formats, damaged, truncated, or more than 100 megapixels.
     """
-    return _guarded(path, lambda image: _rgb(ImageOps.exif_transpose(image)))
+    return _guarded(path, _upright)
 
 
 def _classes(folder: Path) -> dict[str, list[str]]:
@@ -175,6 +175,11 @@ def _check_size(image: Image.Image) -> None:
 def _header_bytes(path: str) -> Bytes:
     size: Bytes = _guarded(path, lambda image: image.width * image.height * 3)
     return size
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)  # otherwise it copies what is upright already
+    return _rgb(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -71,8 +71,9 @@ def random_state() -> dict[str, Any]:
     Holds only what `torch.load(weights_only=True)` accepts: numbers, texts, tuples, tensors.
     """
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, words, next_gauss = random.getstate()
     return {
-        "python": random.getstate(),
+        "python": (version, torch.tensor(words), next_gauss),
         "numpy": {
             "name": str(name),
             "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -92,7 +93,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     may go on on another machine.
     """
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    random.setstate((version, tuple(words.tolist()), gauss))
     legacy = state["numpy"]
     np.random.set_state(
         (
@@ -122,7 +123,7 @@ def load_state(file: BinaryIO) -> dict[str, Any]:
         ValueError: It was not written by `save_state`, or its parts do not fit each other.
     """
     content = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or content.keys() != {"pools", "layout"}:
+    if not isinstance(content, dict) or content.keys() != {"pools", "places", "layout"}:
         raise ValueError("not a state that orchestrator has written")
     state = unpack(content)
     assert isinstance(state, dict)

@@ -69,15 +69,22 @@ def test_channels_last_is_kept() -> None:
 
 def test_a_pool_that_is_too_short_is_refused() -> None:
     packed = pack({"a": torch.arange(6.0)})
-    packed["pools"] = {name: pool[:-1] for name, pool in packed["pools"].items()}
+    packed["pools"] = [pool[:-1] for pool in packed["pools"]]
     with pytest.raises(ValueError, match="cut off"):
+        unpack(packed)
+
+
+def test_a_tensor_without_a_place_is_refused() -> None:
+    packed = pack({"a": torch.rand(2), "b": torch.rand(2)})
+    packed["places"] = packed["places"][: len(packed["places"]) // 2]
+    with pytest.raises(ValueError, match="no place"):
         unpack(packed)
 
 
 def test_a_state_larger_than_a_pool_comes_back_from_several() -> None:
     state = [torch.arange(4_000_000), torch.rand(3), torch.arange(9_000_000.0), torch.rand(2)]
     packed = pack(state)
-    sizes = sorted(pool.numel() * pool.element_size() for pool in packed["pools"].values())
+    sizes = sorted(pool.nbytes for pool in packed["pools"])
     assert sizes == [12 + 8, 32_000_000, 36_000_000]
     assert_same(state, unpack(packed))
 

@@ -10,6 +10,7 @@ import torch
 from orchestrator.device.cpu import CpuDevice
 from orchestrator.errors import ConfigError, DataError, OrchestratorError, StoreError, TrainingError
 from orchestrator.ports import Device, Trainer
+from orchestrator.trainer.randomness import save_state
 from orchestrator.trainer.yolo import YoloTrainer
 from orchestrator.trainer.yolo_state import check, read
 from orchestrator.types import (
@@ -145,6 +146,10 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         fit(settings_of(data), tmp_path / "run", resume_from=ref)
     torch.save({"epoch": 3}, path)
+    with path.open("rb") as file, pytest.raises(ValueError, match="not a state"):
+        check(file)
+    with path.open("wb") as file:
+        save_state({"epoch": 3}, file)
     with path.open("rb") as file, pytest.raises(ValueError, match="not a YOLO checkpoint"):
         check(file)
 
