@@ -51,11 +51,11 @@ class LinearTrace:
             raise _mismatch(f"both are of {first.batch} samples")
         births, order = _canonical(first.events)
         others, other_order = _canonical(second.events)
-        if len(births) != len(others) or len(order) != len(other_order):
-            raise _mismatch(
-                f"{len(births)} allocations at {first.batch} samples, {len(others)} at"
-                f" {second.batch}"
-            )
+        for one, two, what in ((births, others, "allocations"), (order, other_order, "events")):
+            if len(one) != len(two):
+                raise _mismatch(
+                    f"{len(one)} {what} at {first.batch} samples, {len(two)} at {second.batch}"
+                )
         if order != other_order:
             at = next(i for i, (a, b) in enumerate(zip(order, other_order, strict=True)) if a != b)
             raise _mismatch(f"the first difference is event {at} of {len(order)}")

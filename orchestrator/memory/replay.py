@@ -88,10 +88,12 @@ def least_capacity(
     """A capacity under which `run` completes: raised from below until nothing more is refused.
 
     A replay with an elastic capacity ends with the capacity that it was pushed to. The one that
-    ends with the capacity it began with shows that this one suffices.
+    ends with the capacity it began with shows that this one suffices. With fixed segments what
+    was reserved without a limit suffices; with expandable ones it need not, since under a limit
+    a request counts whole even where it would only extend a free block.
     """
     capacity = free_run.peak_allocated
-    while capacity < free_run.peak_reserved:
+    while segments is Segments.EXPANDABLE or capacity < free_run.peak_reserved:
         pushed = run(allocator(segments, capacity, is_elastic=True)).capacity or 0
         if pushed == capacity:
             return capacity
@@ -157,7 +159,6 @@ def footprint(
         parts=trace.parts_at_peak(sizes),
         modules=trace.modules_at_peak(sizes),
         segments=segments,
-        slack_bytes=_slack(demands, segments),
     )
 
 
@@ -169,23 +170,6 @@ def micro_batches(at_most: int) -> list[int]:
         chosen.update(range(4 * step, 8 * step, step))
         step *= 2
     return sorted(batch for batch in chosen if 1 <= batch <= at_most)
-
-
-def _slack(demands: Sequence[Demand], segments: Segments) -> Bytes:
-    """How far a replay between two points may lie above their chord.
-
-    Twice what was seen where a point is left out, and two pages; fixed segments scatter by up to
-    1 % of the reserve besides, since the largest blocks need not follow the batch smoothly.
-    """
-    most = 0
-    for low, here, high in zip(demands, demands[1:], demands[2:], strict=False):
-        share = (here.micro_batch - low.micro_batch) / (high.micro_batch - low.micro_batch)
-        for name in ("allocated_bytes", "reserved_bytes", "least_bytes"):
-            first, last = getattr(low, name), getattr(high, name)
-            chord = first + (last - first) * share
-            most = max(most, int(getattr(here, name) - chord))
-    scatter = demands[-1].reserved_bytes // 100 if segments is Segments.FIXED else 0
-    return 2 * most + (40 << 20) + scatter
 
 
 def _block_sizes(trace: LinearTrace, micro_batch: int, segments: Segments) -> Ints:
