@@ -1,0 +1,301 @@
+"""The steps of ultralytics' models, performed on a stage by its trainers' own code and our cut."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from orchestrator.errors import ConfigError
+from orchestrator.memory.boxes import boxes_of
+from orchestrator.memory.optimizer_state import lightened
+from orchestrator.memory.stage import FakeStage, Stage
+from orchestrator.plan.workload import StepKind, Workload
+from orchestrator.trainer.yolo_apart import apart
+from orchestrator.trainer.yolo_model import find_model
+from orchestrator.trainer.yolo_settings import OPTIMIZERS
+from orchestrator.trainer.yolo_step import CutStep
+
+__all__ = ["YoloSteps"]
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_ITERATIONS = 100_000  # of a long run: where ultralytics chooses the optimizer, it then takes MuSGD
+
+
+@dataclass(slots=True)
+class _Built:
+    trainer: Any
+    model: Any
+    ema: Any  # ModelEMA or None
+
+
+class YoloSteps:
+    """Steps of a workload, with labels as the workload says.
+
+    Raises:
+        ConfigError: There is no such architecture, its task is another, or labels are missing.
+        DataError: The weights cannot be read.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        if workload.task != "classify" and workload.labels is None:
+            raise ConfigError(
+                f"how many boxes the pictures for {workload.model} have is not known",
+                code="E2133",
+                fix=("labels decide how much memory a detector's loss needs",),
+            )
+        with tempfile.TemporaryDirectory(prefix="orc-trace-") as folder, apart(folder):
+            found = find_model(workload.model)
+            if found.task != workload.task:
+                raise ConfigError(
+                    f"{workload.model} is for the task {found.task}, not {workload.task}",
+                    code="E2133",
+                )
+            with _no_first_weights():
+                self._template = self._make(found.path)
+        self._imgsz = -(-workload.imgsz // 32) * 32  # as ultralytics rounds it
+
+    def _make(self, path: str) -> _Built:
+        from ultralytics.cfg import get_cfg
+        from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
+
+        workload = self._workload
+        kind = _classes(workload.task)[0]
+        trainer = kind.__new__(kind)
+        # Options of the run are not those of the workload: the defaults are what is predicted.
+        trainer.args = get_cfg(overrides={"task": workload.task, "amp": True})
+        trainer.resume = False
+        content = load_checkpoint(path)[0].yaml if path.endswith(".pt") else yaml_model_load(path)
+        names = {number: str(number) for number in range(workload.num_classes)}
+        trainer.data = {"nc": workload.num_classes, "channels": 3, "names": names}
+        trainer.data["kpt_shape"] = content.get("kpt_shape")
+        trainer.model = trainer.get_model(cfg=content, weights=None, verbose=False)
+        trainer.set_model_attributes()
+        for name, parameter in trainer.model.named_parameters():
+            parameter.requires_grad = ".dfl" not in name  # ultralytics freezes those alone
+        trainer.stride = 32
+        trainer.world_size = trainer.accumulate = 1
+        trainer.ema = None
+        return _Built(trainer, trainer.model, None)
+
+    def build(self, *, is_fake: bool) -> _Built:
+        """Make trainer, model, its averaged copy, and the loss, which reads the strides."""
+        from ultralytics.utils.torch_utils import ModelEMA
+
+        del is_fake
+        built = deepcopy(self._template)
+        if self._workload.has_ema and self._workload.kind is not StepKind.INFER:
+            built.ema = built.trainer.ema = ModelEMA(built.model)
+        built.model.criterion = built.model.init_criterion()
+        if built.ema is not None:
+            built.ema.ema.criterion = built.ema.ema.init_criterion()
+        return built
+
+    def perform(self, stage: Stage, built: _Built, batch: int, steps: int = 2) -> object:
+        """Perform `steps` steps; returns what has to stay alive."""
+        workload, trainer, model = self._workload, built.trainer, built.model
+        trainer.device = stage.device
+        is_channels_last = workload.is_channels_last
+        _place(stage, model, "weights", is_channels_last=is_channels_last)
+        if workload.kind is StepKind.INFER:
+            return self._infer(stage, model, batch, steps)
+        trainer.optimizer = lightened(
+            trainer.build_optimizer(
+                model, workload.optimizer, lr=_rate(workload.optimizer), iterations=_ITERATIONS
+            ),
+            workload.optimizer_state,
+            workload.optimizer,
+        )
+        if built.ema is not None:
+            _place(stage, built.ema.ema, "ema", is_channels_last=is_channels_last)
+        trainer.scaler = torch.amp.GradScaler(
+            stage.device.type, enabled=workload.precision == "fp16"
+        )
+        if workload.is_checkpointed:
+            _checkpoint(model)
+        if workload.kind is StepKind.VALIDATE:
+            return self._validate(stage, built, batch, steps)
+        pieces = 2 if workload.is_cut else 1
+        trainer.batch_size = batch * pieces
+
+        def prepare(given: Any) -> Any:
+            with stage.labelled("data"):
+                return trainer.preprocess_batch(given)
+
+        model.train()
+        model.forward = CutStep(trainer, batch, prepare)
+        with _followed(stage, model), self._looping(stage):
+            for number in range(1, steps + 1):
+                stage.begin(number)
+                self._step(stage, trainer, self._batch(batch * pieces))
+                stage.owns(trainer.optimizer, trainer.scaler)
+        return built
+
+    def _step(self, stage: Stage, trainer: Any, batch: Any) -> None:
+        """The body of the loop in ultralytics/engine/trainer.py, `_do_train`."""
+        with self._autocast(stage):
+            loss, trainer.loss_items = trainer.model(batch)
+            trainer.loss = loss.sum()
+        trainer.scaler.scale(trainer.loss).backward()
+        trainer.optimizer_step()
+
+    def _autocast(self, stage: Stage) -> torch.autocast:
+        dtype = _HALF.get(self._workload.precision)
+        return torch.autocast(stage.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _batch(self, num_images: int) -> dict[str, Any]:
+        workload, size = self._workload, self._imgsz
+        if workload.task == "classify":
+            return {
+                "img": torch.zeros(num_images, 3, size, size),
+                "cls": torch.zeros(num_images, dtype=torch.int64),
+            }
+        assert workload.labels is not None
+        shape = self._template.trainer.data["kpt_shape"]
+        return boxes_of(workload.task, num_images, size, workload.labels, shape)
+
+    def _validate(self, stage: Stage, built: _Built, batch: int, steps: int) -> object:
+        """As ultralytics/engine/validator.py does it while a training runs, without NMS."""
+        trainer = built.trainer
+        _fill_state(stage, built.model, trainer)
+        judged = built.model if built.ema is None else built.ema.ema
+        judged.eval()
+        if hasattr(judged, "end2end"):
+            judged.end2end = False
+        is_half = self._workload.precision != "fp32" and stage.device.type != "cpu"
+        kind = _classes(self._workload.task)[1]
+        validator = kind.__new__(kind)
+        validator.device = stage.device
+        validator.args = SimpleNamespace(quantize=16 if is_half else None)
+        found: Any = None
+        with torch.no_grad(), _followed(stage, judged), self._looping(stage):
+            for number in range(1, steps + 1):
+                stage.begin(number)
+                given = validator.preprocess(self._batch(batch))
+                with torch.autocast(
+                    stage.device.type, dtype=torch.float16 if is_half else None, enabled=is_half
+                ):
+                    found = judged(given["img"])
+                    judged.loss(given, found)
+        return built, found
+
+    def _infer(self, stage: Stage, model: Any, batch: int, steps: int) -> object:
+        model.eval()
+        found: Any = None
+        with torch.no_grad(), _followed(stage, model):
+            for number in range(1, steps + 1):
+                stage.begin(number)
+                images = self._batch(batch)["img"].to(stage.device)
+                with self._autocast(stage):
+                    found = model(images.float() / 255)
+        return model, found
+
+    @contextmanager
+    def _looping(self, stage: Stage) -> Iterator[None]:
+        """Where the answers say so, a loss that loops over images takes only so many turns."""
+        from ultralytics.utils import loss
+
+        groups = stage.answers.groups
+        if not groups:
+            yield
+            return
+
+        def some(*values: Any, strict: bool = False) -> Any:
+            rows = zip(*values, strict=strict)
+            is_loop = bool(values) and isinstance(values[0], Tensor)
+            return (row for n, row in enumerate(rows) if n < groups) if is_loop else rows
+
+        loss.zip = some
+        try:
+            yield
+        finally:
+            del loss.zip
+
+
+def _classes(task: str) -> tuple[Any, Any]:
+    from ultralytics.models import yolo
+
+    kinds: dict[str, tuple[Any, Any]] = {
+        "detect": (yolo.detect.DetectionTrainer, yolo.detect.DetectionValidator),
+        "segment": (yolo.segment.SegmentationTrainer, yolo.segment.SegmentationValidator),
+        "pose": (yolo.pose.PoseTrainer, yolo.pose.PoseValidator),
+        "obb": (yolo.obb.OBBTrainer, yolo.obb.OBBValidator),
+        "classify": (yolo.classify.ClassificationTrainer, yolo.classify.ClassificationValidator),
+    }
+    return kinds[task]
+
+
+def _rate(optimizer: str) -> float:
+    return {name.lower(): rate for name, rate in OPTIMIZERS.items()}.get(optimizer.lower(), 0.01)
+
+
+def _place(stage: Stage, model: Any, part: str, *, is_channels_last: bool) -> None:
+    """The model, what its head keeps beside its buffers, and its loss."""
+    stage.place(model, part, is_channels_last=is_channels_last)
+    head = model.model[-1]
+    with stage.labelled("loss"):
+        for name in ("stride", "anchors", "strides"):
+            tensor = getattr(head, name, None)
+            if isinstance(tensor, Tensor):
+                setattr(head, name, stage.place_tensor(tensor))
+        _place_loss(stage, model.criterion)
+
+
+def _place_loss(stage: Stage, thing: Any) -> None:
+    values = thing.__dict__
+    for name, value in list(values.items()):
+        if isinstance(value, Tensor):
+            values[name] = stage.place_tensor(value)
+        elif isinstance(value, torch.device):
+            values[name] = stage.device
+        elif name in ("one2many", "one2one", "assigner", "keypoint_loss"):
+            _place_loss(stage, value)
+    if "assigner" in values:
+        stage.answers.watch(values["assigner"])
+
+
+def _followed(stage: Stage, model: Any) -> AbstractContextManager[None]:
+    if isinstance(stage, FakeStage):
+        return stage.followed(model, model.model[0], model.model[-1])
+    return nullcontext()
+
+
+def _checkpoint(model: Any) -> None:
+    """Every layer but the head is computed again in the backward pass."""
+    layers: list[nn.Module] = list(model.model)[:-1]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+
+def _fill_state(stage: Stage, model: nn.Module, trainer: Any) -> None:
+    """Give the optimizer the state that it has between two epochs."""
+    with stage.labelled("gradients"):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+    with stage.labelled("workspace"):
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+    stage.owns(trainer.optimizer, trainer.scaler)
+
+
+@contextmanager
+def _no_first_weights() -> Iterator[None]:
+    """Layers are made without drawing weights: nothing reads them, and it takes half the time."""
+    names = ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_")
+    kept = {name: getattr(nn.init, name) for name in names}
+    for name in names:
+        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(nn.init, name, function)

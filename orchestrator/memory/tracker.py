@@ -1,0 +1,174 @@
+"""The log of a trace: storages born and dead, each with its part of the step and its module."""
+
+import weakref
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+
+from orchestrator.memory.events import Birth, Event, StepTrace
+from orchestrator.types import Bytes
+
+__all__ = ["Tracker"]
+
+
+class _StorageRef(weakref.ref[torch.UntypedStorage]):
+    __slots__ = ("key", "serial")
+
+    key: int
+    serial: int
+
+
+class Tracker:
+    """Logs the storages of one device type that it is shown, and the place where each came from.
+
+    Deaths log themselves. While `watching`, the module that is running is known, in the backward
+    pass by the sequence numbers that autograd gives to nodes.
+    """
+
+    def __init__(self) -> None:
+        self.part = "weights"
+        self._log: list[int] = []  # ~n: storage n is born; n: it dies
+        self._sizes: list[Bytes] = []
+        self._parts: list[str] = []
+        self._modules: list[str] = []
+        self._ops: list[str] = []
+        self._marks: list[tuple[str, int]] = [("build", 0)]
+        self._refs: dict[int, _StorageRef] = {}
+        self._path: list[str] = [""]
+        self._names: dict[int, str] = {}
+        self._ranges: tuple[list[int], list[str]] = ([], [])  # first node of a range, its module
+
+    # ---- storages
+
+    def see(self, storage: torch.UntypedStorage, op: str) -> None:
+        """Log a storage, unless it is known already or empty."""
+        key = storage._cdata
+        if key in self._refs:
+            return
+        num_bytes = storage.nbytes()
+        if not num_bytes:
+            return
+        serial = len(self._sizes)
+        self._sizes.append(num_bytes)
+        self._parts.append(self.part)
+        self._modules.append(self._path[-1])
+        self._ops.append(op)
+        self._log.append(~serial)
+        ref = _StorageRef(storage, self._died)
+        ref.key = key
+        ref.serial = serial
+        self._refs[key] = ref
+
+    def _died(self, ref: Any) -> None:
+        self._refs.pop(ref.key, None)
+        self._log.append(ref.serial)
+
+    def relabel(self, tensor: Tensor, part: str) -> None:
+        """Say what a storage is for, where that shows only later."""
+        ref = self._refs.get(tensor.untyped_storage()._cdata)
+        if ref is not None:
+            self._parts[ref.serial] = part
+
+    def part_of(self, tensor: Tensor) -> str:
+        """What the storage of a tensor is for; "" for one that was never seen."""
+        ref = self._refs.get(tensor.untyped_storage()._cdata)
+        return "" if ref is None else self._parts[ref.serial]
+
+    @contextmanager
+    def labelled(self, part: str) -> Iterator[None]:
+        """What is born inside is for `part`."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
+    def mark(self, name: str) -> None:
+        """Name this position of the log."""
+        self._marks.append((name, len(self._log)))
+
+    def rename_last(self, name: str, better: str) -> None:
+        """Correct the last mark, if it is `name`."""
+        last, position = self._marks[-1]
+        if last == name:
+            self._marks[-1] = (better, position)
+
+    # ---- modules
+
+    @contextmanager
+    def watching(self, *roots: nn.Module) -> Iterator[None]:
+        """Follow which module runs; names count from each root."""
+        for root in roots:
+            self._names.update({id(module): name for name, module in root.named_modules()})
+        handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._names.clear()
+
+    def _enter(self, module: nn.Module, given: object) -> None:
+        del given
+        self._go(self._names.get(id(module), self._path[-1]), push=True)
+
+    def _leave(self, module: nn.Module, given: object, found: object) -> None:
+        del module, given, found
+        if len(self._path) > 1:
+            self._path.pop()
+        self._go(self._path[-1], push=False)
+
+    def _go(self, name: str, *, push: bool) -> None:
+        if push:
+            self._path.append(name)
+        numbers, names = self._ranges
+        numbers.append(torch._C._autograd._get_sequence_nr())
+        names.append(name)
+
+    @contextmanager
+    def backward_of(self, node: Any) -> Iterator[None]:
+        """What is born inside belongs to the module whose forward pass made the node."""
+        depth = len(self._path)
+        numbers, names = self._ranges
+        number = node._sequence_nr()
+        index = bisect_right(numbers, number) - 1
+        is_made = (
+            0 <= index and number < 1 << 62
+        )  # others accumulate: they belong to who feeds them
+        self._path.append(names[index] if is_made else self._path[-1])
+        try:
+            yield
+        finally:
+            del self._path[depth:]
+
+    # ---- the result
+
+    def finish(self, batch: int) -> StepTrace:
+        """Everything up to now; what is still alive has no death."""
+        events: list[Event] = []
+        for entry in self._log:
+            if entry >= 0:
+                events.append(entry)
+            else:
+                n = ~entry
+                events.append(
+                    Birth(n, self._sizes[n], self._parts[n], self._modules[n], self._ops[n])
+                )
+        return StepTrace(batch=batch, events=tuple(events), marks=tuple(self._marks))
+
+    def relabel_all(self, tensors: Iterable[Any], part: str) -> None:
+        """`relabel` for every tensor among the values."""
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                self.relabel(tensor, part)
