@@ -13,6 +13,9 @@ from orchestrator.types import AttemptId, Bytes, Card, Node, NodeId, Seconds, Sh
 __all__ = ["UNITS", "CardGroups", "UnitLedger", "bundle_of_cards", "units_of"]
 
 UNITS = 10_000  # Ray counts resources in steps of 1e-4
+# Units kept for attempts that may still come while a card has bytes left, one each. A process on
+# a card takes some 250 MB for its context alone, so that a card of 180 GB holds 720 at most.
+_KEPT = 1_000
 _IDLE_SECONDS: Seconds = (
     10.0  # a run that follows at once finds the group; an autoscaler waits more
 )
@@ -24,24 +27,32 @@ def units_of(budget: Bytes, total: Bytes) -> int:
 
 
 class UnitLedger:
-    """Units of every card that attempts hold, so that rounding up never asks for more than all."""
+    """Units of every card that attempts hold, so that what fits in bytes fits in units.
+
+    Bytes are counted by the scheduler; units only make Ray put a worker on the card that was
+    chosen and show what is taken. So a share is rounded up where units are left, and gets fewer
+    where they are scarce, but never none: without a unit a worker sees no card.
+    """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[NodeId, int], dict[AttemptId, int]] = {}
+        self._held: dict[tuple[NodeId, int], dict[AttemptId, tuple[int, Bytes]]] = {}
 
     def take(self, attempt: AttemptId, share: Share, card: Card) -> int:
         """Note what an attempt takes of a card, in units.
 
-        What fits in bytes must fit in units: three thirds of a card are 3334 + 3334 + 3332. What
-        does not fit asks for all of its units, and Ray lets it wait. Holds for shares of at least
-        one unit an attempt on the card (20 attempts on 24 GB: 48 MB each, less than a context).
+        Three thirds of a card are 3334 + 3334 + 3332. While bytes are left, units are left too,
+        for up to 1000 attempts of whatever size. What does not fit in bytes asks for more units
+        than are left, and Ray lets it wait.
         """
         held = self._held.setdefault((share.node_id, card.index), {})
         units = units_of(share.memory_bytes, card.memory_bytes)
-        rest = UNITS - sum(held.values())
-        if rest < units <= rest + len(held):  # by rounding: at most one unit an attempt
-            units = max(1, rest)
-        held[attempt] = units
+        rest = UNITS - sum(num for num, _ in held.values())
+        left = card.memory_bytes - share.memory_bytes - sum(size for _, size in held.values())
+        if left < 0:
+            units = max(units, min(rest + 1, UNITS))
+        else:
+            units = max(1, min(units, rest - min(left, _KEPT)))
+        held[attempt] = (units, share.memory_bytes)
         return units
 
     def give_back(self, attempt: AttemptId) -> None:

@@ -25,8 +25,7 @@ def test_units_never_promise_less_than_the_budget(total: int, part: float) -> No
     assert (units_of(budget, total) - 1) * total < budget * UNITS
 
 
-# The smallest of 20 such parts is 26 units: more than rounding up can cost the 19 others.
-@given(total=st.integers(GIB, 200 * GIB), parts=st.lists(st.integers(50, 1000), max_size=20))
+@given(total=st.integers(GIB, 200 * GIB), parts=st.lists(st.integers(1, 1000), max_size=20))
 def test_budgets_that_add_up_to_the_card_always_fit(total: int, parts: list[int]) -> None:
     ledger = UnitLedger()
     card = Card(index=0, name="c", memory_bytes=total)
@@ -37,6 +36,35 @@ def test_budgets_that_add_up_to_the_card_always_fit(total: int, parts: list[int]
     ]
     assert all(units >= 1 for units in taken)
     assert sum(taken) <= UNITS
+
+
+@given(
+    parts=st.lists(st.integers(1, 10_000_000), min_size=1, max_size=40),
+    ends=st.lists(st.integers(0, 39), max_size=40),
+)
+def test_tiny_shares_fit_beside_large_ones_whoever_came_and_left_before(
+    parts: list[int], ends: list[int]
+) -> None:
+    ledger = UnitLedger()
+    card = Card(index=0, name="c", memory_bytes=sum(parts))
+    held = {n: ledger.take(attempt(n), share(part), card) for n, part in enumerate(parts)}
+    assert min(held.values()) >= 1
+    assert sum(held.values()) <= UNITS
+    for number in ends:
+        gone = number % len(parts)
+        ledger.give_back(attempt(gone))
+        del held[gone]
+        held[gone] = ledger.take(attempt(gone), share(parts[gone]), card)
+        assert held[gone] >= 1
+        assert sum(held.values()) <= UNITS
+
+
+def test_eleven_shares_below_a_step_fit_beside_two_halves_of_the_rest() -> None:
+    ledger = UnitLedger()
+    card = Card(index=0, name="c", memory_bytes=2_000_011)
+    sizes = [1_000_000, 1_000_000, *[1] * 11]
+    taken = [ledger.take(attempt(n), share(size), card) for n, size in enumerate(sizes)]
+    assert taken == [5000, 4989, *[1] * 11]
 
 
 def test_what_does_not_fit_asks_for_all_its_units_and_so_waits() -> None:
