@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from orchestrator.messages import Recut
 from orchestrator.store.checkpoints import FileCheckpoints
 from orchestrator.types import (
     AttemptId,
@@ -51,6 +52,9 @@ class QuietLink:
         return None
 
     def step(self, step: StepProgress) -> None:
+        """Nothing."""
+
+    def recut(self, recut: Recut) -> None:
         """Nothing."""
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:

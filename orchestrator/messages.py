@@ -30,12 +30,14 @@ __all__ = [
     "GangStarted",
     "GangYielded",
     "KillGang",
+    "MicroBatchChanged",
     "NodeChanged",
     "NodeJoined",
     "NodeLost",
     "PreemptGang",
     "PriorityChanged",
     "ProgressReported",
+    "Recut",
     "ResumeRequested",
     "RunSubmitted",
     "StartGang",
@@ -123,6 +125,24 @@ class ProgressReported(AttemptEvent):
 
     progress: Progress
     checkpoint: CheckpointRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recut:
+    """A step or a validation batch is cut otherwise from now on. `why` tells it with numbers."""
+
+    epoch: int  # the epoch under way, counted from 1
+    old: int
+    new: int
+    why: str
+    in_validation: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatchChanged(AttemptEvent):
+    """The attempt runs on with another cut; the effective batch is the same."""
+
+    recut: Recut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

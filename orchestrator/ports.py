@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
-from orchestrator.messages import Action, Event
+from orchestrator.messages import Action, Event, Recut
 from orchestrator.types import (
     AttemptId,
     Bytes,
@@ -210,6 +210,10 @@ class RunLink(Protocol):
         check: Callable[[BinaryIO], None],
     ) -> CheckpointRef:
         """Write a verified checkpoint after `epoch` completed epochs."""
+        ...
+
+    def recut(self, recut: Recut) -> None:
+        """The micro-batch changed, since memory ran out or there is more of it; never blocks."""
         ...
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:

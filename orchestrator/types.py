@@ -216,15 +216,18 @@ class CheckpointRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One completed epoch. `epoch` counts from 1; `peak_bytes` is the peak of live bytes."""
+    """One completed epoch, counted from 1; peaks are those since the micro-batch last changed."""
 
     epoch: int
     epochs: int
     metrics: Metrics
     seconds: Seconds
     num_images: int
-    peak_bytes: Bytes = 0
+    peak_bytes: Bytes = 0  # of live tensors
     micro_batch: int = 0
+    peak_reserved_bytes: Bytes = 0  # taken from the card, the allocator's cache included
+    num_recuts: int = 0  # changes of the micro-batch during the epoch
+    leak_bytes: Bytes = 0  # by which the memory grows each epoch; 0 without a leak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.messages import Event, ProgressReported, StepReported
+from orchestrator.messages import (
+    Event,
+    MicroBatchChanged,
+    ProgressReported,
+    Recut,
+    StepReported,
+)
 from orchestrator.types import AttemptId, CheckpointRef, Progress, Seconds, StepProgress
 
 __all__ = ["Inbox", "InboxReader", "Letter", "Report"]
@@ -23,13 +29,15 @@ class Report:
     """What one attempt says while it trains."""
 
     attempt: AttemptId
-    content: Progress | StepProgress
+    content: Progress | StepProgress | Recut
     checkpoint: CheckpointRef | None = None
 
     def event(self, at: Seconds) -> Event:
         """The report as an event that the driver saw at `at`."""
         if isinstance(self.content, StepProgress):
             return StepReported(at=at, attempt=self.attempt, step=self.content)
+        if isinstance(self.content, Recut):
+            return MicroBatchChanged(at=at, attempt=self.attempt, recut=self.content)
         return ProgressReported(
             at=at, attempt=self.attempt, progress=self.content, checkpoint=self.checkpoint
         )

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import ray
 
 from orchestrator.cluster.inbox import Report
+from orchestrator.messages import Recut
 from orchestrator.ports import Checkpoints, Device
 from orchestrator.types import AttemptId, CheckpointRef, Progress, Seconds, StepProgress, StopMode
 
@@ -76,6 +77,10 @@ class RayLink:
             self._last_step = now
             self._inbox.step.remote(Report(attempt=self._attempt, content=step))
 
+    def recut(self, recut: Recut) -> None:
+        """Push a change of the micro-batch, without waiting."""
+        self._inbox.report.remote(Report(attempt=self._attempt, content=recut))
+
     def save(
         self,
         epoch: int,
@@ -96,7 +101,11 @@ class RayLink:
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """Push a completed epoch, and return when the inbox has it."""
         if not progress.peak_bytes:
-            progress = replace(progress, peak_bytes=self._device.peak_bytes())
+            progress = replace(
+                progress,
+                peak_bytes=self._device.peak_bytes(),
+                peak_reserved_bytes=self._device.peak_reserved_bytes(),
+            )
         sent = Report(attempt=self._attempt, content=progress, checkpoint=checkpoint)
         self._last_number = ray.get(self._inbox.report.remote(sent))
 

@@ -14,6 +14,7 @@ from orchestrator.messages import (
     GangFinished,
     GangStarted,
     GangYielded,
+    MicroBatchChanged,
     NodeJoined,
     NodeLost,
     ProgressReported,
@@ -48,12 +49,15 @@ def line_of(event: Event) -> str | None:
 
 def _attempt_line(event: Event) -> str | None:
     match event:
-        case GangStarted(attempt=attempt):
-            return f"run={attempt.run_id} attempt {attempt.number} started"
+        case GangStarted(attempt=attempt) | GangYielded(attempt=attempt):
+            what = "started" if isinstance(event, GangStarted) else "saved and left"
+            return f"run={attempt.run_id} attempt {attempt.number} {what}"
         case ProgressReported(attempt=attempt):
             return f"run={attempt.run_id} {_epoch_text(event)}"
-        case GangYielded(attempt=attempt):
-            return f"run={attempt.run_id} attempt {attempt.number} saved and left"
+        case MicroBatchChanged(attempt=attempt, recut=change):
+            what = "validation batch" if change.in_validation else "micro-batch"
+            told = f"{what} {change.old} -> {change.new}, the same effective batch"
+            return f"run={attempt.run_id} epoch {change.epoch}: {told} ({change.why})"
         case GangFinished(attempt=attempt, metrics=metrics):
             best = metric_text(metrics)
             return f"run={attempt.run_id} finished{f', best {best}' if best else ''}"
@@ -89,7 +93,7 @@ def _told(metrics: Mapping[str, float]) -> list[str]:
 
 def _level(event: Event) -> str:
     """How alarming an event is: what the scheduler mends by itself is a warning."""
-    if isinstance(event, NodeLost):
+    if isinstance(event, NodeLost | MicroBatchChanged):
         return "WARN "
     if not isinstance(event, GangFailed) or event.cause is Cause.KILLED:
         return "INFO "

@@ -9,6 +9,7 @@ from orchestrator.messages import (
     GangFinished,
     GangStarted,
     GangYielded,
+    MicroBatchChanged,
     NodeChanged,
     NodeJoined,
     NodeLost,
@@ -74,6 +75,21 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
         record.batch = replace(record.batch, micro_batch=event.progress.micro_batch)
     if event.checkpoint is not None:
         record.checkpoints = (event.checkpoint, *record.checkpoints)
+
+
+def recut(life: Lifecycle, event: MicroBatchChanged) -> None:
+    """The attempt cuts its steps otherwise; the next one starts with that cut."""
+    record = _current(life, event)
+    if record is None:
+        return
+    record.move(MicroBatchChanged, record.state, life.now)
+    change = event.recut
+    if record.batch is not None and not change.in_validation:
+        new = min(change.new, record.batch.rank_batch)
+        record.batch = replace(record.batch, micro_batch=new)
+    if record.state is RunState.RUNNING:
+        what = "validation batch" if change.in_validation else "micro-batch"
+        record.detail = f"{what} {change.old} -> {change.new} in epoch {change.epoch}"
 
 
 def finished(life: Lifecycle, event: GangFinished) -> None:

@@ -11,6 +11,7 @@ from orchestrator.messages import (
     GangFinished,
     GangStarted,
     GangYielded,
+    MicroBatchChanged,
     NodeLost,
     PriorityChanged,
     ProgressReported,
@@ -67,6 +68,7 @@ TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
         _STOPPING: (_STOPPING,),  # it came up while the order to leave was under way
     },
     ProgressReported: {**_AFTER_ITS_END, _RUNNING: (_RUNNING,), _STOPPING: (_STOPPING,)},
+    MicroBatchChanged: {**_AFTER_ITS_END, _RUNNING: (_RUNNING,), _STOPPING: (_STOPPING,)},
     GangYielded: {**_AFTER_ITS_END, _STOPPING: (_PENDING, _CANCELLED, _FAILED)},
     GangFinished: {
         **_AFTER_ITS_END,

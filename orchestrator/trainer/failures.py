@@ -1,4 +1,6 @@
-"""What can go wrong with a classifier's run that has a name, said for people."""
+"""What can go wrong with a run that has a name, said for people."""
+
+from collections.abc import Sequence
 
 from orchestrator.errors import ConfigError, TrainingError
 from orchestrator.ports import Device
@@ -41,6 +43,7 @@ def single_sample(task: TrainTask) -> TrainingError:
 def out_of_memory(task: TrainTask, device: Device, why: str) -> TrainingError:
     """Memory ran out; `why` is what torch said."""
     batch, memory = task.batch, device.memory()
+    budget = memory.total_bytes if device.budget_bytes is None else device.budget_bytes
     return TrainingError(
         f"out of memory on {device.name} with micro-batch {batch.micro_batch}",
         cause=Cause.OUT_OF_MEMORY,
@@ -49,19 +52,19 @@ def out_of_memory(task: TrainTask, device: Device, why: str) -> TrainingError:
             why,
             f"batch {batch.effective_batch} in {batch.accumulation_steps} pieces of at most"
             f" {batch.micro_batch}, {task.spec.settings.model} at {task.spec.settings.imgsz} px",
-            f"budget {memory.total_bytes / 2**30:.2f} GiB,"
-            f" peak {device.peak_bytes() / 2**30:.2f} GiB",
+            f"budget {budget / 2**30:.2f} GiB, peak {device.peak_bytes() / 2**30:.2f} GiB,"
+            f" {memory.free_bytes / 2**30:.2f} GiB free on the card",
         ),
         fix=("a smaller micro-batch trains the same batch in more pieces",),
     )
 
 
-def not_finite(loss: float, where: str, *, lr: float, amp: str) -> TrainingError:
+def not_finite(loss: float, where: str, *, why: Sequence[str], fix: Sequence[str]) -> TrainingError:
     """The loss is NaN or infinite; what was learnt since is worthless."""
     return TrainingError(
         f"the loss is {loss} {where}",
         cause=Cause.NAN_LOSS,
         code="E2110",
-        why=(f"learning rate {lr:.3g}, precision {amp}",),
-        fix=("lower lr0, or set grad_clip: 1.0, or amp: bf16 or fp32",),
+        why=tuple(why),
+        fix=tuple(fix),
     )

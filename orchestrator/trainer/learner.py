@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orchestrator.trainer.classifier import make_optimizer, make_schedule, precision
+from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.loading import Batch
-from orchestrator.trainer.microbatch import PieceLoss, cut, piece_sizes, run_pieces
+from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
 from orchestrator.trainer.options_timm import TimmOptions
+from orchestrator.trainer.step_state import StepState
+from orchestrator.trainer.update import UpdateRoom
 from orchestrator.types import TrainSettings
 
 __all__ = ["Learner"]
@@ -28,6 +31,7 @@ class Learner:
         device: Where to compute.
         micro_batch: Most samples of one forward pass.
         steps_per_epoch: Optimizer steps.
+        governor: Cuts smaller where memory runs out; None lets the error through.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Learner:
         device: torch.device,
         micro_batch: int,
         steps_per_epoch: int,
+        governor: Governor | None = None,
     ) -> None:
         self._device = device
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -57,6 +62,10 @@ class Learner:
         decay = options.ema_decay
         self._ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self._num_steps = 0
+        self._governor = governor
+        if governor is not None:
+            self._step_state = StepState(self.model, device)
+            self._update_room = UpdateRoom(self._optimizer, governor)
 
     @property
     def lr(self) -> float:
@@ -73,15 +82,14 @@ class Learner:
 
         Does not wait for the card, except as the scaler of fp16 has to.
         """
-        num_samples = batch[0].shape[0]
-        self.model.train()
+        if not self.model.training:  # telling every module takes 0.1 ms and more
+            self.model.train()
         self._optimizer.zero_grad()
-        step = run_pieces(
-            cut(batch, piece_sizes(num_samples, self._micro_batch)),
-            self._forward,
-            backward=self._backward,
-            total=num_samples,
-        )
+        if self._governor is None:
+            loss = self._gradients(batch, self._micro_batch)
+        else:
+            loss = self._governor.step(partial(self._gradients, batch), self._step_state)
+            self._update_room.demand()
         if self._grad_clip:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
@@ -91,7 +99,7 @@ class Learner:
         if self._ema is not None:
             self._ema.update(self.model, step=self._num_steps)
         self._schedule.step_update(self._num_steps)
-        return step.value
+        return loss
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Measure the averaged weights (the model's own without EMA); every sample counts once."""
@@ -100,13 +108,12 @@ class Learner:
         num_samples = 0
         with torch.no_grad():
             for batch in batches:
-                images, labels = self._to_device(batch)
-                with self._autocast():
-                    logits = model(images).float()
-                top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-                loss = functional.cross_entropy(logits, labels, reduction="sum")
-                sums += torch.stack([loss, top[:, 0].sum(), top.sum()])
-                num_samples += len(labels)
+                judge = partial(self._sums, model, batch)
+                size = len(batch[1])
+                sums += (
+                    judge(size) if self._governor is None else self._governor.validate(judge, size)
+                )
+                num_samples += size
         loss_sum, top1, top5 = sums.tolist()
         return {
             "val/loss": loss_sum / num_samples,
@@ -138,6 +145,31 @@ class Learner:
         self._scaler.load_state_dict(state["scaler"])
         self._schedule.load_state_dict(state["schedule"])
         self._num_steps = state["num_steps"]
+
+    def _gradients(self, batch: Batch, micro_batch: int) -> Tensor:
+        """Gradients of the whole batch, from pieces; returns its detached mean loss."""
+        num_samples = len(batch[1])
+        sizes_of = piece_sizes if micro_batch == self._micro_batch else even_sizes
+        step = run_pieces(
+            cut(batch, sizes_of(num_samples, micro_batch)),
+            self._forward,
+            backward=self._backward,
+            total=num_samples,
+        )
+        return step.value
+
+    def _sums(self, model: nn.Module, batch: Batch, size: int) -> Tensor:
+        """Summed loss, and how many are right as first and within five, of a validation batch."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self._device)
+        for piece in cut(batch, even_sizes(len(batch[1]), size)):
+            assert isinstance(piece, tuple | list)
+            images, labels = self._to_device((piece[0], piece[1]))
+            with self._autocast():
+                logits = model(images).float()
+            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
+            sums += torch.stack([loss, top[:, 0].sum(), top.sum()])
+        return sums
 
     def _forward(self, piece: Any) -> PieceLoss:
         images, targets = self._to_device(piece)

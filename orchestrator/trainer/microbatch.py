@@ -29,6 +29,7 @@ __all__ = [
     "StepLoss",
     "cut",
     "cut_detection",
+    "even_sizes",
     "piece_sizes",
     "run_pieces",
 ]
@@ -78,6 +79,20 @@ def piece_sizes(num_samples: int, micro_batch: int) -> tuple[int, ...]:
         raise ValueError(f"cannot cut {num_samples} samples into pieces of {micro_batch}")
     full, rest = divmod(num_samples, micro_batch)
     return (micro_batch,) * full + ((rest,) if rest else ())
+
+
+def even_sizes(num_samples: int, micro_batch: int) -> tuple[int, ...]:
+    """As many pieces as `piece_sizes` makes, of sizes that differ by one at most.
+
+    A step that is cut unasked keeps away from pieces of one sample, from which BatchNorm cannot
+    learn where features are 1 x 1.
+
+    Raises:
+        ValueError: A number is below 1.
+    """
+    number = len(piece_sizes(num_samples, micro_batch))
+    least, rest = divmod(num_samples, number)
+    return (least + 1,) * rest + (least,) * (number - rest)
 
 
 def cut(batch: object, sizes: Sequence[int]) -> list[object]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.trainer.options_memory import MEMORY_KEYS
 from orchestrator.types import Scalar
 
 __all__ = ["TIMM_OPTIONS", "Option", "TimmOptions", "timm_options"]
@@ -55,6 +56,8 @@ class TimmOptions:
     scale: float = _key(0.5, "a random crop keeps at least 1 - scale of the area", 0, 0.99)
     channels_last: bool = _key(default=False, doc="tensors in NHWC order")
     pretrained: bool = _key(default=False, doc="demand the weights of a local file (weights)")
+    memory_adapt: bool = _key(default=True, doc=MEMORY_KEYS["memory_adapt"])
+    memory_target: float = _key(0.85, MEMORY_KEYS["memory_target"], 0.1, 1)
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
 
 

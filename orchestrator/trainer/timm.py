@@ -14,11 +14,13 @@ from timm.data import resolve_model_data_config
 from orchestrator.errors import DataError, OrchestratorError, TrainingError
 from orchestrator.ports import Device, RunLink
 from orchestrator.trainer.classifier import make_mix, make_model, make_transforms
-from orchestrator.trainer.failures import check_task, not_finite, out_of_memory, single_sample
+from orchestrator.trainer.failures import check_task, not_finite, single_sample
 from orchestrator.trainer.feed import Feed
+from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.history import History
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch, batches
+from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.options_timm import timm_options
 from orchestrator.trainer.pictures import find_pictures
 from orchestrator.trainer.randomness import (
@@ -63,8 +65,10 @@ class TimmTrainer:
             TrainingError: DATA_ERROR (a picture, folder or weights file), OUT_OF_MEMORY,
                 NAN_LOSS, HOST_OUT_OF_MEMORY (a loading process died), USER_ERROR.
         """
+        options, _ = memory_options(task.spec.settings.options)
+        governor = Governor(task, device, link, options)
         try:
-            return _Run(task, device, link).train()
+            return _Run(task, device, link, governor).train()
         except DataError as error:
             raise TrainingError(
                 error.what,
@@ -77,13 +81,15 @@ class TimmTrainer:
             raise
         except Exception as error:
             if "more than 1 value per channel" in str(error):
+                if governor.micro_batch < task.batch.micro_batch:  # nobody asked for such pieces
+                    raise governor.gave_up(str(error)) from error
                 raise single_sample(task) from error
             if not device.is_out_of_memory(error):
                 raise
             why = (str(error).splitlines() or [type(error).__name__])[0]
         # Outside of the handler the error is gone, and with it the frames that held the tensors.
         device.release()
-        raise out_of_memory(task, device, why)
+        raise governor.gave_up(why)
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: the way out of nested loops
@@ -91,8 +97,9 @@ class _Stopped(Exception):  # noqa: N818 - not an error: the way out of nested l
 
 
 class _Run:
-    def __init__(self, task: TrainTask, device: Device, link: RunLink) -> None:
+    def __init__(self, task: TrainTask, device: Device, link: RunLink, governor: Governor) -> None:
         self._task, self._device, self._link = task, device, link
+        self._governor = governor
         self._settings = settings = task.spec.settings
         self._options = options = timm_options(settings.options)
         self._history = History()
@@ -118,6 +125,7 @@ class _Run:
             device=torch.device(device.torch_device),
             micro_batch=task.batch.micro_batch,
             steps_per_epoch=self._feed.num_steps,
+            governor=governor,
         )
         seed_all(keyed_seed(settings.seed, "train"))
         if link.resume_from is not None:
@@ -142,7 +150,7 @@ class _Run:
 
     def _epoch(self, epoch: int) -> None:
         begin = time.perf_counter()
-        self._device.reset_peak()
+        self._governor.epoch_begins(epoch)
         train_loss = self._train_epoch(epoch, begin)
         metrics = {
             "train/loss": train_loss,
@@ -152,15 +160,13 @@ class _Run:
         self._demand_finite(metrics["val/loss"], f"of validation after epoch {epoch}")
         seconds = time.perf_counter() - begin
         checkpoint = self._save(metrics, seconds)
-        batch = self._task.batch
         progress = Progress(
             epoch=epoch,
             epochs=self._settings.epochs,
             metrics=metrics,
             seconds=seconds,
-            num_images=self._feed.num_steps * batch.effective_batch,
-            peak_bytes=self._device.peak_bytes(),
-            micro_batch=batch.micro_batch,
+            num_images=self._feed.num_steps * self._task.batch.effective_batch,
+            **asdict(self._governor.epoch_ends()),
         )
         self._link.report(progress, checkpoint)
 
@@ -196,7 +202,12 @@ class _Run:
 
     def _demand_finite(self, loss: float, where: str) -> None:
         if not math.isfinite(loss):
-            raise not_finite(loss, where, lr=self._learner.lr, amp=self._learner.amp)
+            raise not_finite(
+                loss,
+                where,
+                why=(f"learning rate {self._learner.lr:.3g}, precision {self._learner.amp}",),
+                fix=("lower lr0, or set grad_clip: 1.0, or amp: bf16 or fp32",),
+            )
 
     def _save(self, metrics: dict[str, float], seconds: float) -> CheckpointRef:
         history = self._history

@@ -2,15 +2,19 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import DataError, OrchestratorError, StoreError, TrainingError
+from orchestrator.errors import DataError, OrchestratorError, StoreError
 from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.yolo_apart import apart, on_host
 from orchestrator.trainer.yolo_data import read_class_folders, read_data_yaml
 from orchestrator.trainer.yolo_labels import check_data
 from orchestrator.trainer.yolo_settings import overrides
-from orchestrator.types import Cause, CheckpointRef, Metrics, Outcome, TrainTask
+from orchestrator.types import CheckpointRef, Metrics, Outcome, TrainTask
+
+if TYPE_CHECKING:
+    from orchestrator.trainer.governor import Governor
 
 __all__ = ["YoloTrainer"]
 
@@ -34,9 +38,15 @@ class YoloTrainer:
             StoreError: The checkpoint to resume from cannot be read.
             TrainingError: OUT_OF_MEMORY or NAN_LOSS.
         """
+        from orchestrator.trainer.governor import Governor
+        from orchestrator.trainer.yolo_ranks import most_and_least
+
+        options, _ = memory_options(task.spec.settings.options)
+        agree = most_and_least if task.batch.world_size > 1 else None
+        governor = Governor(task, device, link, options, agree=agree)
         with apart(task.spec.folder):
             try:
-                return _train(task, device, link)
+                return _train(task, device, link, governor)
             except OrchestratorError:
                 raise
             except Exception as error:
@@ -45,19 +55,22 @@ class YoloTrainer:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
             # Outside of the handler the error is gone, and with it the frames that held tensors.
             device.release()
-            raise _out_of_memory(task, device, why)
+            raise governor.gave_up(why)
 
 
-def _train(task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+def _train(
+    task: TrainTask, device: Device, link: RunLink, governor: "Governor"
+) -> tuple[Outcome, Metrics]:
     import ultralytics.models.yolo as models
 
-    from orchestrator.trainer.yolo_loop import Attempt, Leave, orchestrated
+    from orchestrator.trainer.yolo_attempt import Attempt, Leave
+    from orchestrator.trainer.yolo_loop import orchestrated
     from orchestrator.trainer.yolo_model import find_model
 
     model = find_model(task.spec.settings.model)
     data = _data(task, model.task, is_fresh=link.resume_from is None)
     given = overrides(task, torch_device=device.torch_device, data=data, model=model.path)
-    attempt = Attempt(task=task, device=device, link=link)
+    attempt = Attempt(task=task, device=device, link=link, governor=governor)
     if link.resume_from is not None:
         with on_host(device):
             attempt.state = _state(link.resume_from)
@@ -110,20 +123,3 @@ def _state(checkpoint: CheckpointRef) -> dict[str, Any]:
             why=(str(error).splitlines()[0] if str(error) else type(error).__name__,),
             fix=("resume from an older one, or start the run anew",),
         ) from error
-
-
-def _out_of_memory(task: TrainTask, device: Device, why: str) -> TrainingError:
-    batch, settings, memory = task.batch, task.spec.settings, device.memory()
-    return TrainingError(
-        f"out of memory on {device.name} with micro-batch {batch.micro_batch}",
-        cause=Cause.OUT_OF_MEMORY,
-        code="E2104",
-        why=(
-            why,
-            f"batch {batch.effective_batch} in {batch.accumulation_steps} pieces of at most"
-            f" {batch.micro_batch}, {settings.model} at {settings.imgsz} px",
-            f"{memory.total_bytes / 2**30:.2f} GiB in all, peak"
-            f" {device.peak_bytes() / 2**30:.2f} GiB",
-        ),
-        fix=("a smaller micro-batch trains the same batch in more pieces",),
-    )

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
 
-__all__ = ["DIVISORS", "Divisors", "Head", "cannot_cut", "heads_of", "total_of"]
+__all__ = [
+    "DIVISORS",
+    "Divisors",
+    "Head",
+    "at_least_one",
+    "cannot_cut",
+    "heads_of",
+    "total_of",
+    "whole_items",
+]
 
 # What each term of a loss is divided by in utils/loss.py of ultralytics 8.4.
 DIVISORS: Mapping[str, str] = {
@@ -107,6 +116,28 @@ def total_of(parts: Iterable[Divisors]) -> Divisors:
     if not bool(total["anchors"]):
         total["images"] = math.inf
     return total
+
+
+def whole_items(
+    pieces: Iterable[tuple[Mapping[str, Tensor], Divisors]],
+) -> dict[str, Tensor]:
+    """The loss items of a batch from those of its pieces, each with what its terms divide by."""
+    parts = list(pieces)
+    total = total_of(seen for _, seen in parts)
+    return {
+        name: torch.stack(
+            [
+                items[name] * (at_least_one(seen[kind]) / at_least_one(total[kind]))
+                for items, seen in parts
+            ]
+        ).sum()
+        for name, kind in ((name, DIVISORS[name]) for name in parts[0][0])
+    }
+
+
+def at_least_one(value: Any) -> Any:
+    """A divisor as ultralytics clamps it."""
+    return value.clamp(min=1.0) if isinstance(value, Tensor) else max(value, 1.0)
 
 
 def heads_of(model: Any, micro_batch: int, batch: int) -> list[Head]:

@@ -3,46 +3,28 @@
 import math
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from orchestrator.errors import TrainingError
-from orchestrator.ports import Device, RunLink
 from orchestrator.trainer import yolo_state
+from orchestrator.trainer.failures import not_finite
+from orchestrator.trainer.update import UpdateRoom
 from orchestrator.trainer.yolo_apart import can_halve, on_host
+from orchestrator.trainer.yolo_attempt import Attempt, Leave
 from orchestrator.trainer.yolo_model import write_weights
 from orchestrator.trainer.yolo_ranks import agreed, average_gradients, share_weights
 from orchestrator.trainer.yolo_step import CutStep
-from orchestrator.types import Cause, CheckpointRef, Progress, StepProgress, StopMode, TrainTask
+from orchestrator.trainer.yolo_validation import governed
+from orchestrator.types import CheckpointRef, Progress, StepProgress, StopMode
 
-__all__ = ["Attempt", "Leave", "orchestrated"]
+__all__ = ["orchestrated"]
 
 _STEP_SECONDS = 0.5  # signs of life are for people: two a second are plenty
 _BAD_STEPS = 20  # fp16: so many steps without a finite loss, and no smaller loss scale will help
-
-
-class Leave(Exception):  # noqa: N818 - not an error: it unwinds ultralytics' loop
-    """The gang was asked to leave, and leaves here."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Attempt:
-    """What the loop needs of us, and what it remembers of the best epoch."""
-
-    task: TrainTask
-    device: Device
-    link: RunLink
-    state: Mapping[str, Any] | None = None
-    best: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def run_folder(self) -> Path:
-        """Where people look."""
-        return Path(self.task.spec.folder)
 
 
 def orchestrated(trainer: type[Any], attempt: Attempt) -> type[Any]:
@@ -93,9 +75,15 @@ class _Loop(_Mixed):
             yolo_state.restore(self, self.attempt.state)
             self.attempt.best = dict(self.attempt.state["best"])
             self.attempt.state = {"elapsed": self.attempt.state["elapsed"]}  # frees the tensors
-        micro_batch = self.attempt.task.batch.micro_batch
-        self.cut_step = CutStep(self, micro_batch, super().preprocess_batch, self.ranks)
-        self.model.forward = self.cut_step
+        micro_batch, governor = self.attempt.task.batch.micro_batch, self.attempt.governor
+        prepare = super().preprocess_batch
+        self.model.forward = CutStep(self, micro_batch, prepare, self.ranks, governor=governor)
+        self._update_room = UpdateRoom(self.optimizer, governor, num_ranks=self.ranks)
+
+    def setup_model(self: Any) -> Any:
+        """Build the model, whose strides are found by a trial run, in the host's memory."""
+        with on_host(self.attempt.device):
+            return super().setup_model()
 
     def _build_train_pipeline(self: Any) -> None:
         alone = self.world_size
@@ -115,8 +103,12 @@ class _Loop(_Mixed):
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def preprocess_batch(self: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        """Move a batch to the device, unless it will be cut: then its pieces are moved."""
-        return batch if self.cut_step.cuts(batch) else super().preprocess_batch(batch)
+        """Leave a batch on the host: the step moves it, in pieces where it has to be cut."""
+        return batch
+
+    def get_validator(self: Any) -> Any:
+        """Validation, too, is cut where memory runs out."""
+        return governed(super().get_validator(), self.attempt.governor)
 
     # ---- while it trains
 
@@ -139,7 +131,7 @@ class _Loop(_Mixed):
         self._oom_retries = 3  # its own limit: it never halves the batch, which is the experiment
         self._step = 0
         self._epoch_begin = time.monotonic()
-        self.attempt.device.reset_peak()
+        self.attempt.governor.epoch_begins(self.epoch + 1)
 
     def _on_train_batch_end(self: Any) -> None:
         self._step += 1
@@ -187,10 +179,9 @@ class _Loop(_Mixed):
 
     def _not_finite(self: Any, where: str, value: Any) -> TrainingError:
         rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
-        return TrainingError(
-            f"the loss is {_number(value)} {where} in epoch {self.epoch + 1}",
-            cause=Cause.NAN_LOSS,
-            code="E2110",
+        return not_finite(
+            _number(value),
+            f"{where} in epoch {self.epoch + 1}",
             why=(
                 f"optimizer {self.args.optimizer}, learning rates {rates}",
                 f"precision {self.args.amp if self.amp else 'fp32'}",
@@ -199,7 +190,8 @@ class _Loop(_Mixed):
         )
 
     def optimizer_step(self: Any) -> None:
-        """Average the gradients of all ranks first, as a data-parallel model would have."""
+        """Find its memory; average the gradients of all ranks, as a data-parallel model would."""
+        self._update_room.demand()
         if self.ranks > 1:
             average_gradients(self.model, self.ranks)
         super().optimizer_step()
@@ -238,9 +230,9 @@ class _Loop(_Mixed):
         return False
 
     def _on_fit_epoch_end(self: Any) -> None:
+        memory = self.attempt.governor.epoch_ends()
         if self.attempt.task.rank == 0:
             self._publish(self.csv)
-            batch = self.attempt.task.batch
             self.attempt.link.report(
                 Progress(
                     epoch=self.epoch + 1,
@@ -248,8 +240,7 @@ class _Loop(_Mixed):
                     metrics=self.epoch_metrics(),
                     seconds=time.monotonic() - self._epoch_begin,
                     num_images=len(self.train_loader.dataset),
-                    peak_bytes=self.attempt.device.peak_bytes(),
-                    micro_batch=batch.micro_batch,
+                    **asdict(memory),
                 ),
                 self._checkpoint,
             )

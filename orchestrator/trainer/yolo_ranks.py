@@ -5,7 +5,7 @@ from torch import distributed, nn
 
 from orchestrator.types import StopMode
 
-__all__ = ["agreed", "average_gradients", "share_weights"]
+__all__ = ["agreed", "average_gradients", "most_and_least", "share_weights"]
 
 
 def share_weights(model: nn.Module) -> None:
@@ -34,3 +34,15 @@ def agreed(mode: StopMode | None) -> StopMode | None:
     shared = [mode]
     distributed.broadcast_object_list(shared, src=0)
     return shared[0]
+
+
+def most_and_least(most: int, least: int) -> tuple[int, int]:
+    """The largest first number and the smallest second number of all ranks, in one reduction.
+
+    A rank that ran out of memory is known to all before anyone waits for its gradients.
+    """
+    is_nccl = distributed.get_backend() == "nccl"  # reduces tensors on cards only
+    numbers = torch.tensor([most, -least], device="cuda" if is_nccl else "cpu")
+    distributed.all_reduce(numbers, op=distributed.ReduceOp.MAX)
+    found, negative = numbers.tolist()
+    return int(found), -int(negative)

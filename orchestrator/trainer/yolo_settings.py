@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
 from orchestrator.types import Scalar, TrainTask
 
 __all__ = [
@@ -71,7 +72,7 @@ def install_hint() -> tuple[str, ...]:
 
 
 def yolo_option_keys() -> frozenset[str]:
-    """Keys that a config block may hand to ultralytics as they are.
+    """Keys that a config block may hand to ultralytics as they are, and ours about memory.
 
     Read from the installed ultralytics' `cfg/default.yaml`, without importing the package: its
     import takes seconds and loads torch.
@@ -79,7 +80,7 @@ def yolo_option_keys() -> frozenset[str]:
     Raises:
         ConfigError: E1110, ultralytics is not installed.
     """
-    return frozenset(_defaults()) - frozenset(_OURS)
+    return (frozenset(_defaults()) | frozenset(MEMORY_KEYS)) - frozenset(_OURS)
 
 
 @cache
@@ -162,7 +163,8 @@ def overrides(task: TrainTask, *, torch_device: str, data: str, model: str) -> d
 
 def _checked(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
     known = yolo_option_keys()
-    for key in options:
+    _, given = memory_options(options)
+    for key in given:
         if key in _OURS:
             raise ConfigError(
                 f'the option "{key}" cannot be given to ultralytics',
@@ -178,7 +180,7 @@ def _checked(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
                 code="E1111",
                 fix=(f"use {' or '.join(hints)}",) if hints else (f"remove {key}",),
             )
-    return dict(options)
+    return given
 
 
 def _optimizer(name: str) -> str:

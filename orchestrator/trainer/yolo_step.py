@@ -16,27 +16,40 @@ with n_p images and divisor d_p in piece p, N images in the batch. d_p comes fro
 * several divisors (segment, pose): the pieces run forward once more beforehand, without
   gradients, to learn the divisors. This costs about a third more time.
 
-A batch that fits one piece goes through ultralytics' own code, untouched. One that is cut stays
-on the host as the loader gave it; only a piece at a time is moved to the card and made float, so
-that the card holds no more of a large batch than a piece.
+A batch that fits one piece goes through ultralytics' own forward, untouched. Every batch stays on
+the host as the loader gave it; only a piece at a time is moved to the card and made float, so that
+the card holds no more of a large batch than a piece. Backward runs here as well, so that a step
+that runs out of memory can be repeated in smaller pieces before ultralytics hears of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import random
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.microbatch import (
     OBJECT_KEYS,
     PieceLoss,
     cut,
     cut_detection,
+    even_sizes,
     piece_sizes,
     run_pieces,
 )
-from orchestrator.trainer.yolo_heads import DIVISORS, Divisors, Head, cannot_cut, heads_of, total_of
+from orchestrator.trainer.step_state import StepState, statistics_kept
+from orchestrator.trainer.yolo_heads import (
+    DIVISORS,
+    Divisors,
+    Head,
+    at_least_one,
+    cannot_cut,
+    heads_of,
+    total_of,
+    whole_items,
+)
 
 __all__ = ["CutStep"]
 
@@ -52,6 +65,7 @@ class CutStep:
         micro_batch: Images per piece at most.
         prepare: Moves a piece to the device and scales its pixels, in place of its dict.
         gradient_factor: Multiplies every gradient: the number of ranks, where they are averaged.
+        governor: Cuts smaller where memory runs out; None lets the error through.
 
     Raises:
         ConfigError: E1120, this model's step cannot be cut.
@@ -63,45 +77,74 @@ class CutStep:
         micro_batch: int,
         prepare: Callable[[dict[str, Any]], dict[str, Any]],
         gradient_factor: int = 1,
+        *,
+        governor: Governor | None = None,
     ) -> None:
         self._trainer = trainer
-        self._prepare = prepare
+        self._prepare_alone = prepare
         self._model: nn.Module = trainer.model
         self._whole = trainer.model.forward
         self._micro_batch = micro_batch
         self._factor = float(gradient_factor)
         self._heads: list[Head] = []
         self._is_classifier = trainer.args.task == "classify"
-        self._limit = trainer.batch_size // max(trainer.world_size, 1)
-        if self._limit <= micro_batch:
-            return
-        if trainer.args.multi_scale:
-            reason = "multi_scale draws another size for every piece"
-            raise cannot_cut(reason, micro_batch, self._limit)
-        if not self._is_classifier:
-            self._heads = heads_of(self._model, micro_batch, self._limit)
-
-    def cuts(self, batch: Mapping[str, Any]) -> bool:
-        """True when a training batch has to be cut; then it is prepared here, by the piece."""
-        return _images(batch) > self._micro_batch
+        self._chance: tuple[Any, ...] | None = None
+        self._governor = governor
+        if governor is not None:
+            self._state = StepState(self._model, next(self._model.parameters()).device)
+        if trainer.batch_size // max(trainer.world_size, 1) > micro_batch:
+            self._look(micro_batch, trainer.batch_size)
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loss and loss items of a training batch, or predictions for anything else."""
+        """Loss and loss items of a training batch, or predictions for anything else.
+
+        The loss is detached: its gradients are there already.
+
+        Raises:
+            TrainingError: OUT_OF_MEMORY, one image does not fit.
+        """
         if not isinstance(batch, dict):
             return self._whole(batch, *args, **kwargs)
-        if not self.cuts(batch):
-            return self._whole(batch, *args, **kwargs)
-        num_images = _images(batch)
         if self._trainer.accumulate != 1:
-            raise cannot_cut("gradients are accumulated", self._micro_batch, num_images)
-        sizes = piece_sizes(num_images, self._micro_batch)
-        if self._is_classifier:
-            return self._classified(batch, sizes)
-        keys = set(OBJECT_KEYS)
-        if not self._trainer.args.overlap_mask:
-            keys.add("masks")
-        pieces = cut_detection(batch, sizes, object_keys=keys & batch.keys())
-        return self._detected(pieces, num_images, int(batch["cls"].shape[0]))
+            raise cannot_cut("gradients are accumulated", self._micro_batch, _images(batch))
+        if self._governor is None:
+            return self._run_batch(batch, self._micro_batch)
+        return self._governor.step(lambda size: self._run_batch(batch, size), self._state)
+
+    def _look(self, micro_batch: int, num_images: int) -> None:
+        """Find out how the terms of this model's loss are divided, before the first cut."""
+        if not self._is_classifier and not self._heads:
+            self._heads = heads_of(self._model, micro_batch, num_images)
+
+    def _prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Prepare a piece. With multi_scale a size is drawn: the same one for every piece."""
+        if self._chance is not None:
+            random.setstate(self._chance)
+        return self._prepare_alone(batch)
+
+    def _run_batch(self, batch: dict[str, Any], micro_batch: int) -> tuple[Tensor, Any]:
+        num_images = _images(batch)
+        if num_images <= micro_batch:
+            return self._uncut(batch)
+        self._look(micro_batch, num_images)
+        self._chance = random.getstate() if self._trainer.args.multi_scale else None
+        sizes_of = piece_sizes if micro_batch == self._micro_batch else even_sizes
+        sizes = sizes_of(num_images, micro_batch)
+        try:
+            if self._is_classifier:
+                return self._classified(batch, sizes)
+            keys = set(OBJECT_KEYS)
+            if not self._trainer.args.overlap_mask:
+                keys.add("masks")
+            pieces = cut_detection(batch, sizes, object_keys=keys & batch.keys())
+            return self._detected(pieces, num_images, int(batch["cls"].shape[0]))
+        finally:
+            self._chance = None
+
+    def _uncut(self, batch: dict[str, Any]) -> tuple[Tensor, Any]:
+        loss, items = self._whole(self._prepare(dict(batch)))
+        self._backward(loss.sum())
+        return loss.detach().requires_grad_(), items
 
     def _gains(self) -> list[float]:
         criterion = self._trainer.model.criterion
@@ -167,7 +210,7 @@ class CutStep:
         parts: list[Tensor] = []
         for gain, total, (head, terms, items) in zip(self._gains(), totals, runs, strict=True):
             weights = [
-                _at_least_one(head.seen[kind]) / _at_least_one(total[kind])
+                at_least_one(head.seen[kind]) / at_least_one(total[kind])
                 for kind in head.kinds(items)
             ]
             parts.extend(
@@ -186,14 +229,14 @@ class CutStep:
         """
         gains = self._gains()
         first, terms, _ = runs[0]
-        divisor = _at_least_one(first.seen["scores"])
+        divisor = at_least_one(first.seen["scores"])
         value = terms.sum() * (gains[0] * share)
         if len(runs) == 2:
             second, terms, _ = runs[1]
-            quotient = _at_least_one(second.seen["scores"]) / divisor
+            quotient = at_least_one(second.seen["scores"]) / divisor
             if is_last:
                 whole = [
-                    _at_least_one(sum(record[h][1]["scores"] for record in records)) for h in (0, 1)
+                    at_least_one(sum(record[h][1]["scores"] for record in records)) for h in (0, 1)
                 ]
                 correction = whole[0] / whole[1]
                 quotient = quotient * correction
@@ -211,7 +254,7 @@ class CutStep:
         seen: list[list[Divisors]] = [[] for _ in self._heads]
         device = next(self._model.parameters()).device
         devices = [device] if device.type == "cuda" else []
-        with torch.no_grad(), _statistics_kept(self._model), torch.random.fork_rng(devices):
+        with torch.no_grad(), statistics_kept(self._model), torch.random.fork_rng(devices):
             for piece in pieces:
                 self._run(piece)
                 for parts, head in zip(seen, self._heads, strict=True):
@@ -227,20 +270,14 @@ class CutStep:
             pieces = [record[number] for record in records]
             total = total_of(seen for _, seen, _ in pieces)
             weights = [
-                {kind: _at_least_one(seen[kind]) / _at_least_one(total[kind]) for kind in seen}
+                {kind: at_least_one(seen[kind]) / at_least_one(total[kind]) for kind in seen}
                 for _, seen, _ in pieces
             ]
             kinds = [DIVISORS[name] for name in pieces[0][0]]
             for (_, _, terms), weight in zip(pieces, weights, strict=True):
                 factors = [weight[kind] * gain for kind in kinds]
                 whole.append(_sum_of(t * f for t, f in zip(terms.unbind(), factors, strict=True)))
-            items = {
-                name: _sum_of(
-                    piece[0][name] * weight[kind]
-                    for piece, weight in zip(pieces, weights, strict=True)
-                )
-                for name, kind in zip(pieces[0][0], kinds, strict=True)
-            }
+            items = whole_items((terms, seen) for terms, seen, _ in pieces)
         return _sum_of(whole), items
 
     def _backward(self, loss: Tensor) -> None:
@@ -255,21 +292,3 @@ def _sum_of(values: Iterable[Tensor]) -> Tensor:
 
 def _images(batch: Mapping[str, Any]) -> int:
     return int(batch["img"].shape[0])
-
-
-def _at_least_one(value: Any) -> Any:
-    return value.clamp(min=1.0) if isinstance(value, Tensor) else max(value, 1.0)
-
-
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Batch statistics are used as in training, but not averaged into the running ones."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    tracked = [m for m in norms if m.training and m.track_running_stats]
-    for module in tracked:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracked:
-            module.track_running_stats = True

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
+from orchestrator.messages import Recut
 from orchestrator.ports import Device, Trainer
 from orchestrator.types import (
     AttemptId,
@@ -54,6 +55,7 @@ class RecordingLink:
     reported: list[Progress] = field(default_factory=list)
     steps: list[StepProgress] = field(default_factory=list)
     num_asked: int = 0
+    recuts: list[Recut] = field(default_factory=list)
 
     def stop_requested(self) -> StopMode | None:
         self.num_asked += 1
@@ -64,6 +66,10 @@ class RecordingLink:
         assert 1 <= step.epoch <= step.epochs
         assert step.epoch == self.epoch + 1, "a step of an epoch that is not under way"
         self.steps.append(step)
+
+    def recut(self, recut: Recut) -> None:
+        assert recut.old != recut.new
+        self.recuts.append(recut)
 
     def save(
         self,

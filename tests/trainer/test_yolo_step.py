@@ -1,6 +1,7 @@
 """A step that is cut has the gradients, the loss and the loss items of the whole one."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,7 +106,14 @@ def model_of(name: str, *, weights: Path | None = None) -> Any:
 Step = tuple[dict[str, torch.Tensor], float, dict[str, float]]
 
 
-def step(model: Any, batch: dict[str, Any], micro_batch: int, *, scale: float = 0.0) -> Step:
+def step(
+    model: Any,
+    batch: dict[str, Any],
+    micro_batch: int,
+    *,
+    scale: float = 0.0,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Step:
     """Gradients, loss and loss items; with a loss scale, as half precision has, if one is given."""
     scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale > 0)
     trainer = SimpleNamespace(
@@ -119,7 +127,7 @@ def step(model: Any, batch: dict[str, Any], micro_batch: int, *, scale: float = 
     whole = model.forward
     model.criterion = None
     model.zero_grad(set_to_none=True)
-    model.forward = CutStep(trainer, micro_batch, lambda piece: piece)
+    model.forward = CutStep(trainer, micro_batch, prepare)
     try:
         terms, items = model(dict(batch))
     finally:
@@ -177,10 +185,40 @@ def test_learning_the_divisors_leaves_running_statistics_to_the_step() -> None:
     assert all(module.track_running_stats for module in norms)
 
 
-def test_what_cannot_be_cut_is_refused_and_what_fits_is_not_asked() -> None:
+def test_what_cannot_be_cut_is_refused_and_what_fits_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = model_of("yolo11n.yaml")
-    model.args.multi_scale = 0.5
+    make = type(model).init_criterion
+
+    def strange(self: Any) -> Any:
+        criterion = make(self)
+        criterion.loss_names = ("strange_loss", "cls_loss", "dfl_loss")
+        return criterion
+
+    monkeypatch.setattr(type(model), "init_criterion", strange)
     step(model, batch_of("detect"), len(COUNTS))
     with pytest.raises(ConfigError, match="cannot be cut") as caught:
         step(model, batch_of("detect"), 3)
-    assert "multi_scale" in caught.value.why[0]
+    assert "strange_loss" in caught.value.why[0]
+
+
+def test_with_multi_scale_all_pieces_of_a_step_are_scaled_alike() -> None:
+    def scaled(piece: dict[str, Any]) -> dict[str, Any]:
+        side = random.choice(range(64, 257, 32))
+        sides.append(side)
+        piece["img"] = torch.nn.functional.interpolate(piece["img"], size=side)
+        return piece
+
+    sides: list[int] = []
+    model, batch = model_of("yolo11n.yaml"), batch_of("detect")
+    model.args.multi_scale = 0.5
+    random.seed(7)
+    whole = step(model, batch, len(COUNTS), prepare=scaled)
+    after = random.random()
+    random.seed(7)
+    cut = step(model, batch, 3, prepare=scaled)
+    assert len(sides) == 4
+    assert len(set(sides)) == 1
+    assert random.random() == after
+    assert_equal(cut, whole)

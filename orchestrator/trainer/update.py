@@ -1,0 +1,65 @@
+"""Room for an optimizer's update, sought before it changes anything.
+
+An update that runs out of memory halfway has changed some weights and not others, and cannot be
+repeated. So the bytes that it needs beside what is there are asked for first, in one piece.
+"""
+
+import torch
+from torch import nn
+
+from orchestrator.trainer.governor import Governor
+from orchestrator.types import Bytes
+
+__all__ = ["UpdateRoom"]
+
+
+class UpdateRoom:
+    """Asks for the bytes of an update, and makes the update take less where they are not there.
+
+    Needed are: before the first update the optimizer's state (one value a weight for SGD, two for
+    the Adam family), and for the update itself one value a weight where torch updates all weights
+    at once (`foreach`, its default on CUDA), or two of the largest tensor where it updates one
+    tensor after another.
+
+    Args:
+        optimizer: Its parameters lie where they train.
+        governor: Knows the device and the other ranks.
+        num_ranks: With several, gradients are averaged in one flat copy first.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, governor: Governor, *, num_ranks: int = 1
+    ) -> None:
+        self._optimizer = optimizer
+        self._governor = governor
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        sizes = [_num_bytes(p) for p in parameters if p.requires_grad]
+        self._total, self._largest = sum(sizes), max(sizes, default=0)
+        self._is_batched = any(p.device.type == "cuda" for p in parameters)
+        is_plain = "sgd" in type(optimizer).__name__.lower()
+        self._state = self._total * (1 if is_plain else 2)
+        self._flat = 2 * self._total if num_ranks > 1 else 0
+
+    def demand(self) -> None:
+        """Return when the update will find its memory.
+
+        Raises:
+            TrainingError: OUT_OF_MEMORY, it will not; nothing was changed.
+        """
+        fixed = (0 if self._optimizer.state else self._state) + self._flat
+        one_by_one = fixed + 2 * self._largest
+        if self._is_batched:
+            if self._governor.has_room(fixed + self._total + self._largest):
+                return
+            for group in self._optimizer.param_groups:
+                if "foreach" in group:
+                    group["foreach"] = False
+            self._is_batched = False
+        if not self._governor.has_room(one_by_one):
+            raise self._governor.gave_up(
+                f"the optimizer's update needs {one_by_one / 2**20:.1f} MiB"
+            )
+
+
+def _num_bytes(parameter: nn.Parameter) -> Bytes:
+    return parameter.numel() * parameter.element_size()

@@ -1,0 +1,33 @@
+"""One attempt at a YOLO model: what ultralytics' loop needs of us, and the way out of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.governor import Governor
+from orchestrator.types import TrainTask
+
+__all__ = ["Attempt", "Leave"]
+
+
+class Leave(Exception):  # noqa: N818 - not an error: it unwinds ultralytics' loop
+    """The gang was asked to leave, and leaves here."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """What the loop needs of us, and what it remembers of the best epoch."""
+
+    task: TrainTask
+    device: Device
+    link: RunLink
+    governor: Governor
+    state: Mapping[str, Any] | None = None
+    best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def run_folder(self) -> Path:
+        """Where people look."""
+        return Path(self.task.spec.folder)
