@@ -1,6 +1,6 @@
 """What a traced step demands at any micro-batch: its events replayed through the allocator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,16 @@ from orchestrator.plan.footprint import Demand, Footprint, Segments
 from orchestrator.plan.workload import Workload
 from orchestrator.types import Bytes
 
-__all__ = ["demand", "fits", "footprint", "largest", "least_capacity", "micro_batches", "replay"]
+__all__ = [
+    "demand",
+    "fits",
+    "footprint",
+    "known_demands",
+    "largest",
+    "least_capacity",
+    "micro_batches",
+    "replay",
+]
 
 _MOST = 1 << 16  # samples beyond which nobody asks
 
@@ -136,6 +145,7 @@ def footprint(
     *,
     segments: Segments = Segments.EXPANDABLE,
     points: Sequence[int] | None = None,
+    known: Mapping[int, Demand] | None = None,
     demand_of: Callable[[int], Demand] | None = None,
 ) -> Footprint:
     """The demands over 1 to `at_most` samples, and what holds the bytes at the last.
@@ -146,12 +156,14 @@ def footprint(
         at_most: The last micro-batch.
         segments: The kind of allocator.
         points: Micro-batches to replay; by default `micro_batches(at_most)`.
+        known: Demands that were replayed before, by micro-batch.
         demand_of: Gives the demand of a micro-batch in place of one replay of the trace: with
             fixed segments and labels that vary, `creeping_demand`.
     """
     chosen = points or micro_batches(at_most)
     ask = demand_of or partial(demand, trace, segments=segments)
-    demands = tuple(map(ask, chosen))
+    before = known or {}
+    demands = tuple(before.get(batch) or ask(batch) for batch in chosen)
     sizes = _block_sizes(trace, chosen[-1], segments)
     return Footprint(
         workload=workload,
@@ -160,6 +172,11 @@ def footprint(
         modules=trace.modules_at_peak(sizes),
         segments=segments,
     )
+
+
+def known_demands(known: Footprint) -> dict[int, Demand]:
+    """The points of a footprint by micro-batch."""
+    return {point.micro_batch: point for point in known.points}
 
 
 def micro_batches(at_most: int) -> list[int]:

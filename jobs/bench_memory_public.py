@@ -1,0 +1,32 @@
+"""The prediction of memory against figures that others have measured and published."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jobs.bench_memory_timm import compare_timm
+from jobs.yolo_link import DATA
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the comparisons that were asked for, by default all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--timm", action="store_true", help="timm's table of an RTX 3090")
+    parser.add_argument("--all", action="store_true", help="every row of it, not 100")
+    parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--yolo", action="store_true", help="GPU_mem of ultralytics' logs")
+    parser.add_argument("--seeds", action="store_true", help="tables by rule of thumb")
+    parser.add_argument("--traces", type=Path, default=Path("build/memory_traces"))
+    chosen = parser.parse_args()
+    if not (DATA / "gpu_bench").is_dir():
+        print(f"no published figures in {DATA}: set ORC_TEST_DATA", file=sys.stderr)
+        return 1
+    if chosen.timm:
+        compare_timm(DATA, chosen.traces, take_all=chosen.all, sample=chosen.sample)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

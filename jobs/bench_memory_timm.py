@@ -1,0 +1,143 @@
+"""Fits or does not: the prediction against timm's published table of a 24 GB RTX 3090."""
+
+import csv
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.device.catalogue import find_card
+from orchestrator.errors import OrchestratorError
+from orchestrator.memory.cache import CachedPredictor, TraceCache
+from orchestrator.memory.linear import LinearTrace
+from orchestrator.memory.predict import installed_versions
+from orchestrator.memory.replay import demand
+from orchestrator.plan.footprint import Segments
+from orchestrator.plan.overheads import overheads
+from orchestrator.plan.workload import Workload
+from orchestrator.types import Bytes
+
+__all__ = ["Verdict", "compare_timm"]
+
+GIB = 1 << 30
+TABLE = "benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv"
+# timm's benchmark.py begins at 512 and steps down at any error (`decay_batch_step`).
+LADDER = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a row of the table says of a batch, and what the replay needs for it."""
+
+    model: str
+    imgsz: int
+    batch: int
+    did_fit: bool
+    least: Bytes
+
+
+def compare_timm(data: Path, traces: Path, *, take_all: bool, sample: int = 100) -> None:
+    """Trace the models of the table (or a sample of it) and print how many verdicts are right."""
+    with (data / "gpu_bench" / TABLE).open() as file:
+        rows = list(csv.DictReader(file))
+    names = _known(rows)
+    print(f"{len(rows)} rows, of which the installed timm has {len(names)}", flush=True)
+    if not take_all:
+        names = sorted(random.Random(0).sample(sorted(names), min(sample, len(names))))
+    kept = TraceCache(traces, versions=f"{installed_versions()} benchmark.py", most_bytes=8 << 30)
+    verdicts: list[Verdict] = []
+    failed: list[str] = []
+    by_name = {row["model"]: row for row in rows}
+    for number, name in enumerate(names, 1):
+        row = by_name[name]
+        try:
+            verdicts += _verdicts(row, CachedPredictor(kept, _trace).trace(_workload(row)))
+        except OrchestratorError as error:
+            failed.append(f"{name}: {error}; {'; '.join(error.why)}")
+        if number % 10 == 0:
+            print(f"  {number} of {len(names)} models", flush=True)
+    _report(verdicts, failed)
+
+
+def _known(rows: Sequence[dict[str, str]]) -> list[str]:
+    import timm
+
+    listed = set(timm.list_models())
+    return [row["model"] for row in rows if row["model"] in listed]
+
+
+def _workload(row: dict[str, str]) -> Workload:
+    """As benchmark.py: SGD with momentum, no EMA, gradients zeroed in place.
+
+    Gradients that stay through the forward are what a cut step has.
+    """
+    return Workload(
+        trainer="timm",
+        model=row["model"],
+        imgsz=int(row["train_img_size"]),
+        num_classes=1000,
+        optimizer="SGD",
+        has_ema=False,
+        is_cut=True,
+        is_channels_last=True,
+    )
+
+
+def _trace(workload: Workload) -> LinearTrace:
+    from timm.layers import set_fused_attn
+
+    from orchestrator.memory.trace import trace_pair
+
+    set_fused_attn(False)  # torch 1.12 had no fused attention
+    return LinearTrace.of(*trace_pair(workload))
+
+
+def _verdicts(row: dict[str, str], trace: LinearTrace) -> Iterator[Verdict]:
+    batch = int(row["train_batch_size"])
+    at = LADDER.index(batch)
+    for size, did_fit in ((batch, True), *([(LADDER[at - 1], False)] if at else [])):
+        least = demand(trace, size, segments=Segments.FIXED).least_bytes
+        yield Verdict(row["model"], int(row["train_img_size"]), size, did_fit, least)
+
+
+def _report(verdicts: Sequence[Verdict], failed: Sequence[str]) -> None:
+    card = find_card("RTX 3090")
+    found = overheads("Ampere", is_deterministic=False, has_lazy_loading=False)
+    capacity = found.capacity(card.memory_bytes)
+    print(f"\nusable of {card.name}'s {card.memory_bytes / GIB:.2f} GiB: {capacity / GIB:.2f} GiB")
+    print("(torch 1.12: eager loading; the factor and the constant are from ultralytics' logs,")
+    print(" nothing here was fitted to this table)")
+    _count(verdicts, capacity)
+    for verdict in verdicts:
+        if (verdict.least <= capacity) != verdict.did_fit:
+            said = "fits" if verdict.did_fit else "does not fit"
+            off = verdict.least / capacity - 1
+            cause = "within 4 % of the border" if abs(off) < 0.04 else "not explained"
+            print(
+                f"  {verdict.model}@{verdict.imgsz} b{verdict.batch}: table says {said};"
+                f" needs {verdict.least / GIB:.2f} GiB ({off:+.1%}): {cause}"
+            )
+    fitted = _fit(verdicts[::2])
+    print(f"\nfitted on every second verdict ({fitted / GIB:.2f} GiB), judged on the others:")
+    _count(verdicts[1::2], fitted)
+    for line in failed:
+        print(f"  not traced: {line}")
+
+
+def _count(verdicts: Sequence[Verdict], capacity: Bytes) -> None:
+    for did_fit, words in ((True, "ran, and predicted to fit"), (False, "did not, and predicted")):
+        these = [v for v in verdicts if v.did_fit is did_fit]
+        right = sum((v.least <= capacity) is did_fit for v in these)
+        print(f"  {words}: {right} of {len(these)} = {right / max(len(these), 1):.1%}")
+
+
+def _fit(verdicts: Sequence[Verdict]) -> Bytes:
+    """The capacity that gets most of them right; the middle of the best ones."""
+
+    def right(capacity: Bytes) -> int:
+        return sum((v.least <= capacity) is v.did_fit for v in verdicts)
+
+    tried = range(18 * GIB, 25 * GIB, GIB // 50)
+    best = max(map(right, tried))
+    among = [capacity for capacity in tried if right(capacity) == best]
+    return among[len(among) // 2]
