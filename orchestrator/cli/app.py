@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli import plan
 from orchestrator.cli.config import config_app
+from orchestrator.cli.memory import memory_app
 from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
 from orchestrator.errors import ConfigError, OrchestratorError
 
@@ -20,9 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 success, 1 failed, 2 config or usage, 3 not found, 4 no GPU,"
-    " 5 can never be scheduled, 6 Ray unreachable, 7 some runs failed, 9 stopped, 130 Ctrl-C.",
+    " 5 can never be scheduled, 6 Ray unreachable, 7 some runs failed, 9 stopped,"
+    " 75 the driver was lost (orc resume goes on), 130 Ctrl-C.",
 )
 app.add_typer(config_app, name="config")
+app.add_typer(memory_app, name="memory")
+plan.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, verbose = _without_verbose(given)
     as_json = "--json" in words
     try:
-        code = app(words, prog_name=None if argv is None else "orc", standalone_mode=False)
+        name = None if argv is None else "orc"
+        code = app(words, prog_name=name, standalone_mode=False, obj=verbose)
         return code if isinstance(code, int) else 0
     except OrchestratorError as error:
         return _say_error(error, as_json=as_json, verbose=verbose)
@@ -112,7 +118,7 @@ def _train(
     runs: Runs = None,
     home: Home = None,
     hand_over: Annotated[
-        bool, typer.Option("--hand-over", help="Let the driver that runs already train it.")
+        bool, typer.Option("--hand-over", help="Let the driver that runs train it; follow it.")
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -121,7 +127,7 @@ def _train(
 
     config, settings = split_words(words or [])
     settings += flags(emulate, runs)
-    return job(config, settings, home=home, hand_over=hand_over, as_json=as_json)
+    return job(config, settings, home=home, to_driver=hand_over, as_json=as_json)
 
 
 @app.command("resume")

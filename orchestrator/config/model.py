@@ -16,6 +16,7 @@ __all__ = [
     "ResourcesModel",
     "RetryModel",
     "ScheduleModel",
+    "memory_size",
 ]
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"  # a folder name on every system, and nothing else
@@ -49,9 +50,8 @@ def _name(value: object) -> object:
     return value
 
 
-def _memory(value: object) -> object:
-    if value is None or value == "auto":
-        return None
+def memory_size(value: object) -> int:
+    """Bytes of a size with its unit, such as 8GiB; ValueError says what is wrong with it."""
     match = _SIZE.fullmatch(value) if isinstance(value, str) and len(value) < 40 else None
     if match is None:
         raise ValueError("must be auto or a size with its unit, such as 8GiB")
@@ -59,6 +59,10 @@ def _memory(value: object) -> object:
     if not 64 << 20 <= size <= 1 << 44:
         raise ValueError("must be between 64MiB and 16TiB")
     return int(size)
+
+
+def _memory(value: object) -> object:
+    return None if value is None or value == "auto" else memory_size(value)
 
 
 def _headroom(value: object) -> object:

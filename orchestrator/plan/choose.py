@@ -75,6 +75,7 @@ class Choice:
     train: Demand
     validation: Demand
     decided_by: StepKind
+    traced_bytes: Bytes  # the peak of live bytes as predicted, before any correction
     correction: Correction = AS_PREDICTED
 
     @property
@@ -203,6 +204,7 @@ def need_of(job: Job, size: int, target: Target, budget: Bytes, scales: Scales) 
         train=demands[StepKind.TRAIN],
         validation=demands[StepKind.VALIDATE],
         decided_by=peak,
+        traced_bytes=predicted,
         correction=found,
     )
 

@@ -31,13 +31,13 @@ class Lines:
     def footprint(self, workload: Workload, sizes: Sequence[int]) -> Footprint:
         self.asked.append(workload)
         points = tuple(self.demand(workload, size) for size in sizes)
-        peak = points[-1].allocated_bytes
-        return Footprint(
-            workload=workload,
-            points=points,
-            parts={"weights": peak // 2, "activations": peak - peak // 2},
-            modules={"model.0": peak},
-        )
+        return Footprint(workload=workload, points=points)
+
+    def breakdown(
+        self, workload: Workload, micro_batch: int
+    ) -> tuple[dict[str, Bytes], dict[str, Bytes]]:
+        peak = self.demand(workload, micro_batch).allocated_bytes
+        return {"weights": peak // 2, "activations": peak - peak // 2}, {"model.0": peak}
 
     def demand(self, workload: Workload, size: int) -> Demand:
         fixed, slope = self.fixed, self.slope

@@ -1,0 +1,244 @@
+"""Plans for people: every project of a config on every card that was asked about, as records."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from orchestrator.config.types import Fitting
+from orchestrator.errors import OrchestratorError
+from orchestrator.memory.predict import (
+    Predictor,
+    is_unpredictable,
+    overheads_on,
+    scales_of,
+    workload_text,
+)
+from orchestrator.plan.budget import Target, budget_of, share_of
+from orchestrator.plan.choose import Choice, Ladder, Scales, choose, known_sizes, need_of
+from orchestrator.plan.correct import Confidence, Peak
+from orchestrator.plan.job import Facts, Job, job_of
+from orchestrator.plan.ladder import CARRIED_OUT, COSTS, Rung, climbed
+from orchestrator.plan.workload import StepKind, Workload
+from orchestrator.types import Bytes, RunSpec
+
+__all__ = ["CardPlan", "Planner", "ladder_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardPlan:
+    """One project on one kind of card, as `--json` prints it.
+
+    `predicted_peak_bytes` is what the card must have free at the peak of training and validation,
+    its context included; it fits when that is at most `budget_bytes`. `share_bytes` is what the
+    scheduler is asked for. Figures are None where nothing could be predicted, and then `fits` is.
+    """
+
+    project: str
+    model: str
+    imgsz: int
+    gpu: str
+    gpu_memory_bytes: Bytes
+    effective_batch: int
+    world_size: int
+    micro_batch: int | None
+    accumulation_steps: int | None
+    precision: str
+    predicted_peak_bytes: Bytes | None
+    budget_bytes: Bytes
+    fits: bool | None
+    rungs: tuple[str, ...]
+    confidence: str
+    reason: str
+    optimizer: str = ""
+    is_emulated: bool = False
+    share_bytes: Bytes | None = None
+    allocated_bytes: Bytes | None = None
+    reserved_bytes: Bytes | None = None
+    traced_bytes: Bytes | None = None
+    validation_bytes: Bytes | None = None
+    likely_bytes: Bytes | None = None  # what nvidia-smi will probably show
+    parts: Mapping[str, Bytes] = field(default_factory=dict)
+    modules: Mapping[str, Bytes] = field(default_factory=dict)
+    remedies: tuple[str, ...] = ()
+    workload: str = ""
+
+
+class Planner:
+    """Plans runs on cards with one predictor and one book.
+
+    Args:
+        predictor: Says what steps demand.
+        book: Measured peaks.
+        has_parts: Whether records say what holds the bytes, at the cost of reading a trace each.
+    """
+
+    def __init__(
+        self, predictor: Predictor, book: Sequence[Peak] = (), *, has_parts: bool = False
+    ) -> None:
+        self._predictor = predictor
+        self._has_parts = has_parts
+        self.scales: Scales = scales_of(predictor, book)
+
+    def plan(self, spec: RunSpec, facts: Facts, fitting: Fitting, target: Target) -> CardPlan:
+        """Plan one run on one card.
+
+        Raises:
+            PlanError: E2020, the card has no memory to plan with; E2021, a wrong micro-batch.
+        """
+        target = _limited(spec, target)
+        job = job_of(spec, facts, target)
+        budget = budget_of(target, fitting.headroom)
+        try:
+            choice = self.choose(job, target, budget, ladder_of(spec, fitting))
+        except OrchestratorError as error:
+            if not is_unpredictable(error):
+                raise
+            return _unknown(spec, job, target, budget, error)
+        return self.told(spec, choice, target, fitting)
+
+    def choose(self, job: Job, target: Target, budget: Bytes, ladder: Ladder) -> Choice:
+        """The choice of the plan; traces what is needed first, side by side."""
+        self._warm(job)
+        return choose(job, target, budget, self.scales, ladder)
+
+    def at(
+        self, spec: RunSpec, facts: Facts, fitting: Fitting, target: Target, choice: Choice
+    ) -> CardPlan:
+        """What another choice's cut and rungs mean on this card."""
+        target = _limited(spec, target)
+        job = job_of(spec, facts, target)
+        job = replace(
+            job,
+            train=_as_given(job.train, choice, target),
+            validate=_as_given(job.validate, choice, target),
+        )
+        budget = budget_of(target, fitting.headroom)
+        found = need_of(job, choice.batch.micro_batch, target, budget, self.scales)
+        return self.told(spec, replace(found, rungs=choice.rungs), target, fitting)
+
+    def _warm(self, job: Job) -> None:
+        whole = (job.train, known_sizes(job, StepKind.TRAIN, is_cut=False))
+        validate = (job.validate, known_sizes(job, StepKind.VALIDATE))
+        self._predictor.footprints([whole, validate])
+
+    def told(self, spec: RunSpec, choice: Choice, target: Target, fitting: Fitting) -> CardPlan:
+        """A choice as a record."""
+        train = choice.job.train
+        parts, modules = self._breakdown(choice, target)
+        outside = overheads_on(choice.workload, target)
+        shown = max(choice.train, choice.validation, key=lambda demand: demand.reserved_bytes)
+        is_emulated = target.is_emulated
+        share = target.limit_bytes or share_of(choice.need_bytes, target, fitting.headroom)
+        return CardPlan(
+            project=spec.project,
+            model=spec.settings.model,
+            imgsz=train.imgsz,
+            gpu=target.name,
+            gpu_memory_bytes=target.memory_bytes,
+            effective_batch=choice.batch.effective_batch,
+            world_size=choice.batch.world_size,
+            micro_batch=choice.batch.micro_batch,
+            accumulation_steps=choice.batch.accumulation_steps,
+            precision=train.precision,
+            predicted_peak_bytes=choice.need_bytes,
+            budget_bytes=choice.budget_bytes,
+            fits=choice.fits,
+            rungs=tuple(rung.value for rung in choice.rungs),
+            confidence=choice.correction.confidence.value,
+            reason=_reason(choice),
+            optimizer=train.optimizer,
+            is_emulated=is_emulated,
+            share_bytes=share if choice.fits else None,
+            allocated_bytes=max(choice.train.allocated_bytes, choice.validation.allocated_bytes),
+            reserved_bytes=shown.reserved_bytes,
+            traced_bytes=choice.traced_bytes,
+            validation_bytes=choice.validation.allocated_bytes,
+            likely_bytes=None if is_emulated else outside.likely_bytes(shown),
+            parts=parts,
+            modules=modules,
+            workload=workload_text(choice.workload),
+        )
+
+    def _breakdown(
+        self, choice: Choice, target: Target
+    ) -> tuple[Mapping[str, Bytes], Mapping[str, Bytes]]:
+        """What holds the bytes at the peak of the training step, by part and by module."""
+        if not self._has_parts:
+            return {}, {}
+        parts, modules = self._predictor.breakdown(choice.workload, choice.batch.micro_batch)
+        outside = overheads_on(choice.workload, target).outside_bytes
+        return {**parts, "context": 0 if target.is_emulated else outside}, modules
+
+
+def ladder_of(spec: RunSpec, fitting: Fitting) -> Ladder:
+    """The rungs of the config that the run's trainer can carry out."""
+    able = CARRIED_OUT.get(spec.trainer, frozenset())
+    return replace(
+        fitting.ladder, rungs=tuple(rung for rung in fitting.ladder.rungs if rung in able)
+    )
+
+
+def _limited(spec: RunSpec, target: Target) -> Target:
+    """A card as a run may use it: `resources.memory` is a limit by hand."""
+    limits = [limit for limit in (spec.memory_bytes, target.limit_bytes) if limit is not None]
+    return replace(target, limit_bytes=min(limits, default=None))
+
+
+def _as_given(mine: Workload, choice: Choice, target: Target) -> Workload:
+    """This card's workload with what the rungs of another card's choice gave up."""
+    if Rung.AMP in choice.rungs:
+        mine = next(iter(climbed(Rung.AMP, mine, target)), mine)
+    chosen = choice.job.train
+    return replace(
+        mine,
+        imgsz=min(mine.imgsz, chosen.imgsz),
+        is_checkpointed=chosen.is_checkpointed,
+        optimizer_state=chosen.optimizer_state,
+    )
+
+
+def _unknown(
+    spec: RunSpec, job: Job, target: Target, budget: Bytes, error: OrchestratorError
+) -> CardPlan:
+    """The plan of what cannot be predicted: no figure at all, and why."""
+    return CardPlan(
+        project=spec.project,
+        model=spec.settings.model,
+        imgsz=job.train.imgsz,
+        gpu=target.name,
+        gpu_memory_bytes=target.memory_bytes,
+        effective_batch=spec.effective_batch,
+        world_size=spec.num_gpus,
+        micro_batch=None,
+        accumulation_steps=None,
+        precision=job.train.precision,
+        predicted_peak_bytes=None,
+        budget_bytes=budget,
+        fits=None,
+        rungs=(),
+        confidence=Confidence.UNKNOWN.value,
+        reason="; ".join((error.what, *error.why)),
+        optimizer=job.train.optimizer,
+        is_emulated=target.is_emulated,
+        remedies=error.fix,
+    )
+
+
+def _reason(choice: Choice) -> str:
+    batch = choice.batch
+    if not choice.fits:
+        text = (
+            f"even {batch.micro_batch} sample(s) at a time need {_gib(choice.need_bytes)},"
+            f" {_gib(choice.need_bytes - choice.budget_bytes)} more than the budget"
+        )
+    elif batch.accumulation_steps == 1:
+        text = f"the whole batch of {batch.rank_batch} fits"
+    else:
+        pieces = " + ".join(map(str, batch.pieces[:4])) + (" ..." if len(batch.pieces) > 4 else "")
+        text = f"cut into {batch.accumulation_steps} pieces ({pieces}), the largest that fit"
+    given = [f"{rung}: {COSTS[rung].effect}" for rung in choice.rungs]
+    peak = "validation needs most" if choice.decided_by is StepKind.VALIDATE else ""
+    return "; ".join(part for part in (text, *given, peak, choice.correction.why) if part)
+
+
+def _gib(num_bytes: Bytes) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,195 @@
+"""Every project of a config on every card that is asked about: plans, inference, advice, a file."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.client.access import Client
+from orchestrator.client.feasible import cpu_count
+from orchestrator.client.plans import CardPlan, Planner, ladder_of
+from orchestrator.client.suggest import suggestions
+from orchestrator.config.load import Config, Project
+from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.memory.facts import facts_of
+from orchestrator.memory.predict import is_unpredictable
+from orchestrator.plan.budget import Target, budget_of
+from orchestrator.plan.choose import Choice, infer_batch
+from orchestrator.plan.correct import Peak
+from orchestrator.plan.job import Facts, job_of
+from orchestrator.plan.recommend import Advice, Machine, recommend
+from orchestrator.types import DeviceKind, RunId, RunSpec
+
+__all__ = ["advise", "book_of", "inference", "project_facts", "survey", "write_config"]
+
+_FEW = 3  # cards for which changes that would fit are looked for
+_MOST_INFERENCE = 1024  # samples beyond which a batch gains nothing
+
+
+def book_of(client: Client) -> tuple[Peak, ...]:
+    """The measured peaks of a store; none where there is no store yet."""
+    if not client.path.exists():
+        return ()
+    with client.store() as store:
+        return store.peaks()
+
+
+def project_facts(project: Project, client: Client) -> tuple[RunSpec, Facts]:
+    """A project as a run that could be submitted, with what its data says; made data is made."""
+    data = None
+    if project.made is not None:
+        from orchestrator.demo import make
+
+        data = str(make(project.made, client.home / "made"))
+    spec = project.spec(RunId("plan"), Path(), data)
+    return spec, facts_of(spec)
+
+
+def _on_cards(config: Config) -> list[Project]:
+    return [
+        project
+        for project in config.projects
+        if project.template.device is DeviceKind.GPU and project.template.trainer != "fake"
+    ]
+
+
+def survey(
+    config: Config, targets: Sequence[Target], planner: Planner, client: Client
+) -> list[CardPlan]:
+    """Plan every project that trains on cards; the rest has no limit to plan with.
+
+    Where few cards are asked about, a plan that does not fit says what would.
+
+    Raises:
+        PlanError: Nothing of a card is left to plan with, or a micro-batch is wrong.
+        DataError: A data set is not what its trainer needs.
+    """
+    plans = []
+    for project in _on_cards(config):
+        spec, facts = project_facts(project, client)
+        for target in targets:
+            plan = planner.plan(spec, facts, project.fitting, target)
+            if plan.fits is False and len(targets) <= _FEW:
+                plan = _with_remedies(plan, spec, facts, project, target, planner)
+            plans.append(plan)
+    return plans
+
+
+def _with_remedies(
+    plan: CardPlan, spec: RunSpec, facts: Facts, project: Project, target: Target, planner: Planner
+) -> CardPlan:
+    choice = _choice(spec, facts, project, target, planner)
+    found = suggestions(spec, facts, project.fitting, target, choice, planner)
+    return replace(plan, remedies=found)
+
+
+def _choice(
+    spec: RunSpec, facts: Facts, project: Project, target: Target, planner: Planner
+) -> Choice:
+    job = job_of(spec, facts, target)
+    budget = budget_of(target, project.fitting.headroom)
+    return planner.choose(job, target, budget, ladder_of(spec, project.fitting))
+
+
+def inference(
+    config: Config, targets: Sequence[Target], planner: Planner, client: Client
+) -> list[dict[str, Any]]:
+    """The largest inference batch of every project on every card, up to 1024; 0 where none fits."""
+    rows = []
+    for project in _on_cards(config):
+        spec, facts = project_facts(project, client)
+        for target in targets:
+            job = job_of(spec, facts, target)
+            budget = budget_of(target, project.fitting.headroom)
+            batch, need = infer_batch(
+                job.train, target, budget, planner.scales, most=_MOST_INFERENCE
+            )
+            rows.append(
+                {
+                    "project": project.name,
+                    "model": spec.settings.model,
+                    "imgsz": spec.settings.imgsz,
+                    "gpu": target.name,
+                    "precision": job.train.precision,
+                    "batch": batch,
+                    "predicted_peak_bytes": need,
+                    "budget_bytes": budget,
+                    "confidence": "predicted",
+                }
+            )
+    return rows
+
+
+def advise(
+    config: Config | None, targets: Sequence[Target], planner: Planner, client: Client
+) -> dict[str, Sequence[Advice]]:
+    """Recommended settings by card, or by project and card where there is a config."""
+    machine = _machine()
+    if config is None:
+        return {target.name: recommend(target, machine) for target in targets}
+    found: dict[str, Sequence[Advice]] = {}
+    for project in _on_cards(config):
+        spec, facts = project_facts(project, client)
+        for target in targets:
+            choice = None
+            try:
+                choice = _choice(spec, facts, project, target, planner)
+            except OrchestratorError as error:
+                if not is_unpredictable(error):
+                    raise
+            found[f"{project.name} on {target.name}"] = recommend(
+                target, machine, spec=spec, choice=choice, num_images=facts.num_images
+            )
+    return found
+
+
+def _machine() -> Machine:
+    pages = os.sysconf("SC_AVPHYS_PAGES") if hasattr(os, "sysconf") else 0
+    free = pages * os.sysconf("SC_PAGE_SIZE") if pages > 0 else 0
+    return Machine(num_cpus=cpu_count(), free_ram_bytes=free, platform=sys.platform)
+
+
+def write_config(path: Path, config: Config, plans: Sequence[CardPlan], *, force: bool) -> None:
+    """Write a config that trains as planned on the one card that was asked about.
+
+    Raises:
+        ConfigError: E1062, several cards, or a project that does not fit; E1063, the file is there
+            and `force` was not said.
+    """
+    import yaml
+
+    cards = {plan.gpu for plan in plans}
+    unfit = [plan.project for plan in plans if not plan.fits]
+    if len(cards) != 1 or unfit:
+        why = (
+            f"{', '.join(unfit)} does not fit" if unfit else f"{len(cards)} cards were asked about"
+        )
+        raise ConfigError(
+            "there is no one plan to write",
+            code="E1062",
+            why=(why,),
+            fix=("--gpu NAME of one card on which every project fits",),
+        )
+    if path.exists() and not force:
+        raise ConfigError(
+            f"{path} exists", code="E1063", fix=("choose another name, or say --force",)
+        )
+    by_name = {plan.project: plan for plan in plans}
+    blocks = [_block(project, by_name.get(project.name)) for project in config.projects]
+    cluster = {"cluster": {"emulate": list(config.emulate)}} if config.emulate else {}
+    head = f"# Planned for {cards.pop()}: peaks as predicted, nothing was measured by this.\n"
+    body = {**cluster, "runs": str(config.runs), "projects": blocks}
+    path.write_text(head + yaml.safe_dump(body, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def _block(project: Project, plan: CardPlan | None) -> dict[str, Any]:
+    block = dict(project.resolved)
+    if plan is not None:
+        block["micro_batch"] = plan.micro_batch
+        if "amp" in plan.rungs:
+            block["amp"] = plan.precision
+        if "imgsz" in plan.rungs:
+            block["imgsz"] = plan.imgsz
+    return block

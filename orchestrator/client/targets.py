@@ -1,0 +1,82 @@
+"""Which cards a plan is made for: named ones, a size alone, the catalogue, or those of here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.client.fitting import kinds_of
+from orchestrator.client.suggest import model_target
+from orchestrator.config.load import Config
+from orchestrator.config.model import memory_size
+from orchestrator.device.catalogue import catalogue, emulated_cards, find_card
+from orchestrator.errors import ConfigError
+from orchestrator.plan.budget import LEAST_BUDGET, Target
+from orchestrator.types import Bytes
+
+__all__ = ["Asked", "size_of", "targets_of"]
+
+Asked = tuple[tuple[Target, ...], str]
+
+
+def size_of(text: str) -> Bytes:
+    """Bytes of a size with its unit, such as 8GiB.
+
+    Raises:
+        ConfigError: E1060, not a size, or below 64 MiB.
+    """
+    try:
+        return memory_size(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--memory {text[:40]!r} {error}",
+            code="E1060",
+            fix=(f"such as --memory 8GiB; at least {LEAST_BUDGET >> 20}MiB",),
+        ) from None
+
+
+def targets_of(
+    names: Sequence[str],
+    *,
+    memory: str | None = None,
+    is_every: bool = False,
+    config: Config | None = None,
+) -> Asked:
+    """The cards to plan for, and a remark for people where they were not asked for by name.
+
+    Args:
+        names: Names of the catalogue; each may be several, separated by commas.
+        memory: A budget by hand, on each card or alone.
+        is_every: Every card of the catalogue.
+        config: Says whether cards are emulated.
+
+    Raises:
+        ConfigError: E1050 to E1053, no such card; E1060, no such size; E1061, both names and all.
+    """
+    limit = None if memory is None else size_of(memory)
+    words = [word.strip() for name in names for word in name.split(",") if word.strip()]
+    if words and is_every:
+        raise ConfigError(
+            "--gpu and --all-gpus exclude each other", code="E1061", fix=("leave one out",)
+        )
+    remark = ""
+    if words:
+        targets = [model_target(find_card(word)) for word in words]
+    elif is_every:
+        targets = [model_target(model) for model in catalogue()]
+    elif config is not None and config.emulate:
+        targets = list(kinds_of(emulated_cards(config.emulate), ()))
+    elif limit is not None:
+        targets = [Target(name=f"a card of {memory}", memory_bytes=limit)]
+    else:
+        targets, remark = _here()
+    limited = (replace(target, limit_bytes=limit) for target in targets)
+    return tuple(dict.fromkeys(limited)), remark
+
+
+def _here() -> tuple[list[Target], str]:
+    from orchestrator.device.nvml import survey
+
+    cards, _ = survey()
+    if cards:
+        return list(kinds_of(cards, ())), ""
+    every = [model_target(model) for model in catalogue()]
+    return every, "there is no GPU here: this is for every card of the catalogue (--gpu NAME: one)"

@@ -1,0 +1,143 @@
+"""Plans and the book for people: a table a project, why, what holds the bytes; or JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from orchestrator.client.plans import CardPlan
+from orchestrator.console.say import columns, emit, emit_json, size_text
+from orchestrator.plan.correct import Peak
+from orchestrator.plan.recommend import Advice
+
+__all__ = ["exit_code", "show_advice", "show_book", "show_inference", "show_plans"]
+
+_HEAD = ("GPU", "MEMORY", "BATCH", "CUT", "PRECISION", "NEEDS", "BUDGET", "FITS", "CONFIDENCE")
+_MODULES = 20  # of thousands: those that hold most
+
+
+def exit_code(plans: Sequence[CardPlan]) -> int:
+    """5 where a project fits on none of the cards that were asked about, else 0."""
+    projects = {plan.project for plan in plans}
+    fine = {plan.project for plan in plans if plan.fits is not False}
+    return 5 if projects - fine else 0
+
+
+def show_plans(plans: Sequence[CardPlan], *, as_json: bool, verbose: bool) -> int:
+    """Print plans on stdout; returns the exit code."""
+    if as_json:
+        emit_json(plans=[_object(plan) for plan in plans])
+        return exit_code(plans)
+    for project in dict.fromkeys(plan.project for plan in plans):
+        own = [plan for plan in plans if plan.project == project]
+        emit(f"{project}: {own[0].model}, {own[0].imgsz} px, {own[0].optimizer}")
+        table = columns(_HEAD, (_row(plan) for plan in own))
+        emit("\n".join(f"  {line}" for line in table.splitlines()))
+        if len(own) <= 4:
+            for plan in own:
+                _explain(plan, verbose=verbose)
+    emit("nothing was started")
+    return exit_code(plans)
+
+
+def _object(plan: CardPlan) -> dict[str, object]:
+    modules = dict(list(plan.modules.items())[:_MODULES])
+    return {**asdict(plan), "gpu": plan.gpu, "modules": modules}
+
+
+def _name(plan: CardPlan) -> str:
+    return f"{plan.gpu} (emulated)" if plan.is_emulated else plan.gpu
+
+
+def _row(plan: CardPlan) -> tuple[object, ...]:
+    told = {True: "yes", False: "no", None: "unknown"}[plan.fits]
+    rungs = [rung for rung in plan.rungs if rung != "cut"]
+    return (
+        _name(plan),
+        size_text(plan.gpu_memory_bytes),
+        plan.effective_batch,
+        f"{plan.micro_batch} x {plan.accumulation_steps}" if plan.micro_batch else "-",
+        plan.precision,
+        size_text(plan.predicted_peak_bytes) if plan.predicted_peak_bytes else "-",
+        size_text(plan.budget_bytes),
+        f"{told}, by {' '.join(rungs)}" if plan.fits and rungs else told,
+        plan.confidence,
+    )
+
+
+def _explain(plan: CardPlan, *, verbose: bool) -> None:
+    emit(f"  {_name(plan)}: {plan.reason}")
+    if plan.likely_bytes:
+        emit(f"    nvidia-smi will probably show {size_text(plan.likely_bytes)}")
+    for remedy in plan.remedies:
+        emit(f"    would fit: {remedy}" if plan.fits is False else f"    {remedy}")
+    if verbose and plan.parts:
+        emit(_bars("    ", plan.parts))
+        held = dict(list(plan.modules.items())[:_MODULES])
+        emit(f"    the {len(held)} modules that hold most")
+        emit(_bars("      ", {name or "(outside of modules)": n for name, n in held.items()}))
+
+
+def _bars(indent: str, held: Mapping[str, int]) -> str:
+    total = max(1, sum(held.values()))
+    rows = ((name, size_text(size), f"{size / total:.0%}") for name, size in held.items() if size)
+    table = columns(("HELD BY", "BYTES", "SHARE"), rows)
+    return "\n".join(indent + line for line in table.splitlines())
+
+
+def show_inference(rows: Sequence[Mapping[str, object]], *, as_json: bool) -> int:
+    """Print the largest inference batch a card; returns 5 where a single picture is too much."""
+    if as_json:
+        emit_json(inference=list(rows))
+    else:
+        head = ("PROJECT", "GPU", "LARGEST BATCH", "NEEDS", "BUDGET")
+        emit(
+            columns(
+                head,
+                (
+                    (row["project"], row["gpu"], row["batch"] or "none",
+                     size_text(float(str(row["predicted_peak_bytes"]))),
+                     size_text(float(str(row["budget_bytes"]))))
+                    for row in rows
+                ),
+            )
+        )  # fmt: skip
+    fine = {row["project"] for row in rows if row["batch"]}
+    return 5 if {row["project"] for row in rows} - fine else 0
+
+
+def show_advice(rows: Mapping[str, Sequence[Advice]], *, as_json: bool) -> None:
+    """Print recommended settings, a table a card."""
+    if as_json:
+        emit_json(
+            recommendations=[
+                {"gpu": gpu, **asdict(each)} for gpu, advice in rows.items() for each in advice
+            ]
+        )
+        return
+    for gpu, advice in rows.items():
+        emit(gpu)
+        body = ((each.key, each.value, each.confidence, each.reason) for each in advice)
+        table = columns(("SETTING", "VALUE", "CONFIDENCE", "REASON"), body)
+        emit("\n".join(f"  {line}" for line in table.splitlines()))
+
+
+def show_book(peaks: Sequence[Peak], *, as_json: bool) -> None:
+    """Print the book of measured peaks."""
+    if as_json:
+        emit_json(peaks=[asdict(peak) for peak in peaks])
+        return
+    head = ("MODEL", "IMGSZ", "MICRO", "PRECISION", "GPU", "MEASURED", "PREDICTED", "STEPS")
+    emit(columns(head, (_peak_row(peak) for peak in peaks)))
+
+
+def _peak_row(peak: Peak) -> tuple[object, ...]:
+    ratio = peak.predicted_bytes and peak.peak_bytes / peak.predicted_bytes
+    return (
+        peak.model,
+        peak.imgsz,
+        peak.micro_batch,
+        peak.precision,
+        f"{peak.card} (emulated)" if peak.is_emulated else peak.card,
+        size_text(peak.peak_bytes),
+        f"{size_text(peak.predicted_bytes)} ({ratio:.2f} x)" if peak.predicted_bytes else "-",
+        peak.steps,
+    )

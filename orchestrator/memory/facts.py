@@ -1,0 +1,94 @@
+"""What the data and the model's file say that memory depends on: classes, task, boxes."""
+
+import pkgutil
+import re
+import zipfile
+from pathlib import Path
+
+from orchestrator.errors import DataError
+from orchestrator.plan.job import Facts
+from orchestrator.types import RunSpec
+
+__all__ = ["facts_of", "task_of"]
+
+_YOLO_NAME = re.compile(r"yolo\w*?(?:-(cls|seg|pose|obb))?\.(?:pt|ya?ml)")
+_TASKS = {"cls": "classify", "seg": "segment", "pose": "pose", "obb": "obb"}
+# Class names as ultralytics' weights carry them in their pickle; the text is read, never executed.
+_CLASSES = {
+    b"SegmentationModel": "segment",
+    b"PoseModel": "pose",
+    b"OBBModel": "obb",
+    b"ClassificationModel": "classify",
+    b"DetectionModel": "detect",
+}
+
+
+def facts_of(spec: RunSpec) -> Facts:
+    """Read the data set of a run as far as its memory depends on it.
+
+    Labels of training are those of the worst of a thousand batches of one rank.
+
+    Raises:
+        DataError: The data set is not what the trainer needs.
+    """
+    settings = spec.settings
+    path = Path(settings.data).expanduser()
+    if spec.trainer == "timm":
+        from orchestrator.trainer.pictures import find_pictures
+
+        train, _ = find_pictures(path, settings.seed)
+        return Facts(num_classes=len(train.classes), num_images=len(train))
+    task = task_of(settings.model)
+    if task == "classify":
+        data = pkgutil.resolve_name("orchestrator.trainer.yolo_data:read_class_folders")(path)
+        return Facts(num_classes=len(data.names))
+    from orchestrator.memory.labels import count_labels
+    from orchestrator.trainer.yolo_data import read_data_yaml
+
+    data = read_data_yaml(path)
+    train_counts = count_labels(data, "train", task=task)
+    options = settings.options
+    return Facts(
+        num_classes=len(data.names),
+        task=task,
+        train_labels=train_counts.training(
+            max(1, spec.effective_batch // spec.num_gpus),
+            mosaic=_share(options.get("mosaic"), 1.0),
+            mixup=_share(options.get("mixup"), 0.0),
+        ),
+        validation_labels=count_labels(data, "val", task=task).validation(),
+        num_images=len(train_counts.counts),
+    )
+
+
+def _share(value: object, default: float) -> float:
+    return float(value) if isinstance(value, int | float) else default
+
+
+def task_of(model: str) -> str:
+    """The task of a YOLO model, by its name or, for weights of another name, by what is in them.
+
+    Raises:
+        DataError: E3221, the weights do not say which kind of YOLO model they are.
+    """
+    path = Path(model)
+    if found := _YOLO_NAME.fullmatch(path.name):
+        return _TASKS.get(found[1], "detect")
+    if path.suffix in (".yaml", ".yml"):
+        return next((task for word, task in _TASKS.items() if f"-{word}" in path.stem), "detect")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+            content = archive.read(name)
+    except (OSError, StopIteration, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is not a file of YOLO weights", code="E3221", fix=("name a .pt file",)
+        ) from error
+    for word, task in _CLASSES.items():
+        if word in content:
+            return task
+    raise DataError(
+        f"{path} does not say for which task it is",
+        code="E3221",
+        fix=("use weights that ultralytics has written, as .pt",),
+    )
