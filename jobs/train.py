@@ -15,6 +15,7 @@ from orchestrator.client.prepare import order_runs, submit_orders
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config, load_config, load_shared
 from orchestrator.console import live, report
+from orchestrator.console.follow import hand_over
 from orchestrator.console.say import say
 from orchestrator.console.stop import interruptible
 from orchestrator.types import Card, RunId
@@ -31,18 +32,19 @@ def train(
     *,
     home: Path | None,
     as_json: bool,
-    hand_over: bool = False,
+    to_driver: bool = False,
 ) -> int:
     """Check, submit and train every project of a config; returns the exit code.
 
-    Where a driver holds the store already, that is an error unless the work is handed over to it.
+    Where a driver holds the store already, that is an error, or the work goes `to_driver`: then
+    the runs are followed to their end.
     """
     config = load_config(path, words)
     client = Client(home)
     cards = machine_cards([project.template for project in config.projects], config)
     check_files(config.projects)
     check_space(config.runs)
-    if not hand_over:
+    if not to_driver:
         client.demand_no_driver()
 
     def submit() -> tuple[RunId, ...]:
@@ -70,9 +72,9 @@ def resume(names: Sequence[str], words: Sequence[str], *, home: Path | None, as_
 
 
 def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_json: bool) -> int:
-    """Be the store's driver until every run has ended, or leave the runs to the one there is."""
+    """Be the store's driver until every run has ended, or follow the runs of the one there is."""
     if driver := client.driver():
-        return report.handed_over(submit(), driver)
+        return hand_over(client, submit, driver, as_json=as_json)
     if cards is not None:
         check_unfinished(client, cards)
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:

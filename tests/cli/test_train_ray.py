@@ -142,12 +142,19 @@ def test_a_second_train_is_refused_or_handed_over_and_a_stopped_run_ends_with_9(
     assert f"pid {process.pid}" in err
     assert "--hand-over" in err
     assert len(Client(folder / "home").runs()) == 2
-    code, _, err = train(folder, "seed=7", "one.epochs=1", "--hand-over")
-    assert code == 0
-    assert "queued with the driver that runs already" in err
+    follower = start(folder, "train", "exp.yaml", "seed=7", "one.epochs=1", "--hand-over")
+    told = ""
+    for line in lines(follower):
+        told += line
+        if "submitted" in line:
+            break
+    assert "queued with the driver that runs already" in told
     Client(folder / "home").stop(
         next(r.id for r in Client(folder / "home").runs() if r.epochs == 200)
     )
+    _, err = follower.communicate(timeout=120)
+    assert follower.returncode == 0
+    assert "epoch 1/1" in told + err
     process.communicate(timeout=90)
     assert process.returncode == 9
     assert [run.state for run in Client(folder / "home").runs()].count(RunState.SUCCEEDED) == 3
