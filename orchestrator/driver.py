@@ -60,8 +60,13 @@ class _Loop:
     num_events: int = 0
 
     def take(self, events: Iterable[Event]) -> None:
-        """Record events one by one and follow each that is not fenced off."""
+        """Record events one by one and follow each that is not fenced off.
+
+        Raises:
+            TransitionError: an event is impossible; it is not recorded, so that a restart goes on.
+        """
         for event in events:
+            self.scheduler.demand_row(event)
             if self.store.append(event):
                 self.follow((event,))
 

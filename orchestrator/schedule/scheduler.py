@@ -5,6 +5,7 @@ from typing import Any
 
 from orchestrator.messages import (
     Action,
+    AttemptEvent,
     CancelRequested,
     Event,
     GangFailed,
@@ -102,6 +103,24 @@ class Scheduler:
         if life.dispatch.is_due:
             self._dispatch()
         return tuple(life.actions)
+
+    def demand_row(self, event: Event) -> None:
+        """Refuse an event that the attempt under way cannot send in the run's state.
+
+        Asked before an event is recorded: one that fits no row would stop every driver that
+        replays it. Events of other attempts are left to the store's fence.
+
+        Raises:
+            TransitionError: no row of the transition table begins with it.
+        """
+        if not isinstance(event, AttemptEvent) or event.is_volatile:
+            return
+        record = self._life.runs.get(event.attempt.run_id)
+        if record is None or record.attempt != event.attempt.number:
+            return
+        if record.state not in runs.TRANSITIONS[type(event)]:
+            what = f"{type(event).__name__} came while {record.state}; it is not recorded"
+            raise record.bug(what, event.at)
 
     def _dispatch(self) -> None:
         life = self._life

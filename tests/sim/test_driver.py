@@ -7,11 +7,14 @@ import pytest
 
 from orchestrator.cluster.sim import SimCluster
 from orchestrator.driver import drive
+from orchestrator.errors import TransitionError
 from orchestrator.messages import (
     Action,
     CancelRequested,
     Event,
     GangFinished,
+    GangStarted,
+    GangYielded,
     NodeJoined,
     ProgressReported,
     ResumeRequested,
@@ -266,3 +269,29 @@ def test_wishes_are_followed_while_the_driver_runs() -> None:
     status = store.statuses()[spec.run_id]
     assert (status.state, status.epoch, status.attempt) == (RunState.SUCCEEDED, 50, 2)
     assert [row.epoch for row in store.progress(spec.run_id)] == list(range(1, 51))
+
+
+class LyingCluster(FragileCluster):
+    """A cluster that once tells of a gang that it left, though nobody asked it to."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        super().__init__(cluster, Bomb(10**9))
+
+    def wait(self, until: float | None) -> Sequence[Event]:
+        events = super().wait(until)
+        lies = [GangYielded(at=e.at, attempt=e.attempt) for e in events if type(e) is GangStarted]
+        return (*events, *lies)
+
+
+def test_an_event_that_fits_no_row_is_loud_but_not_recorded_so_a_restart_goes_on() -> None:
+    store, cluster = prepared()
+    with pytest.raises(TransitionError) as caught:
+        drive(Scheduler(), LyingCluster(cluster), store, cluster)
+    assert "GangYielded came while RUNNING" in caught.value.what
+    assert caught.value.why, "it tells the run's story"
+    journal = tuple(store.replay())
+    assert isinstance(journal[-1], GangStarted)
+    assert not any(isinstance(event, GangYielded) for event in journal)
+    cluster.restart()
+    drive(Scheduler(), cluster, store, cluster)
+    check_outcome(store)
