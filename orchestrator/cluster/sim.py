@@ -13,6 +13,7 @@ from orchestrator.cluster.sim_gang import (
     finished,
     is_out_of_memory,
     option,
+    peak_bytes,
     planted,
     report,
 )
@@ -31,13 +32,7 @@ from orchestrator.messages import (
     PreemptGang,
     StartGang,
 )
-from orchestrator.types import (
-    AttemptId,
-    Cause,
-    NodeId,
-    Seconds,
-    StopMode,
-)
+from orchestrator.types import AttemptId, Cause, NodeId, Seconds, StopMode
 
 __all__ = ["SimCluster"]
 
@@ -84,6 +79,7 @@ class SimCluster:
         self._luck = Luck(self._faults, seed)
         self._cards = SimCards(speeds or {})
         self._gangs: dict[AttemptId, Gang] = {}
+        self._gangs_on: dict[NodeId, dict[AttemptId, Gang]] = {}
         self._num_empty_waits = 0
         self.num_arrivals = 0  # of runs that are still to come
         self.busy_card_seconds = 0.0
@@ -165,18 +161,21 @@ class SimCluster:
 
     def _vanish(self, node_id: NodeId) -> None:
         self._cards.nodes.pop(node_id, None)
-        for gang in tuple(self._gangs.values()):
-            if any(share.node_id == node_id for share in gang.start.placement.shares):
-                gang.plan += 1
-                self._cards.vacate(gang.start, node_id)
-                if not self._luck.strikes(gang, "silent_loss"):
-                    self._fail(gang, Cause.NODE_LOST, f"lost with {node_id}", DETECT_SECONDS)
+        for gang in tuple(self._gangs_on.get(node_id, {}).values()):
+            gang.plan += 1
+            self._cards.vacate(gang.start, node_id)
+            if not self._luck.strikes(gang, "silent_loss"):
+                self._fail(gang, Cause.NODE_LOST, f"lost with {node_id}", DETECT_SECONDS)
 
     # --- one attempt
 
     def _start(self, action: StartGang) -> None:
         resumed = action.checkpoints[0].epoch if action.checkpoints else 0
-        gang = self._gangs[action.attempt] = Gang(start=action, epoch=resumed, since=self._now)
+        gang = self._gangs[action.attempt] = Gang(
+            start=action, epoch=resumed, since=self._now, peak_bytes=peak_bytes(action)
+        )
+        for share in action.placement.shares:
+            self._gangs_on.setdefault(share.node_id, {})[action.attempt] = gang
         self._cards.occupy(gang.start)
         luck = self._luck.of(action.attempt, "start")
         seconds = luck.uniform(*START_SECONDS)
@@ -271,6 +270,8 @@ class SimCluster:
         gang.is_over = True
         gang.plan += 1
         self._gangs.pop(gang.start.attempt, None)
+        for share in gang.start.placement.shares:
+            self._gangs_on[share.node_id].pop(gang.start.attempt, None)
         self._cards.vacate(gang.start)
         self.busy_card_seconds += (self._now - gang.since) * gang.start.placement.world_size
 

@@ -33,6 +33,7 @@ class Gang:
     num_kills: int = 0
     plan: int = 0  # entries of the heap with an older plan are void
     epoch_seconds: Seconds = 0.0
+    peak_bytes: float = 0.0  # the true footprint
     fault: tuple[int, Cause, str] | None = None  # planted: from which epoch on, and what
     events: list[AttemptEvent] = field(default_factory=list)
 
@@ -43,10 +44,12 @@ class Luck:
     def __init__(self, faults: Faults, seed: int) -> None:
         self.faults = faults
         self._seed = seed
+        self._random = random.Random(seed)
 
     def of(self, who: AttemptId | str, what: str) -> random.Random:
-        """The generator of one thing that happens to one attempt."""
-        return random.Random(f"{self._seed}/{who}/{what}")
+        """The generator of one thing that happens to one attempt; good until the next call."""
+        self._random.seed(f"{self._seed}/{who}/{what}")
+        return self._random
 
     def strikes(self, gang: Gang, fault: str) -> bool:
         """True when a fault of this name meets this attempt."""
@@ -60,9 +63,8 @@ def is_out_of_memory(gang: Gang) -> bool:
     limit = option(start, "oom_above_micro_batch", 0)
     if limit and start.batch.micro_batch > limit and _is_planted(start, "oom_above_micro_batch"):
         return True
-    need = peak_bytes(start)
     cards = [share for share in start.placement.shares if share.card is not None]
-    return any(need > share.memory_bytes for share in cards)
+    return any(gang.peak_bytes > share.memory_bytes for share in cards)
 
 
 def peak_bytes(start: StartGang) -> float:
@@ -85,7 +87,7 @@ def report(gang: Gang, at: Seconds) -> ProgressReported:
             metrics={"loss": 2.0 / (1.0 + epoch)},
             seconds=gang.epoch_seconds,
             num_images=0,
-            peak_bytes=int(peak_bytes(gang.start)),
+            peak_bytes=int(gang.peak_bytes),
             micro_batch=micro_batch,
         ),
         checkpoint=CheckpointRef(

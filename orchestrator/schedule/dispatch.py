@@ -25,10 +25,10 @@ from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.nearest import nearest
 from orchestrator.schedule.order import EvictionOrder, Queue, Shape
 from orchestrator.schedule.placement import IsOpen, find, find_on
-from orchestrator.schedule.preempt import Claim, World, choose, nodes_of, will_fit
+from orchestrator.schedule.preempt import Claim, World, choose, may_gain, nodes_of, will_fit
 from orchestrator.schedule.preempt_spread import Reach, choose_spread
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import DeviceKind, NodeId, Placement, RunId, Seconds
+from orchestrator.types import NodeId, Placement, RunId, Seconds
 
 __all__ = ["Decision", "Dispatch", "Evict", "Start"]
 
@@ -169,29 +169,12 @@ class Dispatch:
                 return elsewhere
         return self._search(record, shape, route, is_open)
 
-    def _may_gain(self, record: RunRecord, route: Route, nodes: Iterable[NodeId]) -> bool:
-        """False when even without all who leave, or may be asked to, none of the nodes is enough.
-
-        What fits now, or could be cleared, is never more; so most looks end here.
-        """
-        ask = record.ask
-        if route.is_spread or route.is_mixed or ask.device is DeviceKind.CPU:
-            return True
-        for node_id in nodes:
-            room = self.ledger.nodes.get(node_id)
-            if room is not None:
-                outlook = self._world.outlook(room, record.priority)
-                for pool in route.pools:
-                    if outlook.num_cards(pool, ask.size) >= ask.num_workers:
-                        return True
-        return False
-
     def _search(
         self, record: RunRecord, shape: Shape, route: Route, is_open: IsOpen
     ) -> Placement | None:
         if not shape.is_blocked:
             return find(shape.ask, route, self.ledger, is_open)
-        if not self.ledger.grown or not self._may_gain(record, route, self.ledger.grown):
+        if not self.ledger.grown or not may_gain(record, route, self.ledger.grown, self._world):
             return None
         return find_on(shape.ask, route, self._rooms(self.ledger.grown), self.ledger, is_open)
 
@@ -243,7 +226,7 @@ class Dispatch:
             nodes = (node_id for run_id in gangs for node_id in nodes_of(self.runs[run_id]))
         else:
             nodes = (*self.ledger.grown, *self._left)
-            if not self._may_gain(record, route, nodes):
+            if not may_gain(record, route, nodes, self._world):
                 return None
         return choose(record, route, self._world, self._distinct_rooms(nodes))
 

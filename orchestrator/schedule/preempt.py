@@ -15,6 +15,7 @@ __all__ = [
     "World",
     "choose",
     "leaving_on",
+    "may_gain",
     "most_workers_on",
     "nodes_of",
     "pools_of",
@@ -104,6 +105,24 @@ def will_fit(record: RunRecord, route: Route, rooms: Iterable[NodeRoom], world: 
         workers = (workers_on(record, pool, r, leaving_on(r, world), world) for r in rooms)
         if sum(workers) >= wanted if route.is_spread else any(num >= wanted for num in workers):
             return True
+    return False
+
+
+def may_gain(record: RunRecord, route: Route, nodes: Iterable[NodeId], world: World) -> bool:
+    """False when even without all who leave, or may be asked to, none of the nodes is enough.
+
+    What fits now, or could be cleared, is never more; so most looks at a node end here.
+    """
+    ask = record.ask
+    if route.is_spread or route.is_mixed or ask.device is DeviceKind.CPU:
+        return True
+    for node_id in nodes:
+        room = world.nodes.get(node_id)
+        if room is not None:
+            outlook = world.outlook(room, record.priority)
+            for pool in route.pools:
+                if outlook.num_cards(pool, ask.size) >= ask.num_workers:
+                    return True
     return False
 
 

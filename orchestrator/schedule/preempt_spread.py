@@ -96,9 +96,7 @@ class _Count:
         self._total += num - before
 
 
-def choose_spread(
-    record: RunRecord, pools: Iterable[Pool | None], world: World
-) -> Claim | None:
+def choose_spread(record: RunRecord, pools: Iterable[Pool | None], world: World) -> Claim | None:
     """Find the gangs to ask to leave for a spread gang; as `preempt.choose`."""
     for pool in pools:
         spread = _Spread(record, pool, world)

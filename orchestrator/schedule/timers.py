@@ -26,9 +26,13 @@ class Timers:
     @property
     def next(self) -> Seconds | None:
         """The earliest deadline."""
-        while self._heap and self._heap[0][3].deadline != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        heap = self._heap
+        while heap:
+            due = heap[0][0]
+            if heap[0][3].deadline == due:
+                return due
+            heapq.heappop(heap)
+        return None
 
     def due(self, now: Seconds) -> Iterator[RunRecord]:
         """Runs whose deadline has come, earliest first; each loses it."""
