@@ -1,7 +1,6 @@
 """Plain lines about what happens: `12:04:11 INFO  run=... epoch 3/50 ...`."""
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Self, TextIO
 
 from orchestrator.console.gpus import card_name
@@ -130,12 +129,7 @@ class LinesView:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.flush()
 
     def observe(self, event: Event, statuses: Sequence[RunStatus]) -> None:

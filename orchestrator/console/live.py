@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from orchestrator.console.lines import LinesView, Waits, line_of
@@ -36,21 +36,8 @@ __all__ = ["Bar", "BarsView", "View", "observer", "reasons", "run_of", "view_of"
 _MOST_BARS = 24  # a terminal's height; runs beyond it are told when they end
 
 
-class View(Protocol):
-    """Shows events as they happen."""
-
-    def __enter__(self) -> Self:
-        """Begin to show."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leave the terminal as it was."""
-        ...
+class View(AbstractContextManager["View"], Protocol):
+    """Shows events as they happen; leaves the terminal as it was."""
 
     def observe(self, event: Event, statuses: Sequence[RunStatus]) -> None:
         """Show what happened."""
@@ -217,12 +204,7 @@ class BarsView:
         self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def observe(self, event: Event, statuses: Sequence[RunStatus]) -> None:

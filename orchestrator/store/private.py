@@ -63,7 +63,7 @@ def opened_folder(name: str, *, inside: int | None = None, make: bool = False) -
         try:
             os.mkdir(name, 0o700, dir_fd=inside)
         except FileExistsError:
-            pass
+            pass  # as it should be; what is not a folder is refused when it is opened
         else:
             if inside is not None:
                 os.fsync(inside)
@@ -94,7 +94,7 @@ def replace_file(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError:
-            with suppress(OSError):
+            with suppress(OSError):  # the first error is the one to tell; the rest is rubbish
                 os.unlink(temporary, dir_fd=folder)
             raise
         os.fsync(folder)
