@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from jobs.bench_memory_seeds import compare_seeds
 from jobs.bench_memory_timm import compare_timm
+from jobs.bench_memory_yolo import compare_yolo
 from jobs.yolo_link import DATA
 
 __all__ = ["main"]
@@ -23,7 +25,12 @@ def main() -> int:
     if not (DATA / "gpu_bench").is_dir():
         print(f"no published figures in {DATA}: set ORC_TEST_DATA", file=sys.stderr)
         return 1
-    if chosen.timm:
+    is_everything = not (chosen.timm or chosen.yolo or chosen.seeds)
+    if chosen.yolo or is_everything:
+        compare_yolo(DATA, chosen.traces)
+    if chosen.seeds or is_everything:
+        compare_seeds(chosen.traces)
+    if chosen.timm or is_everything:
         compare_timm(DATA, chosen.traces, take_all=chosen.all, sample=chosen.sample)
     return 0
 
