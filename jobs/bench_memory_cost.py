@@ -37,18 +37,18 @@ NUM_LABELS = 5000
 def main() -> int:
     """Measure in fresh processes and print, with the load of the machine."""
     if sys.argv[1:2] == ["--first"]:
-        return first(sys.argv[2], Path(sys.argv[3]))
+        return _first(sys.argv[2], Path(sys.argv[3]))
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as folder:
         for workload in (CLASSIFIER, DETECTOR):
-            fresh(workload, Path(folder))
+            _fresh(workload, Path(folder))
         for workload in (CLASSIFIER, DETECTOR):
-            again(workload, Path(folder))
-        labels(Path(folder))
+            _again(workload, Path(folder))
+        _labels(Path(folder))
     return 0
 
 
-def first(model: str, folder: Path) -> int:
+def _first(model: str, folder: Path) -> int:
     """In a fresh process: trace, keep, and the largest batch on an RTX 4080 SUPER."""
     workload = next(w for w in (CLASSIFIER, DETECTOR) if w.model == model)
     stamps = {"start": time.monotonic()}
@@ -68,8 +68,8 @@ def first(model: str, folder: Path) -> int:
     return 0
 
 
-def fresh(workload: Workload, folder: Path) -> None:
-    """Time `first` from outside, which counts the start of Python too."""
+def _fresh(workload: Workload, folder: Path) -> None:
+    """Time `_first` from outside, which counts the start of Python too."""
     command = [sys.executable, "-m", "jobs.bench_memory_cost", "--first", workload.model]
     begun = time.monotonic()
     done = subprocess.run(  # noqa: S603 - our own interpreter and text
@@ -86,7 +86,7 @@ def fresh(workload: Workload, folder: Path) -> None:
     )
 
 
-def again(workload: Workload, folder: Path) -> None:
+def _again(workload: Workload, folder: Path) -> None:
     """Time the largest batch from a trace, and a plan for every card from the cache."""
     trace = CachedPredictor(TraceCache(folder), _no_tracer).trace(workload)
     _ = trace.events
@@ -111,7 +111,7 @@ def again(workload: Workload, folder: Path) -> None:
     )
 
 
-def labels(folder: Path) -> None:
+def _labels(folder: Path) -> None:
     """Time the reading of many label files."""
     for kind in ("images", "labels"):
         (folder / kind / "train").mkdir(parents=True)

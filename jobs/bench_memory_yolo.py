@@ -13,7 +13,7 @@ from orchestrator.plan.footprint import Segments
 from orchestrator.plan.overheads import overheads
 from orchestrator.plan.workload import Labels, Workload
 
-__all__ = ["compare_yolo"]
+__all__ = ["Log", "compare_yolo", "detector", "traced"]
 
 GIB = 1 << 30
 GB = 1_000_000_000  # GPU_mem is in this unit up to 8.3.74, in GiB from 8.4.190 on

@@ -7,9 +7,9 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import structlog
 
+from orchestrator.memory.creep import LabelledTrace, creeping_demand, label_counts
 from orchestrator.memory.linear import LinearTrace
 from orchestrator.memory.predict import installed_versions
-from orchestrator.memory.replay import footprint, known_demands
+from orchestrator.memory.replay import demand, footprint, known_demands
 from orchestrator.plan.footprint import Demand, Footprint, Segments
-from orchestrator.plan.workload import Workload
+from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import Bytes
 
 __all__ = ["CachedPredictor", "TraceCache", "Tracer", "default_folder", "tracer_version"]
@@ -227,17 +228,49 @@ class CachedPredictor:
         if known is None or not set(sizes) <= set(known_demands(known)):
             demands = known_demands(known) if known is not None else {}
             wanted = sorted({*demands, *sizes})
+            trace = self.trace(workload)
             known = footprint(
                 workload,
-                self.trace(workload),
+                trace,
                 wanted[-1],
                 segments=self._segments,
                 points=wanted,
                 known=demands,
+                demand_of=self._creeping(workload, trace),
             )
             self._kept.keep_footprint(self._kept.key(workload), known)
         self._known[workload] = known
         return known
+
+    def _creeping(self, workload: Workload, trace: LinearTrace) -> Callable[[int], Demand] | None:
+        """Demands that count the growth of the reserve in, where fixed segments make it grow."""
+        labels = workload.labels
+        if (
+            self._segments is Segments.EXPANDABLE
+            or workload.kind is not StepKind.TRAIN
+            or labels is None
+            or labels.most < 2
+        ):
+            return None
+        half = replace(labels, most=labels.most // 2, mean=min(labels.mean / 2, labels.most // 2))
+        pair = LabelledTrace(
+            low=self.trace(replace(workload, labels=half)),
+            high=trace,
+            low_most=half.most,
+            high_most=labels.most,
+        )
+        counts = label_counts(labels)
+
+        def ask(batch: int) -> Demand:
+            steady = demand(trace, batch, segments=self._segments)
+            grown = creeping_demand(pair, batch, counts, segments=self._segments)
+            return replace(
+                steady,
+                reserved_bytes=max(steady.reserved_bytes, grown.reserved_bytes),
+                least_bytes=max(steady.least_bytes, grown.least_bytes),
+            )
+
+        return ask
 
 
 def _footprint(content: Any, workload: Workload, segments: Segments) -> Footprint:

@@ -1,5 +1,7 @@
 """Steps whose padded label count changes: how the reserve grows from step to step."""
 
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +11,12 @@ from orchestrator.memory.expandable import allocator
 from orchestrator.memory.linear import LinearTrace
 from orchestrator.memory.replay import least_capacity
 from orchestrator.plan.footprint import Demand, Segments
+from orchestrator.plan.workload import Labels
 from orchestrator.types import Bytes
 
-__all__ = ["LabelledTrace", "creep", "creeping_demand"]
+__all__ = ["LabelledTrace", "creep", "creeping_demand", "label_counts"]
+
+_STEPS = 100  # after which public logs of dense data had grown the most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,16 @@ class LabelledTrace:
             OrchestratorError: E2120, the two traces differ in structure.
         """
         return self.low.blend(self.high, (most - self.low_most) / (self.high_most - self.low_most))
+
+
+def label_counts(labels: Labels) -> list[int]:
+    """Padded label counts of 100 steps: anything between the mean and the most, the most last.
+
+    Wider apart than in real data, which makes the reserve grow more rather than less.
+    """
+    low = min(math.ceil(labels.mean), labels.most)
+    chance = random.Random(0)
+    return [*(chance.randint(low, labels.most) for _ in range(_STEPS - 1)), labels.most]
 
 
 def creep(

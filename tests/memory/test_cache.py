@@ -15,7 +15,7 @@ from orchestrator.memory.linear import LinearTrace
 from orchestrator.memory.replay import demand
 from orchestrator.plan.footprint import Segments
 from orchestrator.plan.overheads import overheads
-from orchestrator.plan.workload import Labels, Workload
+from orchestrator.plan.workload import Labels, StepKind, Workload
 from tests.memory.made_traces import Layer, made_trace
 
 MIB = 1 << 20
@@ -38,7 +38,8 @@ class CountingTracer:
 
     def __call__(self, workload: Workload) -> LinearTrace:
         self.asked.append(workload)
-        return LinearTrace.of(made_trace(NET, 2), made_trace(NET, 4))
+        most = workload.labels.most if workload.labels is not None else 0
+        return LinearTrace.of(made_trace(NET, 2, labels=most), made_trace(NET, 4, labels=most))
 
 
 def same(one: LinearTrace, two: LinearTrace) -> bool:
@@ -165,7 +166,23 @@ def test_kinds_of_segments_are_kept_apart(tmp_path: Path) -> None:
     ]
     assert found[:2] == found[2:]
     assert found[0].points != found[1].points
-    assert len(tracer.asked) == 1
+    # Fixed segments grow with the labels, which takes a trace of half as many.
+    assert [w.labels and w.labels.most for w in tracer.asked] == [40, 20]
+
+
+def test_in_fixed_segments_a_training_with_labels_counts_the_growth_of_the_reserve(
+    tmp_path: Path,
+) -> None:
+    dense = replace(WORKLOAD, labels=Labels(most=700, mean=90))
+    fixed = CachedPredictor(TraceCache(tmp_path), CountingTracer(), segments=Segments.FIXED)
+    (training,) = fixed.footprints([(dense, (16,))])
+    (validation,) = fixed.footprints([(replace(dense, kind=StepKind.VALIDATE), (16,))])
+    steady = demand(CountingTracer()(dense), 16, segments=Segments.FIXED)
+    assert validation.points[0] == steady
+    assert training.points[0].allocated_bytes == steady.allocated_bytes
+    assert training.points[0].reserved_bytes > 1.1 * steady.reserved_bytes
+    assert training.points[0].least_bytes >= steady.least_bytes
+    assert sum(training.parts.values()) == steady.allocated_bytes
 
 
 def test_every_card_of_the_catalogue_is_answered_from_one_entry(tmp_path: Path) -> None:
