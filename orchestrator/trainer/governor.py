@@ -86,9 +86,10 @@ class Governor:
         most = task.spec.micro_batch or batch.rank_batch
         self._training = PieceSize(
             size=batch.micro_batch,
-            ceiling=max(batch.micro_batch, min(most, batch.rank_batch) if options.adapt else 0),
+            ceiling=max(batch.micro_batch, min(most, batch.rank_batch)),
             target=options.target,
         )
+        self._adapts = options.adapt
         self._validation: PieceSize | None = None
         self._times = StepTimes()
         self._epoch = 0
@@ -229,7 +230,7 @@ class Governor:
             piece.measured(self._device.live_bytes(), self._device.peak_bytes())
         if self._spills():
             return piece.smaller(self._room()) or 1, _SPILLS
-        if piece.may_grow and piece.num_clean % piece.grow_after == 0:
+        if self._adapts and piece.may_grow and piece.num_clean % piece.grow_after == 0:
             larger = piece.larger(self._room())
             if larger is not None:
                 return larger, f"{piece.num_clean} steps without a fault, and there is room"
@@ -268,9 +269,8 @@ class Governor:
         self._num_recuts += 1
         what = "validation batch" if in_validation else "micro-batch"
         batch = self._task.batch.effective_batch
-        log.warning(
-            f"epoch {self._epoch}: {what} {old} -> {new}, the effective batch stays {batch} ({why})"
-        )
+        text = f"{what} {old} -> {new}, the effective batch stays {batch} ({why})"
+        log.log(logging.WARNING if new < old else logging.INFO, "epoch %d: %s", self._epoch, text)
         if self._task.rank == 0:
             recut = Recut(epoch=self._epoch, old=old, new=new, why=why, in_validation=in_validation)
             self._link.recut(recut)

@@ -7,6 +7,7 @@ from orchestrator.types import Bytes
 __all__ = ["PieceSize"]
 
 _GROWTH = 1.2
+_MARGIN = 0.9  # of the room for samples, when it is cut: the next batch may have more objects
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,4 +93,4 @@ class PieceSize:
         if not self._peak or room is None:
             return None
         slope = (self._peak - self._base) / self.size
-        return int((self.target * room - self._base) / slope)
+        return int(_MARGIN * (room - self._base) / slope)
