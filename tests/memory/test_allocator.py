@@ -216,3 +216,33 @@ def test_expandable_segments_complete_with_the_peak_and_the_page_rounding(
 def test_the_kind_of_segments_chooses_the_simulation() -> None:
     assert type(allocator(Segments.FIXED)) is FixedSegments
     assert type(allocator(Segments.EXPANDABLE, 5)) is ExpandableSegments
+
+
+def test_a_larger_block_is_preferred_to_one_that_could_still_expand() -> None:
+    pool = ExpandableSegments()
+    first = pool.malloc(15 * MIB)
+    pool.malloc(5 * MIB)
+    pool.malloc(30 * MIB)  # pages up to 60 MiB are mapped: 10 MiB before the unmapped rest
+    pool.free(first)
+    assert sorted(pool.free_blocks().values()) == [10 * MIB, 15 * MIB]
+    assert pool.malloc(8 * MIB) == first
+    slow = SlowAllocator(is_expandable=True)
+    handle = slow.malloc(15 * MIB)
+    slow.malloc(5 * MIB)
+    slow.malloc(30 * MIB)
+    assert handle is not None
+    slow.free(handle)
+    found = slow.malloc(8 * MIB)
+    assert found is not None
+    assert found[1].start == handle[1].start == 0
+
+
+def test_pages_in_the_middle_are_mapped_again_before_the_end_grows() -> None:
+    pool = ExpandableSegments(200 * MIB)
+    kept = [pool.malloc(20 * MIB) for _ in range(6)]
+    for address in kept[1:3]:
+        pool.free(address)
+    pool.flush()
+    assert pool.reserved == 80 * MIB
+    assert pool.malloc(40 * MIB) == kept[1]
+    assert pool.reserved == 120 * MIB
