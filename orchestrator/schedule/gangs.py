@@ -29,6 +29,7 @@ __all__ = [
     "joined",
     "lost",
     "progressed",
+    "recut",
     "started",
     "yielded",
 ]
