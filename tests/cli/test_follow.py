@@ -103,18 +103,15 @@ def test_a_run_that_goes_on_again_is_followed_to_its_new_end(
     assert client.run("again").state is RunState.SUCCEEDED
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [(({}, {}), 0), (({}, {"fail_at_epoch": 2}), 7), (({"fail_at_epoch": 1},), 1)],
-)
+@pytest.mark.parametrize(("fails_at", "code"), [((0, 0), 0), ((0, 2), 7), ((1,), 1)])
 def test_the_exit_code_is_that_of_the_runs(
-    options: tuple[dict[str, float], ...],
+    fails_at: tuple[int, ...],
     code: int,
     client: Client,
     driver: Driver,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    specs = [make_spec("a" * (n + 1), **chosen) for n, chosen in enumerate(options)]
+    specs = [make_spec("a" * (n + 1), fail_at_epoch=epoch) for n, epoch in enumerate(fails_at)]
     got = hand_over(client, submit(client, *specs), "it", as_json=True, pause=driver.finish)
     assert got == code
     out, err = capsys.readouterr()
