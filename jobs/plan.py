@@ -14,7 +14,7 @@ from orchestrator.console import plan as console
 from orchestrator.console.say import say
 from orchestrator.memory.predict import Predictor
 
-__all__ = ["Cards", "book", "plan", "predictor_of", "recommend"]
+__all__ = ["Cards", "book", "plan", "planner_of", "predictor_of", "recommend"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,11 @@ def predictor_of(client: Client) -> Predictor:
     from orchestrator.memory.traced import TracedPredictor
 
     return TracedPredictor(client.home / "memory", note=say)
+
+
+def planner_of(client: Client) -> Planner:
+    """What plans runs for a store: this machine's predictor, corrected by the store's book."""
+    return Planner(predictor_of(client), survey.book_of(client))
 
 
 def plan(  # noqa: PLR0913 - the options of a command

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
+from jobs.plan import planner_of
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import check_space, check_unfinished, cpu_count, machine_cards
 from orchestrator.client.prepare import order_runs, submit_orders
@@ -48,8 +49,9 @@ def train(
         client.demand_no_driver()
 
     def submit() -> tuple[RunId, ...]:
-        orders = order_runs(config, client, time.time())
+        orders = order_runs(config, client, time.time(), cards, lambda: planner_of(client))
         report.continued(orders)
+        report.fitted(orders)
         return submit_orders(orders, config, client, cards or ())
 
     return _drive(client, submit, cards, config, as_json=as_json)
@@ -85,6 +87,7 @@ def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_j
         from orchestrator.cluster.ray import RayCluster
         from orchestrator.cluster.session import opened_ray
         from orchestrator.driver import drive
+        from orchestrator.memory.book import BookObserver
         from orchestrator.schedule.scheduler import Scheduler
         from orchestrator.store.folder import FolderObserver
 
@@ -96,7 +99,13 @@ def _drive(client: Client, submit: Submit, cards: Cards, shared: Config, *, as_j
         view = stack.enter_context(live.view_of())
         interrupts = stack.enter_context(interruptible(client, view.note))
         scheduler = Scheduler()
-        observe = live.observer(scheduler, FolderObserver(), live.reasons(store), view.observe)
+        observe = live.observer(
+            scheduler,
+            FolderObserver(),
+            BookObserver(store, view.note),
+            live.reasons(store),
+            view.observe,
+        )
         drive(scheduler, cluster, store, cluster, observe=observe)
     runs = [client.run(run_id) for run_id in ids]
     report.report(runs, as_json=as_json)

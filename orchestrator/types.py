@@ -200,6 +200,7 @@ class RunSpec:
     priority: int = 50  # higher goes first
     retry: RetryBudget = field(default_factory=RetryBudget)
     max_duration_seconds: Seconds | None = None
+    asked: str = ""  # fingerprint of what was asked for, where a plan has changed the rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

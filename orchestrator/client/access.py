@@ -55,10 +55,10 @@ def new_run_id(at: Seconds) -> RunId:
 
 
 def fingerprint(spec: RunSpec) -> str:
-    """SHA-256 of everything that decides a run and of the folder above its own; not of its id."""
-    above = str(Path(spec.folder).parent)
-    plain = dataclasses.asdict(dataclasses.replace(spec, run_id=RunId(""), folder=above))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of all that was asked for (plans may differ) and the folder above its own; no id."""
+    bare = dataclasses.replace(spec, run_id=RunId(""), folder=str(Path(spec.folder).parent))
+    text = json.dumps(dataclasses.asdict(bare), sort_keys=True)
+    return spec.asked or hashlib.sha256(text.encode()).hexdigest()
 
 
 class Client:

@@ -3,15 +3,18 @@
 import platform
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
-from orchestrator.client.access import Client, new_run_id
+from orchestrator.client.access import Client, fingerprint, new_run_id
+from orchestrator.client.fitting import Fitted, fit_run, kinds_of, write_plan
+from orchestrator.client.plans import Planner
 from orchestrator.config.load import Config, Project
-from orchestrator.types import Card, RunId, RunSpec
+from orchestrator.memory.facts import facts_of
+from orchestrator.types import Card, DeviceKind, RunId, RunSpec
 
 __all__ = ["Order", "order_runs", "submit_orders"]
 
@@ -26,6 +29,7 @@ class Order:
     project: Project
     key: str
     continues: RunId | None = None
+    fitted: Fitted | None = None
 
     @property
     def run_id(self) -> RunId:
@@ -33,14 +37,46 @@ class Order:
         return self.continues or self.spec.run_id
 
 
-def order_runs(config: Config, client: Client, at: float) -> tuple[Order, ...]:
-    """Make the data that is made on the spot, and find what is already under way.
+def order_runs(
+    config: Config,
+    client: Client,
+    at: float,
+    cards: Sequence[Card] | None = None,
+    planner: Callable[[], Planner] | None = None,
+) -> tuple[Order, ...]:
+    """Make the data that is made on the spot, find what is already under way, plan the rest.
+
+    Args:
+        config: What is asked for.
+        client: The store.
+        at: Unix time.
+        cards: Where the runs may be put; None where they are not known yet.
+        planner: Makes what plans their memory, if there is anything to plan; None plans nothing.
 
     Raises:
         ConfigError: A made data set is unknown, or what it needs is not installed.
+        PlanError: E2022, a run fits on none of the cards; E2020, nothing of them is free.
         StoreError: The store failed.
     """
-    return tuple(_order(project, config, client, at) for project in config.projects)
+    orders = tuple(_order(project, config, client, at) for project in config.projects)
+    wanted = [order for order in orders if cards and planner and _is_planned(order)]
+    if not wanted or planner is None:
+        return orders
+    plans = planner()
+    fitted = {order.spec.run_id: _fitted(order, cards or (), plans) for order in wanted}
+    return tuple(fitted.get(order.spec.run_id, order) for order in orders)
+
+
+def _is_planned(order: Order) -> bool:
+    spec = order.spec
+    is_trained_here = spec.device is DeviceKind.GPU and spec.trainer != "fake"
+    return order.continues is None and is_trained_here and order.project.fitting.is_predicted
+
+
+def _fitted(order: Order, cards: Sequence[Card], planner: Planner) -> Order:
+    spec, fitting = order.spec, order.project.fitting
+    fitted = fit_run(spec, facts_of(spec), fitting, kinds_of(cards, spec.gpu_types), planner)
+    return replace(order, spec=replace(fitted.spec, asked=fingerprint(spec)), fitted=fitted)
 
 
 def _order(project: Project, config: Config, client: Client, at: float) -> Order:
@@ -79,6 +115,8 @@ def _make_folder(order: Order, config: Config, cards: Sequence[Card]) -> None:
     folder = create_run_folder(config.runs, order.spec.project, order.spec.run_id)
     write_config(folder, yaml.safe_dump(_resolved(order, config), sort_keys=False))
     write_environment(folder, _facts(cards))
+    if order.fitted is not None and order.fitted.plans:
+        write_plan(folder, order.fitted)
 
 
 def _resolved(order: Order, config: Config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from orchestrator.console.read import metric_text, run_object
 from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
 from orchestrator.types import Cause, RunId, RunState
 
-__all__ = ["continued", "exit_code", "handed_over", "report"]
+__all__ = ["continued", "exit_code", "fitted", "handed_over", "report"]
 
 _NEXT = {
     Cause.OUT_OF_MEMORY: "a larger card, or a smaller imgsz",
@@ -47,6 +47,13 @@ def continued(orders: Sequence[Order]) -> None:
     for order in orders:
         if order.continues:
             say(f"{order.spec.project}: goes on with the unfinished run {order.continues}")
+
+
+def fitted(orders: Sequence[Order]) -> None:
+    """Say how each run is made to fit, or that nobody knows."""
+    for order in orders:
+        if order.fitted is not None and order.fitted.said:
+            say(order.fitted.said)
 
 
 def handed_over(ids: Sequence[RunId], driver: str) -> int:

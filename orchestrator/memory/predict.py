@@ -1,6 +1,7 @@
 """Predictions: what joins traces, replays, overheads and the book into scales for the plan."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from orchestrator.plan.choose import Scales
 from orchestrator.plan.correct import AS_PREDICTED, Correction, Peak, Question, correction
 from orchestrator.plan.footprint import Demand, Footprint
 from orchestrator.plan.overheads import Overheads, overheads
-from orchestrator.plan.workload import Workload
+from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import Bytes
 
 __all__ = ["Predictor", "installed_versions", "is_unpredictable", "scales_of", "workload_text"]
@@ -26,6 +27,11 @@ _UNPREDICTABLE = ("E212", "E213")  # traces that do not match, operators that ca
 # On an emulated card the tracker of live tensors is what raises, so the peak of live tensors is
 # what must fit. The margin covers what a CPU's kernels keep that a card's do not.
 _EMULATED_FACTOR = 1.05
+
+
+# There a checkpoint's copy on the host counts as if it were on the card, on saving and on going on
+# from one: the state itself, its copy, and the averaged weights that are published beside it.
+_CHECKPOINT_FACTOR = 2.5
 
 
 class Predictor(Protocol):
@@ -83,7 +89,9 @@ def scales_of(predictor: Predictor, book: Sequence[Peak], *, versions: str | Non
 
     def need(workload: Workload, demand: Demand, target: Target) -> Bytes:
         if target.is_emulated:
-            return round(demand.allocated_bytes * _EMULATED_FACTOR)
+            state = _state(workload, lookup, demand)
+            live = max(demand.allocated_bytes, math.ceil(state * _CHECKPOINT_FACTOR))
+            return math.ceil(live * _EMULATED_FACTOR)
         weights = _weights(workload, lookup, demand) if workload.world_size > 1 else 0
         return overheads_on(workload, target, weights).needed_bytes(demand)
 
@@ -117,6 +125,16 @@ def _weights(
 ) -> Bytes:
     """Bytes of the parameters, which DDP keeps once more in buckets."""
     return lookup(workload, (demand.micro_batch,)).parts.get("weights", 0)
+
+
+def _state(
+    workload: Workload, lookup: Callable[[Workload, Sequence[int]], Footprint], demand: Demand
+) -> Bytes:
+    """Bytes that stay from step to step: weights, optimizer state, averaged weights."""
+    if workload.kind is not StepKind.TRAIN:
+        return 0
+    parts = lookup(workload, (demand.micro_batch,)).parts
+    return sum(parts.get(name, 0) for name in ("weights", "optimizer", "ema"))
 
 
 def _corrector(

@@ -235,8 +235,10 @@ def infer_batch(
     def need(size: int) -> Bytes:
         return scales.need(workload, footprint.at(size), target)
 
-    low, high = 0, most
-    while low < high:  # the need grows with the batch
+    # Points are exact and lie lower than what is between them, so they are looked at first.
+    low = max((size for size in (*doublings, most) if need(size) <= budget), default=0)
+    high = min(2 * low, most) if low else 0
+    while low < high:
         middle = (low + high + 1) // 2
         if need(middle) <= budget:
             low = middle

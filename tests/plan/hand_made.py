@@ -31,7 +31,9 @@ class Lines:
     def footprint(self, workload: Workload, sizes: Sequence[int]) -> Footprint:
         self.asked.append(workload)
         points = tuple(self.demand(workload, size) for size in sizes)
-        return Footprint(workload=workload, points=points)
+        peak = points[-1].allocated_bytes
+        parts = {"weights": self.fixed // 4, "activations": peak - self.fixed // 4}
+        return Footprint(workload=workload, points=points, parts=parts)
 
     def breakdown(
         self, workload: Workload, micro_batch: int

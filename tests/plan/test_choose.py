@@ -181,7 +181,7 @@ def test_the_inference_batch_is_the_largest_that_fits(lines: Lines, budget: int)
             # what is inferred has no labels and no gradients
             job().validate, size + 1,
         )  # fmt: skip
-        assert need(job().train, larger, target()) >= budget  # chords are rounded up
+        assert need(job().train, larger, target()) > budget - 64 * MIB  # slack between points
 
 
 @given(batch=st.integers(1, 4000))
