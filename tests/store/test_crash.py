@@ -133,12 +133,12 @@ def test_a_driver_killed_at_every_durable_system_call_goes_on(tmp_path: Path, ca
     assert when > 1 or call == "ftruncate"
 
 
-SECOND_VERSION = """
+NEXT_VERSION = """
 import os, signal
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+revision, down_revision = "9999", "{newest}"
 
 def upgrade():
     op.add_column("runs", sa.Column("colour", sa.Text))
@@ -165,7 +165,8 @@ def test_a_migration_that_is_killed_has_not_happened(tmp_path: Path) -> None:
     drive_runs(path, 1, lambda text: None)
     folder = tmp_path / "migrations"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_colours.py").write_text(SECOND_VERSION)
+    newest = max(path.name for path in (folder / "versions").glob("0*.py"))[:4]
+    (folder / "versions" / "9999_colours.py").write_text(NEXT_VERSION.format(newest=newest))
 
     def migrate(**environment: str) -> int:
         command = [sys.executable, "-c", MIGRATE, path, str(folder)]
