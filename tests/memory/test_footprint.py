@@ -1,7 +1,7 @@
 """A footprint between, below and beyond its points."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.plan.footprint import Demand, Footprint
@@ -48,6 +48,7 @@ def test_of_a_single_point_more_samples_are_multiples() -> None:
 
 
 @given(st.integers(1, 300), st.integers(0, 6000))
+@settings(deadline=None)
 def test_the_largest_is_within_the_capacity_and_the_next_is_not(each: int, capacity: int) -> None:
     footprint = known(*(demand(n, (50 + n * each) * MIB) for n in (1, 2, 4, 8, 16)))
     found = footprint.largest(capacity * MIB)

@@ -1,7 +1,7 @@
 """What a card holds beyond the replayed bytes, both ways, with sources."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.device.catalogue_file import ARCHITECTURES
@@ -21,6 +21,7 @@ def demand(least: int) -> Demand:
     free=st.integers(0, 200 * GIB),
     world=st.sampled_from((1, 4)),
 )
+@settings(deadline=None)
 def test_the_capacity_is_the_most_that_is_needed_within_the_free_bytes(
     architecture: str, free: int, world: int
 ) -> None:

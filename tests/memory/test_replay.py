@@ -46,6 +46,7 @@ def linear(layers: list[Layer], batches: tuple[int, int] = (2, 4), labels: int =
 
 @pytest.mark.parametrize("segments", KINDS)
 @given(layers=LAYERS, batch=st.integers(1, 200))
+@settings(max_examples=50, deadline=None)
 def test_two_traces_say_the_same_as_a_trace_of_that_batch(
     segments: Segments, layers: list[Layer], batch: int
 ) -> None:
@@ -57,6 +58,7 @@ def test_two_traces_say_the_same_as_a_trace_of_that_batch(
 
 @pytest.mark.parametrize("segments", KINDS)
 @given(layers=LAYERS, batch=st.integers(1, 64))
+@settings(max_examples=50, deadline=None)
 def test_a_demand_suffices_and_lies_between_allocated_and_reserved(
     segments: Segments, layers: list[Layer], batch: int
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_demand_suffices_and_lies_between_allocated_and_reserved(
 
 
 @given(layers=LAYERS, batch=st.integers(1, 64))
+@settings(max_examples=50, deadline=None)
 def test_sums_alone_give_the_allocated_peak(layers: list[Layer], batch: int) -> None:
     trace = linear(layers)
     found = replay(trace, batch, allocator(Segments.EXPANDABLE))
@@ -82,7 +85,7 @@ def test_sums_alone_give_the_allocated_peak(layers: list[Layer], batch: int) -> 
 
 @pytest.mark.parametrize("segments", KINDS)
 @given(layers=LAYERS, capacity=st.integers(0, 900 * MIB))
-@settings(max_examples=60)
+@settings(max_examples=50, deadline=None)
 def test_the_largest_fits_and_one_more_does_not(
     segments: Segments, layers: list[Layer], capacity: int
 ) -> None:
@@ -199,6 +202,7 @@ def labelled() -> LabelledTrace:
 
 
 @given(batch=st.integers(1, 40), most=st.integers(0, 900))
+@settings(max_examples=50, deadline=None)
 def test_sizes_are_bilinear_in_samples_and_labels(batch: int, most: int) -> None:
     direct = linear(NET, labels=most)
     assert demand(labelled().at(most), batch) == demand(direct, batch)
