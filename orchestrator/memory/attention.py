@@ -66,7 +66,7 @@ def card_attention(*, has_flash: bool) -> Iterator[None]:
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale
         )[0]
 
-    functional.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    functional.scaled_dot_product_attention = attention
     try:
         yield
     finally:
@@ -98,7 +98,7 @@ def _efficient_runs(query: Tensor, value: Tensor) -> bool:
     )
 
 
-def _flash(  # noqa: PLR0913, PLR0917 - the signature of torch
+def _flash(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -114,12 +114,12 @@ def _flash(  # noqa: PLR0913, PLR0917 - the signature of torch
     if missing:
         query, key, value = (functional.pad(t, (0, missing)) for t in (query, key, value))
     found = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, value, dropout, is_causal, False, scale=scale
+        query, key, value, dropout, is_causal, scale=scale
     )[0]
     return found[..., :width] if missing else found
 
 
-def _efficient(  # noqa: PLR0913, PLR0917 - the signature of torch
+def _efficient(
     query: Tensor,
     key: Tensor,
     value: Tensor,

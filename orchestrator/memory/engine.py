@@ -1,4 +1,4 @@
-"""The backward pass, walked in Python: autograd's own engine refuses fake CUDA tensors without a GPU.
+"""The backward pass, walked in Python: autograd's engine refuses fake CUDA tensors without a GPU.
 
 A build of torch with CUDA asks the driver for a context before it runs a graph that holds CUDA
 tensors, and there is none. Nodes can be called from Python, so the graph is walked here in the
@@ -87,7 +87,7 @@ class Engine:
         return saved.tensor
 
     def _backward(self, tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
-        if args and any(args) or any(kwargs.values()):
+        if any(args) or any(kwargs.values()):
             raise RuntimeError("a backward pass with retain_graph, create_graph or inputs")
         loss = tensors if isinstance(tensors, Tensor) else tensors[0]
         gradient = grad_tensors if isinstance(grad_tensors, Tensor | None) else grad_tensors[0]
@@ -115,6 +115,10 @@ class Engine:
         heap = [_Ready(root, [first], 0)]
         del root, first
         tick = 0
+        node: Any
+        gradients: Any
+        edges: Any
+        found: Any
         while heap:
             ready = heapq.heappop(heap)
             node, gradients = ready.node, ready.gradients
@@ -127,21 +131,8 @@ class Engine:
                     saved.tensor = None
                 self._unpacked.clear()
                 node = None  # releases it, unless Python holds a tensor of the graph
-                for index, (following, slot) in enumerate(edges):
-                    if following is None:
-                        continue
-                    buffer = buffers.get(following)
-                    if buffer is None:
-                        buffer = buffers[following] = [None] * len(following._input_metadata)
-                    if index < len(found) and found[index] is not None:
-                        _pass_on(following, slot, found, index, buffer)
-                    waiting[following] -= 1
-                    if not waiting[following]:
-                        tick += 1
-                        heapq.heappush(heap, _Ready(following, buffers.pop(following), tick))
-                        del waiting[following]
-                    buffer = None
-            edges = following = found = None
+                tick = _hand_over(found, edges, buffers, waiting, heap, tick)
+            edges = found = None
 
     def _run(self, node: Any, gradients: list[Any] | None) -> list[Any]:
         assert gradients is not None
@@ -189,6 +180,31 @@ def _in_degrees(root: Any) -> dict[Any, int]:
                 seen.add(node)
                 stack.append(node)
     return degrees
+
+
+def _hand_over(
+    found: list[Any],
+    edges: Any,
+    buffers: dict[Any, list[Any]],
+    waiting: dict[Any, int],
+    heap: list[_Ready],
+    tick: int,
+) -> int:
+    """Give a node's gradients to the nodes that follow; those that have all of theirs are ready."""
+    for index, (following, slot) in enumerate(edges):
+        if following is None:
+            continue
+        buffer = buffers.get(following)
+        if buffer is None:
+            buffer = buffers[following] = [None] * len(following._input_metadata)
+        if index < len(found) and found[index] is not None:
+            _pass_on(following, slot, found, index, buffer)
+        waiting[following] -= 1
+        if not waiting[following]:
+            tick += 1
+            heapq.heappush(heap, _Ready(following, buffers.pop(following), tick))
+            del waiting[following]
+    return tick
 
 
 def _pass_on(node: Any, slot: int, found: list[Any], index: int, buffer: list[Any]) -> None:

@@ -65,6 +65,29 @@ class FakeCard(TorchDispatchMode):
         self._type = device.type
         self._memory = memory
         self._names: dict[Any, str] = {}
+        self._attributes: dict[torch.device, dict[str, Any]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, so torch need not shield every call from its compiler."""
+        return False
+
+    def _fake(self, empty: Tensor, device: torch.device) -> Any:
+        """`FakeTensor(mode, empty, device)`, which takes longer: its attributes are copied."""
+        attributes = self._attributes.get(device)
+        if attributes is None:
+            made = FakeTensor(self.fakes, empty, device)
+            self._attributes[device] = dict(made.__dict__)
+            return made
+        fake = Tensor._make_subclass(
+            FakeTensor,
+            empty,
+            require_grad=False,
+            dispatch_device=True,
+            device_for_backend_keys=device,
+        )
+        fake.__dict__.update(attributes)
+        return fake
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -162,10 +185,10 @@ class FakeCard(TorchDispatchMode):
             with torch._C._DisableTorchDispatch():
                 empty = torch.empty_strided((), (), dtype=dtype, device=_META)
                 empty.set_(storage, offset, shape, stride)
-            return FakeTensor(self.fakes, empty, device)
+            return self._fake(empty, device)
         with torch._C._DisableTorchDispatch():
             empty = torch.empty_strided(shape, stride, dtype=dtype, device=_META)
-        made = FakeTensor(self.fakes, empty, device)
+        made = self._fake(empty, device)
         if device.type == self._type:
             self._tracker.see(made.untyped_storage(), self._name(func))
             if func is _COPY:

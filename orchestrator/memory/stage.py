@@ -47,6 +47,9 @@ class Stage:
     def begin(self, step: int) -> None:
         """A step begins."""
 
+    def settled(self) -> None:
+        """What came and went until now does not count."""
+
 
 class _WatchedEngine(Engine):
     def __init__(self, stage: "FakeStage") -> None:
@@ -94,13 +97,11 @@ class FakeStage(Stage):
             stack.enter_context(card_attention(has_flash=self._has_flash))
             stack.enter_context(_WatchedEngine(self).installed())
             stack.enter_context(self.card.entered())
-            original = nn.Module.to
             # Modules are placed already, and the parameters of fakes cannot be exchanged.
-            nn.Module.to = lambda module, *_, **__: module  # type: ignore[method-assign]
-            try:
-                yield
-            finally:
-                nn.Module.to = original  # type: ignore[method-assign]
+            stack.callback(setattr, nn.Module, "to", nn.Module.to)
+            kind: Any = nn.Module
+            kind.to = lambda module, *_, **__: module
+            yield
 
     @contextmanager
     def followed(self, root: nn.Module, first: nn.Module, last: nn.Module) -> Iterator[None]:
@@ -134,16 +135,17 @@ class FakeStage(Stage):
         places: dict[int, list[tuple[dict[str, Any], str]]] = {}
         for child in module.modules():
             for tensors in (child._parameters, child._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is not None:
-                        places.setdefault(id(tensor), []).append((tensors, name))
+                for name, value in tensors.items():
+                    if value is not None:
+                        places.setdefault(id(value), []).append((tensors, name))
         for (first, name), *others in places.values():
             tensor: Any = first[name]
             made = make(tensor)
             if isinstance(tensor, nn.Parameter):
                 made = nn.Parameter(made, requires_grad=tensor.requires_grad)
-            for tensors, key in ((first, name), *others):
-                tensors[key] = made
+            first[name] = made
+            for shared, key in others:
+                shared[key] = made
             del tensor, made
 
     def place_tensor(self, tensor: Tensor) -> Tensor:
@@ -158,7 +160,8 @@ class FakeStage(Stage):
         """Say what the optimizer's state is."""
         for state in optimizer.state.values():
             self.tracker.relabel_all(state.values(), "optimizer")
-        self.tracker.relabel_all((scaler._scale, scaler._growth_tracker), "optimizer")
+        if scaler.is_enabled():
+            self.tracker.relabel_all((scaler._scale, scaler._growth_tracker), "optimizer")
 
     def begin(self, step: int) -> None:
         """A step begins."""
@@ -177,6 +180,10 @@ class FakeStage(Stage):
         self._is_backward = False
         self.tracker.part = "workspace"
         self.tracker.mark(f"step{self._step}:update")
+
+    def settled(self) -> None:
+        """What came and went until now does not count."""
+        self.tracker.forget_dead()
 
     def finish(self, batch: int) -> StepTrace:
         """The record of everything up to now."""

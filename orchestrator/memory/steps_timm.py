@@ -52,7 +52,7 @@ class TimmSteps:
             try:
                 with torch.device("meta"):
                     self._template = self._make()
-            except Exception:  # noqa: BLE001 - any error, of a model that reads values meanwhile
+            except Exception:
                 self._template = self._make()
         return deepcopy(self._template)
 
@@ -126,3 +126,4 @@ def _fill_state(stage: Stage, model: nn.Module, learner: Learner) -> None:
         learner._optimizer.step()
         learner._optimizer.zero_grad()
     stage.owns(learner._optimizer, learner._scaler)
+    stage.settled()

@@ -1,22 +1,20 @@
 """The steps of ultralytics' models, performed on a stage by its trainers' own code and our cut."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.memory.boxes import boxes_of
 from orchestrator.memory.optimizer_state import lightened
 from orchestrator.memory.stage import FakeStage, Stage
+from orchestrator.memory.yolo_parts import checkpointed, looping, place, without_first_weights
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.trainer.yolo_apart import apart
 from orchestrator.trainer.yolo_model import find_model
@@ -59,7 +57,7 @@ class YoloSteps:
                     f"{workload.model} is for the task {found.task}, not {workload.task}",
                     code="E2133",
                 )
-            with _no_first_weights():
+            with without_first_weights():
                 self._template = self._make(found.path)
         self._imgsz = -(-workload.imgsz // 32) * 32  # as ultralytics rounds it
 
@@ -104,7 +102,7 @@ class YoloSteps:
         workload, trainer, model = self._workload, built.trainer, built.model
         trainer.device = stage.device
         is_channels_last = workload.is_channels_last
-        _place(stage, model, "weights", is_channels_last=is_channels_last)
+        place(stage, model, "weights", is_channels_last=is_channels_last)
         if workload.kind is StepKind.INFER:
             return self._infer(stage, model, batch, steps)
         trainer.optimizer = lightened(
@@ -115,12 +113,12 @@ class YoloSteps:
             workload.optimizer,
         )
         if built.ema is not None:
-            _place(stage, built.ema.ema, "ema", is_channels_last=is_channels_last)
+            place(stage, built.ema.ema, "ema", is_channels_last=is_channels_last)
         trainer.scaler = torch.amp.GradScaler(
             stage.device.type, enabled=workload.precision == "fp16"
         )
         if workload.is_checkpointed:
-            _checkpoint(model)
+            checkpointed(model)
         if workload.kind is StepKind.VALIDATE:
             return self._validate(stage, built, batch, steps)
         pieces = 2 if workload.is_cut else 1
@@ -132,7 +130,7 @@ class YoloSteps:
 
         model.train()
         model.forward = CutStep(trainer, batch, prepare)
-        with _followed(stage, model), self._looping(stage):
+        with _followed(stage, model), looping(stage.answers.groups):
             for number in range(1, steps + 1):
                 stage.begin(number)
                 self._step(stage, trainer, self._batch(batch * pieces))
@@ -176,7 +174,7 @@ class YoloSteps:
         validator.device = stage.device
         validator.args = SimpleNamespace(quantize=16 if is_half else None)
         found: Any = None
-        with torch.no_grad(), _followed(stage, judged), self._looping(stage):
+        with torch.no_grad(), _followed(stage, judged), looping(stage.answers.groups):
             for number in range(1, steps + 1):
                 stage.begin(number)
                 given = validator.preprocess(self._batch(batch))
@@ -198,27 +196,6 @@ class YoloSteps:
                     found = model(images.float() / 255)
         return model, found
 
-    @contextmanager
-    def _looping(self, stage: Stage) -> Iterator[None]:
-        """Where the answers say so, a loss that loops over images takes only so many turns."""
-        from ultralytics.utils import loss
-
-        groups = stage.answers.groups
-        if not groups:
-            yield
-            return
-
-        def some(*values: Any, strict: bool = False) -> Any:
-            rows = zip(*values, strict=strict)
-            is_loop = bool(values) and isinstance(values[0], Tensor)
-            return (row for n, row in enumerate(rows) if n < groups) if is_loop else rows
-
-        loss.zip = some
-        try:
-            yield
-        finally:
-            del loss.zip
-
 
 def _classes(task: str) -> tuple[Any, Any]:
     from ultralytics.models import yolo
@@ -237,42 +214,10 @@ def _rate(optimizer: str) -> float:
     return {name.lower(): rate for name, rate in OPTIMIZERS.items()}.get(optimizer.lower(), 0.01)
 
 
-def _place(stage: Stage, model: Any, part: str, *, is_channels_last: bool) -> None:
-    """The model, what its head keeps beside its buffers, and its loss."""
-    stage.place(model, part, is_channels_last=is_channels_last)
-    head = model.model[-1]
-    with stage.labelled("loss"):
-        for name in ("stride", "anchors", "strides"):
-            tensor = getattr(head, name, None)
-            if isinstance(tensor, Tensor):
-                setattr(head, name, stage.place_tensor(tensor))
-        _place_loss(stage, model.criterion)
-
-
-def _place_loss(stage: Stage, thing: Any) -> None:
-    values = thing.__dict__
-    for name, value in list(values.items()):
-        if isinstance(value, Tensor):
-            values[name] = stage.place_tensor(value)
-        elif isinstance(value, torch.device):
-            values[name] = stage.device
-        elif name in ("one2many", "one2one", "assigner", "keypoint_loss"):
-            _place_loss(stage, value)
-    if "assigner" in values:
-        stage.answers.watch(values["assigner"])
-
-
 def _followed(stage: Stage, model: Any) -> AbstractContextManager[None]:
     if isinstance(stage, FakeStage):
         return stage.followed(model, model.model[0], model.model[-1])
     return nullcontext()
-
-
-def _checkpoint(model: Any) -> None:
-    """Every layer but the head is computed again in the backward pass."""
-    layers: list[nn.Module] = list(model.model)[:-1]
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _fill_state(stage: Stage, model: nn.Module, trainer: Any) -> None:
@@ -285,17 +230,4 @@ def _fill_state(stage: Stage, model: nn.Module, trainer: Any) -> None:
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
     stage.owns(trainer.optimizer, trainer.scaler)
-
-
-@contextmanager
-def _no_first_weights() -> Iterator[None]:
-    """Layers are made without drawing weights: nothing reads them, and it takes half the time."""
-    names = ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_")
-    kept = {name: getattr(nn.init, name) for name in names}
-    for name in names:
-        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-    try:
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(nn.init, name, function)
+    stage.settled()

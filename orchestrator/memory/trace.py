@@ -1,9 +1,11 @@
 """What a step asks of a card: two steps performed on fake tensors, every storage on record."""
 
 import gc
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,10 +14,11 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.memory.answers import Answers
 from orchestrator.memory.events import Birth, Event, StepTrace
 from orchestrator.memory.fake import Memory
+from orchestrator.memory.pose import posing_as_card
 from orchestrator.memory.stage import FakeStage, Stage
 from orchestrator.plan.workload import Workload
 
-__all__ = ["posing_as_cuda", "steps_of", "trace_pair", "trace_step"]
+__all__ = ["steps_of", "trace_pair", "trace_step"]
 
 _PAIRS = ((2, 4), (4, 8), (8, 16))
 _LOOPED_PAIRS = ((8, 16), (16, 32))
@@ -81,7 +84,7 @@ def trace_step(
         has_flash=workload.has_flash_attention,
     )
     built = steps.build(is_fake=True)
-    with posing_as_cuda(), _undisturbed(), stage.entered():
+    with posing_as_card(has_flash=workload.has_flash_attention), _undisturbed(), stage.entered():
         try:
             alive = steps.perform(stage, built, batch)
         except OrchestratorError:
@@ -164,56 +167,25 @@ def _difference(first: StepTrace, second: StepTrace) -> str:
 
 
 def _cannot_trace(workload: Workload, stage: FakeStage, error: Exception) -> OrchestratorError:
-    text = str(error).strip()
+    lines = str(error).strip().splitlines() or [""]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    module = stage.tracker.module
     return OrchestratorError(
         f"the memory of {workload.model} cannot be predicted",
         code="E2130",
         why=(
-            f"stopped at {stage.card.stopped_at or 'code outside of any operator'}",
-            f"{type(error).__name__}: {text.splitlines()[0][:200] if text else ''}",
+            f"stopped at {stage.card.stopped_at or frame.line}"
+            + (f" in the module {module}" if module else ""),
+            f"{type(error).__name__}: {lines[0][:200]}",
+            f"{Path(frame.filename).name}:{frame.lineno}",
         ),
         fix=("give memory in the config, or let a short trial run measure it",),
     )
 
 
-class _HostGenerator(torch.Generator):
-    """A source of chance on the host, whatever device it is asked for: there is no card."""
-
-    def __new__(cls, device: object = None) -> "_HostGenerator":
-        del device
-        return super().__new__(cls)
-
-
-@contextmanager
-def posing_as_cuda() -> Iterator[None]:
-    """Autocast and gradient scalers do not switch themselves off for want of a GPU."""
-    import torch.cuda.amp.common
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch.optim.optimizer import _foreach_supported_types as of_optimizers
-    from torch.utils._foreach_utils import _foreach_supported_types as of_clipping
-
-    common: Any = torch.cuda.amp.common
-    cuda: Any = torch.cuda
-    kept = (common.amp_definitely_not_available, cuda.is_bf16_supported, torch.Generator)
-    common.amp_definitely_not_available = lambda: False
-    cuda.is_bf16_supported = lambda including_emulation=True: True  # noqa: ARG005
-    torch.Generator = _HostGenerator  # type: ignore[misc]
-    # Optimizers and clipping choose their kernels by the exact type of the tensors.
-    lists: tuple[list[Any], ...] = (of_optimizers, of_clipping)
-    for types in lists:
-        types.append(FakeTensor)
-    try:
-        yield
-    finally:
-        common.amp_definitely_not_available, cuda.is_bf16_supported, torch.Generator = kept  # type: ignore[misc]
-        for types in lists:
-            types.remove(FakeTensor)
-
-
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """No collection of cycles in between: it would come at other places in every trace."""
-    gc.collect()
     is_enabled = gc.isenabled()
     gc.disable()
     try:

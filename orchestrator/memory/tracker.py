@@ -46,6 +46,11 @@ class Tracker:
         self._names: dict[int, str] = {}
         self._ranges: tuple[list[int], list[str]] = ([], [])  # first node of a range, its module
 
+    @property
+    def module(self) -> str:
+        """Path of the module that is running, "" outside of any."""
+        return self._path[-1]
+
     # ---- storages
 
     def see(self, storage: torch.UntypedStorage, op: str) -> None:
@@ -94,6 +99,11 @@ class Tracker:
     def mark(self, name: str) -> None:
         """Name this position of the log."""
         self._marks.append((name, len(self._log)))
+
+    def forget_dead(self) -> None:
+        """Strike storages that have died from the log, before any mark but the first."""
+        alive = {ref.serial for ref in self._refs.values()}
+        self._log = [entry for entry in self._log if ~entry in alive]
 
     def rename_last(self, name: str, better: str) -> None:
         """Correct the last mark, if it is `name`."""
@@ -144,7 +154,7 @@ class Tracker:
         number = node._sequence_nr()
         index = bisect_right(numbers, number) - 1
         is_made = (
-            0 <= index and number < 1 << 62
+            index >= 0 and number < 1 << 62
         )  # others accumulate: they belong to who feeds them
         self._path.append(names[index] if is_made else self._path[-1])
         try:
@@ -157,14 +167,15 @@ class Tracker:
     def finish(self, batch: int) -> StepTrace:
         """Everything up to now; what is still alive has no death."""
         events: list[Event] = []
+        numbers: dict[int, int] = {}  # in the order of birth, without those struck from the log
         for entry in self._log:
             if entry >= 0:
-                events.append(entry)
-            else:
-                n = ~entry
-                events.append(
-                    Birth(n, self._sizes[n], self._parts[n], self._modules[n], self._ops[n])
-                )
+                events.append(numbers[entry])
+                continue
+            n, number = ~entry, len(numbers)
+            numbers[n] = number
+            part, module, op = self._parts[n], self._modules[n], self._ops[n]
+            events.append(Birth(number, self._sizes[n], part, module, op))
         return StepTrace(batch=batch, events=tuple(events), marks=tuple(self._marks))
 
     def relabel_all(self, tensors: Iterable[Any], part: str) -> None:

@@ -1,0 +1,81 @@
+"""Parts of ultralytics' models that a trace handles by hand: the loss, its loops, checkpointing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from orchestrator.memory.stage import Stage
+
+__all__ = ["checkpointed", "looping", "place", "without_first_weights"]
+
+
+def place(stage: Stage, model: Any, part: str, *, is_channels_last: bool) -> None:
+    """The model, what its head keeps beside its buffers, and its loss."""
+    stage.place(model, part, is_channels_last=is_channels_last)
+    head = model.model[-1]
+    with stage.labelled("loss"):
+        for name in ("stride", "anchors", "strides"):
+            tensor = getattr(head, name, None)
+            if isinstance(tensor, Tensor):
+                setattr(head, name, stage.place_tensor(tensor))
+        _place_loss(stage, model.criterion)
+
+
+def _place_loss(stage: Stage, thing: Any) -> None:
+    values = thing.__dict__
+    for name, value in list(values.items()):
+        if isinstance(value, Tensor):
+            values[name] = stage.place_tensor(value)
+        elif isinstance(value, torch.device):
+            values[name] = stage.device
+        elif name in ("one2many", "one2one", "assigner", "keypoint_loss"):
+            _place_loss(stage, value)
+    if "assigner" in values:
+        stage.answers.watch(values["assigner"])
+
+
+def checkpointed(model: Any) -> None:
+    """Every layer but the head is computed again in the backward pass."""
+    layers: list[nn.Module] = list(model.model)[:-1]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+@contextmanager
+def looping(groups: int) -> Iterator[None]:
+    """A loss that loops over images takes only so many turns; 0 is all of them."""
+    from ultralytics.utils import loss
+
+    if not groups:
+        yield
+        return
+
+    def some(*values: Any, strict: bool = False) -> Any:
+        rows = zip(*values, strict=strict)
+        is_loop = bool(values) and isinstance(values[0], Tensor)
+        return (row for n, row in enumerate(rows) if n < groups) if is_loop else rows
+
+    loss.zip = some
+    try:
+        yield
+    finally:
+        del loss.zip
+
+
+@contextmanager
+def without_first_weights() -> Iterator[None]:
+    """Layers are made without drawing weights: nothing reads them, and it takes half the time."""
+    names = ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_")
+    kept = {name: getattr(nn.init, name) for name in names}
+    for name in names:
+        setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(nn.init, name, function)
