@@ -32,6 +32,7 @@ from orchestrator.trainer.randomness import (
     set_random_state,
 )
 from orchestrator.trainer.results import read_weights, write_args, write_results, write_weights
+from orchestrator.trainer.yolo_apart import on_host
 from orchestrator.types import (
     Cause,
     CheckpointRef,
@@ -145,7 +146,8 @@ class _Run:
             return Outcome.YIELDED, history.best_metrics
         finally:
             self._feed.close()
-        self._finish()
+        with on_host(self._device):
+            self._finish()
         return Outcome.FINISHED, history.best_metrics
 
     def _epoch(self, epoch: int) -> None:
@@ -225,9 +227,10 @@ class _Run:
             if found.keys() != state.keys() or found["history"]["epoch"] != epoch:
                 raise ValueError(f"the checkpoint of epoch {epoch} does not read back")
 
-        checkpoint = self._link.save(
-            epoch, lambda file: save_state(state, file), is_best=is_best, check=check
-        )
+        with on_host(self._device):
+            checkpoint = self._link.save(
+                epoch, lambda file: save_state(state, file), is_best=is_best, check=check
+            )
         self._checkpoints = Path(checkpoint.path).parent
         if is_best:
             history.best_file = Path(checkpoint.path).name
@@ -235,7 +238,7 @@ class _Run:
 
     def _resume(self, checkpoint: CheckpointRef) -> None:
         path = Path(checkpoint.path)
-        with path.open("rb") as file:
+        with path.open("rb") as file, on_host(self._device):
             state = load_state(file)
         if tuple(state["classes"]) != self._classes:
             raise DataError(
