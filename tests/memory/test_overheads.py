@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from orchestrator.device.catalogue_file import ARCHITECTURES
 from orchestrator.plan.footprint import Demand
-from orchestrator.plan.overheads import overheads
+from orchestrator.plan.overheads import driver_bytes, overheads
 
 GIB = 1 << 30
 CARDS = (*ARCHITECTURES, "custom")
@@ -82,3 +82,15 @@ def test_the_reserve_is_the_need_without_what_lies_beside_the_allocator() -> Non
     least = demand(GIB)
     assert found.needed_bytes(least) - found.reserve_bytes(least) == found.outside_bytes
     assert found.likely_bytes(least) > found.needed_bytes(least)  # it reserves twice as much
+
+
+@pytest.mark.parametrize(
+    ("nvml_gib", "torch_gib"),
+    [(8, 7.79), (15, 14.75), (15, 14.56), (22.494, 22.03), (24, 23.70), (40, 39.6), (80, 79.21)],
+)
+def test_what_the_driver_keeps_is_near_what_torch_was_seen_to_miss(
+    nvml_gib: float, torch_gib: float
+) -> None:
+    kept = driver_bytes(int(nvml_gib * GIB)) / GIB
+    assert kept == pytest.approx(nvml_gib - torch_gib, abs=0.14)
+    assert driver_bytes(10) == 10
