@@ -76,6 +76,7 @@ class Planner:
     ) -> None:
         self._predictor = predictor
         self._has_parts = has_parts
+        self._warm: set[Workload] = set()
         self.scales: Scales = scales_of(predictor, book)
 
     def plan(self, spec: RunSpec, facts: Facts, fitting: Fitting, target: Target) -> CardPlan:
@@ -96,8 +97,8 @@ class Planner:
         return self.told(spec, choice, target, fitting)
 
     def choose(self, job: Job, target: Target, budget: Bytes, ladder: Ladder) -> Choice:
-        """The choice of the plan; traces what is needed first, side by side."""
-        self._warm(job)
+        """The choice of the plan; raises as the predictor does."""
+        self.warm([job])
         return choose(job, target, budget, self.scales, ladder)
 
     def at(
@@ -115,10 +116,21 @@ class Planner:
         found = need_of(job, choice.batch.micro_batch, target, budget, self.scales)
         return self.told(spec, replace(found, rungs=choice.rungs), target, fitting)
 
-    def _warm(self, job: Job) -> None:
-        whole = (job.train, known_sizes(job, StepKind.TRAIN, is_cut=False))
-        validate = (job.validate, known_sizes(job, StepKind.VALIDATE))
-        self._predictor.footprints([whole, validate])
+    def warm(self, jobs: Sequence[Job]) -> None:
+        """Have what every plan of the jobs begins with predicted together, if it is not yet.
+
+        Raises:
+            OrchestratorError: As the predictor does.
+        """
+        wanted = {
+            workload: known_sizes(job, workload.kind, is_cut=False)
+            for job in jobs
+            for workload in (job.train, job.validate)
+            if workload not in self._warm
+        }
+        if wanted:
+            self._predictor.footprints(list(wanted.items()))
+            self._warm.update(wanted)
 
     def told(self, spec: RunSpec, choice: Choice, target: Target, fitting: Fitting) -> CardPlan:
         """A choice as a record."""

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def survey(
     plans = []
     for project in _on_cards(config):
         spec, facts = project_facts(project, client)
+        with suppress(OrchestratorError):  # each plan says by itself what is wrong with it
+            planner.warm([job_of(spec, facts, target) for target in targets])
         for target in targets:
             plan = planner.plan(spec, facts, project.fitting, target)
             if plan.fits is False and len(targets) <= _FEW:

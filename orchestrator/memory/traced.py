@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.memory.cache import CachedPredictor, TraceCache
+from orchestrator.memory.events import StepTrace
 from orchestrator.memory.linear import LinearTrace
-from orchestrator.memory.process import trace_in_process
+from orchestrator.memory.process import trace_all, trace_in_process
 from orchestrator.plan.footprint import Footprint
 from orchestrator.plan.workload import Workload
 from orchestrator.types import Bytes
@@ -27,7 +29,10 @@ class TracedPredictor:
     def __init__(self, folder: Path, *, note: Callable[[str], None] = lambda _: None) -> None:
         self._note = note
         self._has_noted = False
-        self._kept = CachedPredictor(TraceCache(folder), self._trace)
+        self._cache = TraceCache(folder)
+        self._kept = CachedPredictor(self._cache, self._trace)
+        self._seen: set[Workload] = set()
+        self._found: dict[Workload, tuple[StepTrace, StepTrace] | OrchestratorError] = {}
 
     def footprints(self, asked: Sequence[tuple[Workload, Sequence[int]]]) -> list[Footprint]:
         """The footprint of each workload, with the micro-batches beside it among its points.
@@ -35,10 +40,8 @@ class TracedPredictor:
         Raises:
             OrchestratorError: E212x or E213x, a workload cannot be predicted; says why.
         """
-        if len(asked) == 1:
-            return self._kept.footprints(asked)
-        with ThreadPoolExecutor(_PROCESSES) as pool:
-            return list(pool.map(lambda each: self._kept.footprints([each])[0], asked))
+        self._trace_together([workload for workload, _ in asked])
+        return self._kept.footprints(asked)
 
     def breakdown(
         self, workload: Workload, micro_batch: int
@@ -52,8 +55,37 @@ class TracedPredictor:
         sizes = trace.sizes(micro_batch)
         return trace.parts_at_peak(sizes), trace.modules_at_peak(sizes)
 
+    def _trace_together(self, workloads: Sequence[Workload]) -> None:
+        """Trace what is not kept, in as few processes as there are cores for it.
+
+        A process costs its imports, 3 to 5 s, however many workloads it traces.
+        """
+        new = [each for each in dict.fromkeys(workloads) if not self._is_kept(each)]
+        if len(new) < 2:
+            return
+        self._say()
+        parts = [new[at::_PROCESSES] for at in range(_PROCESSES)]
+        with ThreadPoolExecutor(_PROCESSES) as pool:
+            for part, found in zip(parts, pool.map(trace_all, parts), strict=True):
+                self._found.update(zip(part, found, strict=True))
+
+    def _is_kept(self, workload: Workload) -> bool:
+        if workload not in self._seen and workload not in self._found:
+            if self._cache.footprint(self._cache.key(workload), workload) is None:
+                return False
+            self._seen.add(workload)
+        return True
+
     def _trace(self, workload: Workload) -> LinearTrace:
+        found = self._found.get(workload)
+        if found is None:
+            self._say()
+            found = trace_in_process(workload)
+        if isinstance(found, OrchestratorError):
+            raise found
+        return LinearTrace.of(*found)
+
+    def _say(self) -> None:
         if not self._has_noted:
             self._has_noted = True
             self._note("predicting memory for the first time: takes about 10 s a model")
-        return LinearTrace.of(*trace_in_process(workload))
