@@ -173,7 +173,9 @@ class FakeStage(Stage):
         """The gradients of activations are counted as activations."""
         self._is_backward = True
         self.tracker.part = "activations"
-        self.tracker.mark(f"step{self._step}:backward")
+        name = f"step{self._step}:backward"
+        if not self.tracker.rename_last(f"step{self._step}:update", name):
+            self.tracker.mark(name)
 
     def backward_ended(self) -> None:
         """The update of the weights follows, unless another forward pass does."""

@@ -88,8 +88,11 @@ class YoloSteps:
         """Make trainer, model, its averaged copy, and the loss, which reads the strides."""
         from ultralytics.utils.torch_utils import ModelEMA
 
-        del is_fake
         built = deepcopy(self._template)
+        if not is_fake:  # for numbers that stay finite
+            for module in built.model.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
         if self._workload.has_ema and self._workload.kind is not StepKind.INFER:
             built.ema = built.trainer.ema = ModelEMA(built.model)
         built.model.criterion = built.model.init_criterion()

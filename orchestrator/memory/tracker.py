@@ -105,11 +105,12 @@ class Tracker:
         alive = {ref.serial for ref in self._refs.values()}
         self._log = [entry for entry in self._log if ~entry in alive]
 
-    def rename_last(self, name: str, better: str) -> None:
-        """Correct the last mark, if it is `name`."""
+    def rename_last(self, name: str, better: str) -> bool:
+        """Correct the last mark if it is `name`; returns whether it was."""
         last, position = self._marks[-1]
         if last == name:
             self._marks[-1] = (better, position)
+        return last == name
 
     # ---- modules
 

@@ -32,8 +32,9 @@ def pairs(*workloads: Workload) -> list[tuple[StepTrace, StepTrace]]:
 
 
 def test_a_detectors_memory_follows_its_labels_and_its_size() -> None:
-    many = replace(DETECT, labels=Labels(most=800, mean=100.0))
-    usual, crowded, large = (b for _, b in pairs(DETECT, many, replace(DETECT, imgsz=128)))
+    few = replace(DETECT, imgsz=256)
+    many = replace(few, labels=Labels(most=800, mean=100.0))
+    usual, crowded, large = (b for _, b in pairs(few, many, replace(few, imgsz=512)))
     assert peak(crowded) > peak(usual)
     assert peak(crowded, "loss") > 10 * peak(usual, "loss")
     assert peak(large, "activations") == pytest.approx(4 * peak(usual, "activations"), rel=0.05)
