@@ -26,17 +26,17 @@ class StepState:
         self._device = device
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._live = _by_type(
-            buffer
+            buffer.reshape(-1)  # a view: what is written to it is written to the buffer
             for norm in norms
             for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
             if buffer is not None
         )
-        self._kept = [[torch.empty_like(tensor) for tensor in group] for group in self._live]
+        self._kept = [torch.cat(group) for group in self._live]
 
     def keep(self) -> None:
         """Remember everything as it is now; waits for nothing."""
         for kept, live in zip(self._kept, self._live, strict=True):
-            torch._foreach_copy_(kept, live)
+            torch.cat(live, out=kept)
         self._python = random.getstate()
         self._torch = torch.get_rng_state()
         if self._device.type == "cuda":
@@ -47,7 +47,7 @@ class StepState:
         self._model.zero_grad(set_to_none=True)
         torch.clear_autocast_cache()  # weights that were cast for the step, with their graph
         for kept, live in zip(self._kept, self._live, strict=True):
-            torch._foreach_copy_(live, kept)
+            torch._foreach_copy_(live, kept.split([tensor.numel() for tensor in live]))
         random.setstate(self._python)
         torch.set_rng_state(self._torch)
         if self._device.type == "cuda":
@@ -69,7 +69,7 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _by_type(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Lists of one type each: only such a list is copied by one kernel."""
+    """Lists of one type each: only such a list is joined by one kernel."""
     groups: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(tensor.dtype, []).append(tensor)
