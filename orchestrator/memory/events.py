@@ -8,7 +8,12 @@ from orchestrator.types import Bytes
 __all__ = ["PARTS", "Birth", "Event", "StepTrace"]
 
 PARTS = ("weights", "gradients", "optimizer", "ema", "activations", "loss", "data", "workspace")
-"""What a storage is for; the CUDA context is not a storage."""
+"""What a storage is for; the CUDA context is not a storage.
+
+"weights" includes the copies in half precision that autocast keeps, and buffers; "gradients" are
+those of weights, while those of activations are "activations"; "workspace" is what an update takes
+and gives back.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,9 @@ class StepTrace:
 
     Storages count from 0 in the order of birth. `marks` names positions in `events`, ascending:
     ("build", 0), ("step1:forward", ...), ("step1:backward", ...), ("step1:update", ...),
-    ("step2:forward", ...) and so on. Storages alive at the end have no death.
+    ("step2:forward", ...) and so on. The forward phase ends with the loss. In a step that is cut,
+    forward and backward come once a piece; a step without gradients has the forward mark alone.
+    Storages alive at the end have no death.
     """
 
     batch: int

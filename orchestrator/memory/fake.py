@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.memory.answers import Answers
-from orchestrator.memory.special import ASKING, SPECIAL, on_lists
+from orchestrator.memory.special import ASKING, SPECIAL, is_on_lists, on_lists
 from orchestrator.memory.tracker import Tracker
 
 __all__ = ["FakeCard", "Memory"]
@@ -86,6 +86,7 @@ class FakeCard(TorchDispatchMode):
             dispatch_device=True,
             device_for_backend_keys=device,
         )
+        torch._C._set_throw_on_mutable_data_ptr(fake)  # or a kernel would write into nothing
         fake.__dict__.update(attributes)
         return fake
 
@@ -137,7 +138,7 @@ class FakeCard(TorchDispatchMode):
             special = SPECIAL.get(func)
             if special is not None:
                 found = special(self.answers, func, args, kwargs)
-            elif func._schema.name.startswith(("aten::_foreach", "aten::_fused", "aten::_amp_")):
+            elif is_on_lists(func):
                 found = on_lists(func, args, kwargs)
             else:
                 found = func(*args, **kwargs)
@@ -201,7 +202,7 @@ def _is_cacheable(func: Any) -> bool:
     return not (
         func in ASKING
         or schema.name in _NEVER
-        or schema.name.startswith(("aten::_foreach", "aten::_fused", "aten::_amp_"))
+        or is_on_lists(func)
         or schema.name.split("::")[0] not in ("aten", "prims")
         or torch.Tag.data_dependent_output in func.tags
         or torch.Tag.dynamic_output_shape in func.tags

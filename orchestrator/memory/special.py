@@ -8,7 +8,7 @@ from torch import Tensor
 
 from orchestrator.memory.answers import Answers
 
-__all__ = ["ASKING", "SPECIAL", "on_lists"]
+__all__ = ["ASKING", "SPECIAL", "is_on_lists", "on_lists"]
 
 aten = torch.ops.aten
 
@@ -112,6 +112,13 @@ SPECIAL: Mapping[Any, _Handler] = {
     aten._to_copy.default: _known,
 }
 """Those, and operators through which a number that is known stays so."""
+
+
+def is_on_lists(func: Any) -> bool:
+    """Whether an operator runs over lists of tensors: those of optimizers and gradient scalers."""
+    name = func._schema.name
+    is_update = name.startswith("aten::_fused_") and name.endswith("_")  # such as _fused_adamw_
+    return is_update or name.startswith(("aten::_foreach_", "aten::_amp_"))
 
 
 def on_lists(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
