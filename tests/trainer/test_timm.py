@@ -328,20 +328,29 @@ def test_a_damaged_picture_ends_the_run_by_name(
     assert num_steps is None or len(link.steps) == num_steps
 
 
-def test_memory_that_runs_out_is_told_with_the_cut_and_the_budget(
+def test_memory_that_runs_out_cuts_the_step_and_the_run_goes_on(
     settings: TrainSettings, tmp_path: Path
 ) -> None:
     card = Card(index=0, name="RTX 2060", memory_bytes=6 << 30, is_emulated=True)
-    with pytest.raises(TrainingError, match="micro-batch 8") as caught:
-        fit(replace(settings, imgsz=96), tmp_path, device=EmulatedDevice(card, 18 << 20))
-    assert caught.value.cause is Cause.OUT_OF_MEMORY
-    assert "batch 8 in 1 pieces of at most 8" in caught.value.why[1]
-    assert caught.value.__cause__ is None, "the frames of the step would be kept"
-    outcome, link = fit(
-        replace(settings, imgsz=96), tmp_path, batch=RAGGED, device=EmulatedDevice(card, 18 << 20)
-    )
+    settings = replace(settings, imgsz=96, epochs=2)
+    outcome, link = fit(settings, tmp_path, device=EmulatedDevice(card, 18 << 20))
     assert outcome is Outcome.FINISHED
+    assert link.recuts[0].old == 8
+    assert {p.micro_batch for p in link.reported} == {link.recuts[-1].new}
+    assert [p.num_recuts for p in link.reported] == [len(link.recuts), 0]
     assert all(0 < p.peak_bytes <= 18 << 20 for p in link.reported)
+    assert (tmp_path / "attempts" / "1" / "out-of-memory.json").exists()
+
+
+def test_a_card_too_small_for_one_sample_is_told_with_the_cut_and_the_budget(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    card = Card(index=0, name="RTX 2060", memory_bytes=6 << 30, is_emulated=True)
+    with pytest.raises(TrainingError, match="micro-batch 1") as caught:
+        fit(replace(settings, imgsz=96), tmp_path, device=EmulatedDevice(card, 4 << 20))
+    assert caught.value.cause is Cause.OUT_OF_MEMORY
+    assert "batch 8 in 8 pieces of at most 1" in caught.value.why[1]
+    assert caught.value.__cause__ is None, "the frames of the step would be kept"
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
