@@ -56,6 +56,8 @@ def plan(  # noqa: PLR0913 - the options of a command
     targets, remark = targets_of(
         cards.names, memory=cards.memory, is_every=cards.is_every, config=config
     )
+    if write is not None:
+        survey.demand_writable(write, targets, force=force)
     check_files(config.projects)
     client = Client(home)
     if remark:
@@ -71,7 +73,7 @@ def plan(  # noqa: PLR0913 - the options of a command
         return console.show_inference(rows, as_json=as_json)
     plans = survey.survey(config, targets, planner, client)
     if write is not None:
-        survey.write_config(write, config, plans, force=force)
+        survey.write_config(write, config, plans)
         say(f"wrote {write}")
     return console.show_plans(plans, as_json=as_json, verbose=verbose)
 

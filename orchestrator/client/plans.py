@@ -116,16 +116,20 @@ class Planner:
         found = need_of(job, choice.batch.micro_batch, target, budget, self.scales)
         return self.told(spec, replace(found, rungs=choice.rungs), target, fitting)
 
-    def warm(self, jobs: Sequence[Job]) -> None:
+    def warm(self, jobs: Sequence[Job], *, is_cut: bool = False) -> None:
         """Have what every plan of the jobs begins with predicted together, if it is not yet.
+
+        Args:
+            jobs: What will be planned.
+            is_cut: Whether the plans begin with a step that is cut, not with a whole one.
 
         Raises:
             OrchestratorError: As the predictor does.
         """
         wanted = {
-            workload: known_sizes(job, workload.kind, is_cut=False)
+            workload: known_sizes(job, workload.kind, is_cut=is_cut)
             for job in jobs
-            for workload in (job.train, job.validate)
+            for workload in (replace(job.train, is_cut=is_cut), job.validate)
             if workload not in self._warm
         }
         if wanted:

@@ -10,15 +10,15 @@ from orchestrator.config.types import Fitting
 from orchestrator.device.catalogue import CardModel, catalogue
 from orchestrator.errors import OrchestratorError
 from orchestrator.plan.budget import Target, budget_of
-from orchestrator.plan.choose import Choice, Ladder
+from orchestrator.plan.choose import Choice, Ladder, need_of
 from orchestrator.plan.job import Facts, job_of
-from orchestrator.plan.ladder import CARRIED_OUT, Rung, smaller_model
+from orchestrator.plan.ladder import CARRIED_OUT, Rung, climbed, smaller_model
 from orchestrator.types import RunSpec
 
 __all__ = ["model_target", "suggestions"]
 
 _STRIDE = 32
-_TRIES = 3  # traces that are worth waiting for, of each kind of suggestion
+_TRIES = 2  # traces that are worth waiting for, of each kind of suggestion
 
 
 def model_target(model: CardModel) -> Target:
@@ -58,9 +58,17 @@ def _fits(
     spec: RunSpec, facts: Facts, fitting: Fitting, target: Target, planner: Planner,
     ladder: Ladder | None = None,
 ) -> bool:  # fmt: skip
+    """Whether a run fits at all: where it may be cut, the finest cut alone is predicted."""
     job = job_of(spec, facts, target)
     budget = budget_of(target, fitting.headroom)
-    return planner.choose(job, target, budget, ladder or ladder_of(spec, fitting)).fits
+    ladder = ladder or ladder_of(spec, fitting)
+    if Rung.AMP in ladder.rungs:
+        half = next(iter(climbed(Rung.AMP, job.train, target)), job.train)
+        job = replace(job, train=half, validate=replace(job.validate, precision=half.precision))
+    if Rung.CUT not in ladder.rungs:
+        return planner.choose(job, target, budget, ladder).fits
+    planner.warm([job], is_cut=job.rank_batch > 1)
+    return need_of(job, 1, target, budget, planner.scales).fits
 
 
 def _precision(

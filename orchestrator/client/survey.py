@@ -23,7 +23,15 @@ from orchestrator.plan.job import Facts, job_of
 from orchestrator.plan.recommend import Advice, Machine, recommend
 from orchestrator.types import DeviceKind, RunId, RunSpec
 
-__all__ = ["advise", "book_of", "inference", "project_facts", "survey", "write_config"]
+__all__ = [
+    "advise",
+    "book_of",
+    "demand_writable",
+    "inference",
+    "project_facts",
+    "survey",
+    "write_config",
+]
 
 _FEW = 3  # cards for which changes that would fit are looked for
 _MOST_INFERENCE = 1024  # samples beyond which a batch gains nothing
@@ -154,35 +162,44 @@ def _machine() -> Machine:
     return Machine(num_cpus=cpu_count(), free_ram_bytes=free, platform=sys.platform)
 
 
-def write_config(path: Path, config: Config, plans: Sequence[CardPlan], *, force: bool) -> None:
-    """Write a config that trains as planned on the one card that was asked about.
+def demand_writable(path: Path, targets: Sequence[Target], *, force: bool) -> None:
+    """Refuse to plan for a file that could not be written.
 
     Raises:
-        ConfigError: E1062, several cards, or a project that does not fit; E1063, the file is there
-            and `force` was not said.
+        ConfigError: E1062, several cards; E1063, the file is there and `force` was not said.
     """
-    import yaml
-
-    cards = {plan.gpu for plan in plans}
-    unfit = [plan.project for plan in plans if not plan.fits]
-    if len(cards) != 1 or unfit:
-        why = (
-            f"{', '.join(unfit)} does not fit" if unfit else f"{len(cards)} cards were asked about"
-        )
-        raise ConfigError(
-            "there is no one plan to write",
-            code="E1062",
-            why=(why,),
-            fix=("--gpu NAME of one card on which every project fits",),
-        )
+    if len(targets) != 1:
+        raise _no_one_plan(f"{len(targets)} cards were asked about")
     if path.exists() and not force:
         raise ConfigError(
             f"{path} exists", code="E1063", fix=("choose another name, or say --force",)
         )
+
+
+def _no_one_plan(why: str) -> ConfigError:
+    return ConfigError(
+        "there is no one plan to write",
+        code="E1062",
+        why=(why,),
+        fix=("--gpu NAME of one card on which every project fits",),
+    )
+
+
+def write_config(path: Path, config: Config, plans: Sequence[CardPlan]) -> None:
+    """Write a config that trains as planned on the one card that was asked about.
+
+    Raises:
+        ConfigError: E1062, a project does not fit.
+    """
+    import yaml
+
+    if unfit := [plan.project for plan in plans if not plan.fits]:
+        raise _no_one_plan(f"{', '.join(unfit)} does not fit")
     by_name = {plan.project: plan for plan in plans}
     blocks = [_block(project, by_name.get(project.name)) for project in config.projects]
     cluster = {"cluster": {"emulate": list(config.emulate)}} if config.emulate else {}
-    head = f"# Planned for {cards.pop()}: peaks as predicted, nothing was measured by this.\n"
+    card = plans[0].gpu if plans else "no card"
+    head = f"# Planned for {card}: as predicted, nothing was trained for it.\n"
     body = {**cluster, "runs": str(config.runs), "projects": blocks}
     path.write_text(head + yaml.safe_dump(body, sort_keys=False, allow_unicode=True), "utf-8")
 

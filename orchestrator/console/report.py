@@ -6,7 +6,7 @@ from orchestrator.client.access import Run
 from orchestrator.client.prepare import Order
 from orchestrator.console.read import metric_text, run_object
 from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
-from orchestrator.types import Cause, RunId, RunState
+from orchestrator.types import Cause, DeviceKind, RunId, RunSpec, RunState
 
 __all__ = ["continued", "exit_code", "fitted", "handed_over", "report"]
 
@@ -52,8 +52,15 @@ def continued(orders: Sequence[Order]) -> None:
 def fitted(orders: Sequence[Order]) -> None:
     """Say how each run is made to fit, or that nobody knows."""
     for order in orders:
+        spec, is_new = order.spec, order.continues is None
         if order.fitted is not None and order.fitted.said:
             say(order.fitted.said)
+        elif is_new and order.fitted is None and spec.trainer != "fake" and _is_whole(spec):
+            say(f"{spec.project}: its memory was not predicted, so it takes a whole card")
+
+
+def _is_whole(spec: RunSpec) -> bool:
+    return spec.device is DeviceKind.GPU and spec.memory_bytes is None
 
 
 def handed_over(ids: Sequence[RunId], driver: str) -> int:
