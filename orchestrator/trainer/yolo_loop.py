@@ -216,7 +216,8 @@ class _Loop(_Mixed):
         is_best = self.best_fitness == self.fitness
         if is_best:
             self.attempt.best = {"epoch": self.epoch + 1, "metrics": metrics}
-            write_weights(self, self.attempt.run_folder / "weights" / "best.pt", metrics)
+            with on_host(self.attempt.device):
+                write_weights(self, self.attempt.run_folder / "weights" / "best.pt", metrics)
         results = self.csv.read_text(encoding="utf-8")
         state = yolo_state.capture(self, best=self.attempt.best, results=results)
         state["finished"] = bool(self.stop)
@@ -255,7 +256,8 @@ class _Loop(_Mixed):
         if self.attempt.task.rank != 0:
             return
         last = self.epoch_metrics() if self.tloss else dict(self.attempt.best["metrics"])
-        write_weights(self, self.attempt.run_folder / "weights" / "last.pt", last)
+        with on_host(self.attempt.device):
+            write_weights(self, self.attempt.run_folder / "weights" / "last.pt", last)
         self._publish(self.csv)
         for picture in (*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")):
             self._publish(picture)

@@ -142,7 +142,7 @@ def write_weights(trainer: Any, file: Path, metrics: Mapping[str, float]) -> Non
     """
     from ultralytics import __version__
 
-    model = deepcopy(trainer.ema.ema).to(memory_format=torch.contiguous_format).half().cpu()
+    model = _on_host(trainer.ema.ema).to(memory_format=torch.contiguous_format).half().cpu()
     model.criterion = None
     if hasattr(model, "args"):  # a classifier has none
         model.args = dict(model.args)
@@ -171,3 +171,13 @@ def write_weights(trainer: Any, file: Path, metrics: Mapping[str, float]) -> Non
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _on_host(model: Any) -> Any:
+    """A copy whose weights are made in the host's memory: a full card has no room for a second."""
+    memo: dict[int, object] = {
+        id(tensor): torch.nn.Parameter(tensor.detach().to("cpu", copy=True), requires_grad=False)
+        for tensor in model.parameters()
+    }
+    memo |= {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in model.buffers()}
+    return deepcopy(model, memo)

@@ -106,30 +106,36 @@ def test_every_task_is_validated_alike_in_pieces(tmp_path: Path, task: str, mode
     )
     plan = BatchPlan(effective_batch=4, world_size=1, micro_batch=4)
     found: list[Any] = []
+    room = 0
     for name in ("whole", "cut"):
         card = Card(index=0, name="RTX 2060", memory_bytes=4096 * MIB, is_emulated=True)
         device = EmulatedDevice(card, card.memory_bytes)
-        link = Full(tmp_path / name / "checkpoints", device=device, fills=name == "cut")
+        link = Full(tmp_path / name / "checkpoints", device=device, room=room)
         task_ = attempt_of(settings, tmp_path / name, batch=plan)
         with device.session():
             outcome, _ = YoloTrainer().fit(task_, device, link)
         assert outcome is Outcome.FINISHED
         found.append(dict(link.reported[0].metrics))
         assert bool(link.recuts) == (name == "cut")
+        room = link.needs
     assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-4)
 
 
 class Full(RecordingLink):
-    """The card fills up after the last step: validation has 5 MiB."""
+    """Measures validation; leaves it `room` bytes beside what lives before, if it is given."""
 
-    def __init__(self, folder: Path, *, device: EmulatedDevice, fills: bool) -> None:
+    def __init__(self, folder: Path, *, device: EmulatedDevice, room: int) -> None:
         super().__init__(folder)
-        self._device, self._fills = device, fills
+        self._device, self._room = device, room
+        self.needs = 0
 
     def stop_requested(self) -> None:
         self.num_asked += 1
-        if self._fills and self.num_asked == 2:
-            room = self._device.live_bytes() + 5 * MIB
-            self._device.set_foreign(4096 * MIB - room)
+        if self.num_asked == 2:  # after the last step
+            self._live = self._device.live_bytes()
+            self._device.reset_peak()
+            if self._room:
+                self._device.set_foreign(4096 * MIB - self._live - self._room)
         elif self.num_asked > 2:
+            self.needs = (self._device.peak_bytes() - self._live) * 3 // 5
             self._device.set_foreign(0)
