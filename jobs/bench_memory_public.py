@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="every row of it, not 100")
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--yolo", action="store_true", help="GPU_mem of ultralytics' logs")
+    parser.add_argument("--counted", action="store_true", help="of those logs, only what counts")
     parser.add_argument("--seeds", action="store_true", help="tables by rule of thumb")
     parser.add_argument("--traces", type=Path, default=Path("build/memory_traces"))
     chosen = parser.parse_args()
@@ -27,7 +28,7 @@ def main() -> int:
         return 1
     is_everything = not (chosen.timm or chosen.yolo or chosen.seeds)
     if chosen.yolo or is_everything:
-        compare_yolo(DATA, chosen.traces)
+        compare_yolo(DATA, chosen.traces, only_counted=chosen.counted)
     if chosen.seeds or is_everything:
         compare_seeds(chosen.traces)
     if chosen.timm or is_everything:

@@ -2,60 +2,72 @@
 
 import csv
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jobs.memory_logs import AGAINST, Run, read_runs
+from orchestrator.errors import OrchestratorError
 from orchestrator.memory.cache import CachedPredictor, TraceCache
 from orchestrator.memory.linear import LinearTrace
 from orchestrator.memory.replay import demand
 from orchestrator.plan.footprint import Segments
 from orchestrator.plan.overheads import overheads
 from orchestrator.plan.workload import Labels, Workload
+from orchestrator.types import Bytes
 
-__all__ = ["Log", "compare_yolo", "detector", "traced"]
+__all__ = ["Compared", "compare_yolo", "detector", "traced"]
 
 GIB = 1 << 30
-GB = 1_000_000_000  # GPU_mem is in this unit up to 8.3.74, in GiB from 8.4.190 on
+GB = 1_000_000_000
+MOST_TRACES: Bytes = 2 << 30
+
+PROFILES = (("yolov8s", "T4"), ("yolov8n", "RTX 4090"), ("yolov8n", "GTX 1080 Ti"))
+GOALS = {"Ampere": (0.03, 0.08), "Turing": (0.06, None)}  # median and worst absolute error
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
-    """GPU_mem of a public run, in later epochs; label counts were not published."""
+class Compared:
+    """A run, what the replay alone reserves for it, and what was predicted for GPU_mem."""
 
-    model: str
-    batch: int
-    num_classes: int
-    labels: Labels
-    card: str
-    architecture: str
-    release: str
-    bytes: float
+    run: Run
+    replayed: Bytes
+    predicted: Bytes
 
-
-# Of the 14 runs on which the factor and the constant of `overheads` were fitted, these were
-# published with the project's notes.
-LOGS = (
-    Log("yolo11s", 8, 3, Labels(most=5, mean=1.0), "RTX 3090", "Ampere", "8.3.74", 2.34 * GB),
-    Log("yolov8m", 16, 7, Labels(most=24, mean=5.0), "RTX 3060", "Ampere", "8.0.170", 6.65 * GB),
-    Log("yolov8l", 16, 48, Labels(most=6, mean=1.5), "T4", "Turing", "8.2.5", 11.0 * GB),
-)
-PROFILES = (("yolov8s", "T4"), ("yolov8n", "RTX 4090"), ("yolov8n", "GTX 1080 Ti"))
+    @property
+    def error(self) -> float | None:
+        """Of the prediction, as a share of what the log shows."""
+        shown = self.run.reserved_bytes
+        return None if shown is None else self.predicted / shown - 1
 
 
-def compare_yolo(data: Path, traces: Path) -> None:
-    """Print the prediction beside every figure that can be compared."""
-    kept = CachedPredictor(TraceCache(traces), traced)
+def compare_yolo(data: Path, traces: Path, *, only_counted: bool = False) -> None:
+    """Print the prediction beside every figure that can be compared.
+
+    GPU_mem is what torch's allocator has reserved. The reserve of the replay, with fixed segments
+    as those runs had, gets the likely factor and the constant of `overheads`, without the context.
+    A step is replayed as it was for fitting those: optimizer step in each, no gradients kept from
+    an earlier one.
+    """
+    kept = CachedPredictor(TraceCache(traces, most_bytes=MOST_TRACES), traced)
+    runs = read_runs()
+    print("GPU_mem at the end of epoch 1 in public logs: rows that count (rule: jobs.memory_logs)")
+    compared = _print_runs(kept, [run for run in runs if not run.left_out])
+    _summary(compared)
+    print("the half on which constants may have been fitted, and the half that was held out:")
+    _summary([one for one in compared if one.run.is_to_fit], ", to fit")
+    _summary([one for one in compared if not one.run.is_to_fit], ", held out")
+    print("the held-out half, had the factor been fitted on the other half alone:")
+    _halves(compared)
+    _card_totals(kept, [run for run in runs if run.process_bytes])
     _smi(kept)
-    print("\nGPU_mem of later epochs (the factor and the constant were fitted on these rows, among")
-    print("others, so this shows that they are applied as they were fitted, not that they hold)")
-    errors: dict[str, list[float]] = {}
-    for log in LOGS:
-        errors.setdefault(log.architecture, []).append(_log(kept, log))
-    for architecture, found in errors.items():
-        middle, worst = statistics.median(map(abs, found)), max(map(abs, found))
-        print(f"  {architecture}: {len(found)} runs, median {middle:.1%}, worst {worst:.1%}")
     _slopes(kept, data)
+    if only_counted:
+        return
+    print("\nrows that do not count; the constants were fitted on later epochs of the fitted ones")
+    for reason, words in AGAINST.items():
+        print(f" {words}:")
+        _print_runs(kept, [run for run in runs if run.left_out == reason])
 
 
 def traced(workload: Workload) -> LinearTrace:
@@ -85,6 +97,103 @@ def detector(
     )
 
 
+def _print_runs(kept: CachedPredictor, runs: Iterable[Run]) -> list[Compared]:
+    found = []
+    for run in runs:
+        try:
+            one = _compare(kept, run)
+        except OrchestratorError as error:
+            print(
+                f"  {run.card}, {run.workload.model}: not traced: {error}; {'; '.join(error.why)}"
+            )
+            continue
+        found.append(one)
+        print("  " + _line(one), flush=True)
+    return found
+
+
+def _compare(kept: CachedPredictor, run: Run) -> Compared:
+    overhead = overheads(run.architecture)
+    asked = demand(kept.trace(run.workload), run.batch, segments=Segments.FIXED)
+    return Compared(
+        run=run,
+        replayed=asked.reserved_bytes + overhead.inside_bytes,
+        predicted=overhead.likely_bytes(asked) - overhead.outside_bytes,
+    )
+
+
+def _line(one: Compared) -> str:
+    run, asked = one.run, one.run.workload
+    most = 0 if asked.labels is None else asked.labels.most
+    shown, later = run.reserved_bytes, run.later_bytes
+    logged = "-" if shown is None else f"{shown / GIB:.2f}"
+    logged += "" if later is None else f" (later {later / GIB:.2f})"
+    error = "" if one.error is None else f" {one.error:+.1%}"
+    remarks = [run.remark] if run.remark else []
+    if not run.left_out and run.is_to_fit:
+        remarks.append("half to fit")
+    return (
+        f"{run.architecture:9} {run.card:20} {run.release:8} {asked.model.removesuffix('.yaml'):11}"
+        f" {asked.imgsz} b{run.batch:<2} M {most:<3} logged {logged}, replay"
+        f" {one.replayed / GIB:.2f}, predicted {one.predicted / GIB:.2f} GiB{error}"
+        + "".join(f"; {remark}" for remark in remarks)
+    )
+
+
+def _summary(compared: Sequence[Compared], words: str = "") -> None:
+    errors: dict[str, list[float]] = {}
+    for one in compared:
+        if one.error is not None:
+            errors.setdefault(one.run.architecture, []).append(one.error)
+    for architecture, found in errors.items():
+        middle, worst = statistics.median(map(abs, found)), max(found, key=abs)
+        print(
+            f"  {architecture}{words}: {len(found)} runs, median absolute error {middle:.1%},"
+            f" worst {worst:+.1%}, median {statistics.median(found):+.1%}"
+            + _goal(architecture, middle, worst)
+        )
+
+
+def _goal(architecture: str, middle: float, worst: float) -> str:
+    goals = zip(("median", "worst"), (middle, worst), GOALS.get(architecture, ()), strict=False)
+    words = [
+        f"{name} {'met' if abs(value) <= most else 'MISSED'} ({most:.0%})"
+        for name, value, most in goals
+        if most is not None
+    ]
+    return f"; goals: {', '.join(words)}" if words else "; no goal"
+
+
+def _halves(compared: Sequence[Compared]) -> None:
+    """The factor that one half of the rows asks for, and how the other half then does."""
+    for architecture in dict.fromkeys(one.run.architecture for one in compared):
+        mine = [one for one in compared if one.run.architecture == architecture]
+        constant = overheads(architecture).constant_bytes
+        factor = statistics.median(_asked_factor(o, constant) for o in mine if o.run.is_to_fit)
+        others = [
+            replace(one, predicted=round(factor * one.replayed) + constant)
+            for one in mine
+            if not one.run.is_to_fit
+        ]
+        _summary(others, f", factor {factor:.3f}")
+
+
+def _asked_factor(one: Compared, constant: Bytes) -> float:
+    return ((one.run.reserved_bytes or 0) - constant) / one.replayed
+
+
+def _card_totals(kept: CachedPredictor, runs: Iterable[Run]) -> None:
+    print("\nnvidia-smi of the process, likewise")
+    for run in runs:
+        found = overheads(run.architecture)
+        asked = demand(kept.trace(run.workload), run.batch, segments=Segments.FIXED)
+        likely, shown = found.likely_bytes(asked), run.process_bytes or 0
+        print(
+            f"  {run.card}, {run.release}, {run.workload.model} batch {run.batch}: shown"
+            f" {shown / GIB:.2f} GiB, predicted {likely / GIB:.2f} ({likely / shown - 1:+.1%})"
+        )
+
+
 def _smi(kept: CachedPredictor) -> None:
     """yolo11l, batch 16, on an RTX 4080 SUPER: nvidia-smi was read, no constant was fitted on it.
 
@@ -108,19 +217,6 @@ def _smi(kept: CachedPredictor) -> None:
         )
     each = (seen[32] - seen[16]) / 16 / GB
     print(f"  per image: {each:.2f} GB; two public logs of yolo11l give 0.63 GB")
-
-
-def _log(kept: CachedPredictor, log: Log) -> float:
-    workload = detector(log.model, num_classes=log.num_classes, labels=log.labels)
-    found = overheads(log.architecture)
-    asked = demand(kept.trace(workload), log.batch, segments=Segments.FIXED)
-    predicted = found.likely_bytes(asked) - found.outside_bytes  # GPU_mem has no context
-    error = predicted / log.bytes - 1
-    print(
-        f"  {log.card}, ultralytics {log.release}, {log.model} batch {log.batch}: logged"
-        f" {log.bytes / GB:.2f} GB, predicted {predicted / GB:.2f} GB ({error:+.1%})"
-    )
-    return error
 
 
 def _slopes(kept: CachedPredictor, data: Path) -> None:
