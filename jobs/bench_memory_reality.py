@@ -105,7 +105,7 @@ def _counted(workload: Workload, batch: int) -> tuple[Bytes, Sequence[Any]]:
     # From its usual start of 65536 the scale of fp16 makes gradients infinite and the first updates
     # are skipped, so that there would be no optimizer state to compare.
     scaler: Any = torch.amp.GradScaler
-    torch.amp.GradScaler = partial(scaler, init_scale=1.0)  # type: ignore[misc,assignment]
+    torch.amp.GradScaler = partial(scaler, init_scale=2.0**-10)  # type: ignore[misc,assignment]
     try:
         with live:
             alive = steps.perform(stage, built, batch)

@@ -40,7 +40,7 @@ def boxes_of(
         boxes.append(torch.zeros(total, 1))
     owners = torch.arange(num_images, dtype=torch.float32)[:, None].expand(num_images, count)
     batch: dict[str, Any] = {
-        "img": torch.zeros(num_images, 3, imgsz, imgsz, dtype=torch.uint8),
+        "img": torch.randint(0, 256, (num_images, 3, imgsz, imgsz), dtype=torch.uint8),
         "cls": torch.zeros(total, 1),
         "bboxes": torch.cat(boxes, 1),
         "batch_idx": owners.reshape(total),
