@@ -15,7 +15,7 @@ from orchestrator.plan.correct import Peak
 from orchestrator.plan.job import precision_on
 from orchestrator.types import Card, Progress, RunId, RunSpec, RunStatus
 
-__all__ = ["PLAN_FILE", "BookObserver", "peak_of", "target_of"]
+__all__ = ["PLAN_FILE", "Book", "BookObserver", "peak_of", "target_of"]
 
 PLAN_FILE = "plan.json"
 """In a run's folder: what was predicted for it."""

@@ -18,7 +18,14 @@ from orchestrator.plan.overheads import Overheads, overheads
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import Bytes
 
-__all__ = ["Predictor", "installed_versions", "is_unpredictable", "scales_of", "workload_text"]
+__all__ = [
+    "Predictor",
+    "installed_versions",
+    "is_unpredictable",
+    "overheads_on",
+    "scales_of",
+    "workload_text",
+]
 
 Asked: TypeAlias = tuple[Workload, Sequence[int]]
 
