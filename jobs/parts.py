@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, PlanError
 from orchestrator.ports import Checkpoints, Device, Trainer
 from orchestrator.types import Bytes, Card
 
@@ -56,7 +56,11 @@ class LocalParts:
         )
 
     def device(self, card: Card | None, budget_bytes: Bytes) -> Device:
-        """The device of a share: a real card, an emulated one, or the CPU."""
+        """The device of a share: a real card, an emulated one, or the CPU.
+
+        Raises:
+            PlanError: E2020, a share of a real card holds less than the CUDA context.
+        """
         if card is None:
             from orchestrator.device.cpu import CpuDevice
 
@@ -67,7 +71,7 @@ class LocalParts:
             return EmulatedDevice(card, budget_bytes)
         from orchestrator.device.cuda import CudaDevice
 
-        return CudaDevice(card, budget_bytes)
+        return CudaDevice(card, budget_bytes - _outside_bytes(card, budget_bytes))
 
     def checkpoints(self, folder: str) -> Checkpoints:
         """The checkpoints of the run whose folder this is."""
@@ -83,3 +87,23 @@ class LocalParts:
         if self._threads:
             variables |= {"OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
         return variables
+
+
+def _outside_bytes(card: Card, budget_bytes: Bytes) -> Bytes:
+    """What the process takes of its share beside torch's allocator, which is held to the rest."""
+    from orchestrator.device.catalogue import find_card
+    from orchestrator.plan.overheads import overheads
+
+    try:
+        architecture = find_card(card.name).architecture
+    except ConfigError:
+        architecture = "custom"  # a card that the catalogue does not have counts as the worst
+    outside = overheads(architecture).outside_bytes
+    if outside >= budget_bytes:
+        raise PlanError(
+            f"{budget_bytes >> 20} MiB of {card.name} do not hold a training",
+            code="E2020",
+            why=(f"the CUDA context of a process alone takes about {outside >> 20} MiB",),
+            fix=("ask for more: resources.memory",),
+        )
+    return outside
