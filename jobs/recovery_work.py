@@ -8,13 +8,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from orchestrator.device.emulated import EmulatedDevice
 from orchestrator.messages import Recut
 from orchestrator.store.checkpoints import FileCheckpoints
 from orchestrator.types import (
     AttemptId,
     BatchPlan,
-    Bytes,
     Card,
     CheckpointRef,
     DeviceKind,
@@ -86,11 +84,6 @@ class WatchingLink:
         return FileCheckpoints(str(self.folder)).write(
             RUN, epoch, write, is_best=is_best, check=check
         )
-
-
-def device_of(budget: Bytes) -> EmulatedDevice:
-    """A share of the card."""
-    return EmulatedDevice(CARD, budget)
 
 
 def task_of(

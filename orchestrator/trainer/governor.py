@@ -69,6 +69,7 @@ class Governor:
         link: Told of every change.
         options: Of the run.
         agree: Puts together what the ranks found; None where there is one.
+        clock: Monotonic seconds, for the pace of steps.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class Governor:
         options: MemoryOptions,
         *,
         agree: Agree | None = None,
+        clock: Callable[[], Seconds] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._task, self._device, self._link = task, device, link
-        self._agree = agree or _alone
+        self._agree = agree or (lambda most, least: (most, least))
         batch = task.batch
         most = task.spec.micro_batch or batch.rank_batch
         self._training = PieceSize(
@@ -237,7 +240,7 @@ class Governor:
         return piece.size, ""
 
     def _spills(self) -> bool:
-        now, before = time.monotonic(), self._step_ended
+        now, before = self._clock(), self._step_ended
         self._step_ended = now
         if before is None or not self._times.add(now - before):
             return False
@@ -294,7 +297,3 @@ class Governor:
                 raise
             return False
         return True
-
-
-def _alone(most: int, least: int) -> tuple[int, int]:
-    return most, least

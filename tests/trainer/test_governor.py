@@ -21,7 +21,7 @@ from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.options_memory import MemoryOptions, memory_options
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.step_state import StepState
-from orchestrator.types import BatchPlan, Card, Cause, TrainSettings, TrainTask
+from orchestrator.types import BatchPlan, Card, Cause, DeviceMemory, TrainSettings, TrainTask
 from tests.contracts.trainer import RecordingLink, attempt_of
 from tests.trainer.rank_work import rank_work
 
@@ -252,6 +252,37 @@ def test_the_micro_batch_grows_again_but_never_to_what_ran_out(tmp_path: Path) -
     assert "room" in bench.link.recuts[-1].why
 
 
+class Spilling(EmulatedDevice):
+    """Poses as a real card whose driver moves what does not fit to the host."""
+
+    @property
+    def torch_device(self) -> str:
+        return "cuda:0"
+
+    def memory(self) -> DeviceMemory:
+        return DeviceMemory(total_bytes=CARD.memory_bytes, used_bytes=CARD.memory_bytes - MIB)
+
+
+@pytest.mark.parametrize(("slow", "cuts"), [(6.0, 1), (3.0, 0)])
+def test_a_full_card_whose_steps_collapse_is_treated_as_out_of_memory(
+    tmp_path: Path, slow: float, cuts: int
+) -> None:
+    moments = [float(n) for n in range(24)]
+    moments += [moments[-1] + slow * n for n in range(1, 6)]
+    device = Spilling(CARD, CARD.memory_bytes)
+    link = RecordingLink(tmp_path / "c")
+    governor = Governor(
+        task_of(tmp_path), device, link, MemoryOptions(), clock=iter(moments).__next__
+    )
+    state = StepState(nn.Linear(1, 1), torch.device("cpu"))
+    governor.epoch_begins(1)
+    sizes = [governor.step(lambda size: size, state) for _ in moments]
+    assert [(r.old, r.new) for r in link.recuts] == [(8, 4)] * cuts
+    assert sizes[:26] == [8] * 26
+    assert sizes[-1] == (4 if cuts else 8)
+    assert not cuts or "full" in link.recuts[0].why
+
+
 def test_told_not_to_adapt_it_is_cut_and_stays_so(tmp_path: Path) -> None:
     bench = Bench(tmp_path, MemoryOptions(adapt=False))
     bench.governor._training.grow_after = 1
@@ -297,6 +328,21 @@ def test_options_about_memory_are_taken_out() -> None:
     found, rest = memory_options({"memory_adapt": False, "memory_target": 1, "mosaic": 0.5})
     assert found == MemoryOptions(adapt=False, target=1.0)
     assert rest == {"mosaic": 0.5}
+
+
+def test_a_leak_is_told_in_the_log_and_in_the_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = EmulatedDevice(CARD, CARD.memory_bytes)
+    governor = Governor(task_of(tmp_path), device, RecordingLink(tmp_path / "c"), MemoryOptions())
+    kept, told = [], []
+    with device.session():
+        for epoch in range(1, 7):
+            governor.epoch_begins(epoch)
+            kept.append(torch.zeros(40 * MIB, dtype=torch.uint8))
+            told.append(governor.epoch_ends().leak_bytes)
+    assert told == [0, 0, 0, 0, 40 * MIB, 40 * MIB]
+    assert "40 MiB more after each epoch" in caplog.text
 
 
 def test_all_ranks_cut_alike_when_one_runs_out(tmp_path: Path) -> None:
