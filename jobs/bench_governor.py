@@ -1,8 +1,9 @@
 """Bench: what the governor costs while nothing happens; steps with and without it, in turn.
 
 Both sides train the same model on the same batch in one process, a step each in turn. Told are the
-median ratio of their processor seconds, and the seconds that the governor itself takes around a
-step (its own calls without the step's work), as a share of the step. The goal is 0.5 %.
+median ratio of their processor seconds, beside that of two sides without it, and the seconds that
+the governor itself takes around a step (its own calls without the step's work), as a share of the
+step. The goal is 0.5 %.
 """
 
 import argparse
@@ -133,24 +134,27 @@ def detector(name: str, imgsz: int, governor: Any) -> Callable[[], object]:
 
 def compare(name: str, make: Callable[[Any], Callable[[], object]], timed: Timed, n: int) -> float:
     """Print both measures of one model; return the governor's own share."""
-    ours, plain = make(timed), make(None)
-    for step in (ours, plain, ours, plain):
+    ours, plain, other = sides = make(timed), make(None), make(None)
+    for step in (*sides, *sides):
         step()
     timed.seconds.clear()
-    ratios, steps = [], []
+    ratios, null, steps = [], [], []
     for number in range(n):
         took: dict[Any, float] = {}
-        for step in (ours, plain) if number % 2 else (plain, ours):
+        for turn in range(3):
+            step = sides[(number + turn) % 3]
             begin = time.process_time()
             step()
             took[step] = time.process_time() - begin
         ratios.append(took[ours] / took[plain])
+        null.append(took[other] / took[plain])
         steps.append(took[plain])
     own, step_seconds = statistics.mean(timed.seconds), statistics.median(steps)
     share = own / step_seconds
     print(
         f"{name}: step {step_seconds * 1e3:.1f} ms, median ratio {statistics.median(ratios):.4f}"
-        f" over {n} pairs; the governor's own {own * 1e6:.0f} us, {share:.3%} of the step"
+        f" over {n} (two without it: {statistics.median(null):.4f}); the governor's own"
+        f" {own * 1e6:.0f} us, {share:.3%} of the step"
     )
     return share
 

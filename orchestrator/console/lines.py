@@ -92,7 +92,9 @@ def _told(metrics: Mapping[str, float]) -> list[str]:
 
 def _level(event: Event) -> str:
     """How alarming an event is: what the scheduler mends by itself is a warning."""
-    if isinstance(event, NodeLost | MicroBatchChanged):
+    if isinstance(event, MicroBatchChanged):
+        return "WARN " if event.recut.new < event.recut.old else "INFO "
+    if isinstance(event, NodeLost):
         return "WARN "
     if not isinstance(event, GangFailed) or event.cause is Cause.KILLED:
         return "INFO "
