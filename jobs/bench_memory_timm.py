@@ -111,7 +111,8 @@ def _report(verdicts: Sequence[Verdict], failed: Sequence[str]) -> None:
     print(
         "(torch 1.12: eager loading; the factor and the constant are from ultralytics' logs, what"
     )
-    print(" the driver keeps from torch's totals; no number was fitted to this table)")
+    print(" the driver keeps from torch's totals; no number was fitted to this table, but that the")
+    print(" driver keeps something was added after a first comparison with it had missed)")
     _count(verdicts, capacity)
     for verdict in verdicts:
         if (verdict.least <= capacity) != verdict.did_fit:

@@ -24,6 +24,7 @@ MOST_TRACES: Bytes = 2 << 30
 
 PROFILES = (("yolov8s", "T4"), ("yolov8n", "RTX 4090"), ("yolov8n", "GTX 1080 Ti"))
 GOALS = {"Ampere": (0.03, 0.08), "Turing": (0.06, None)}  # median and worst absolute error
+FITTED = ("Turing",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +49,30 @@ def compare_yolo(data: Path, traces: Path, *, only_counted: bool = False) -> Non
     as those runs had, gets the likely factor and the constant of `overheads`, without the context.
     A step is replayed as it was for fitting those: optimizer step in each, no gradients kept from
     an earlier one.
+
+    The likely factor of `FITTED` architectures was changed after these rows had been seen. It was
+    fitted on the half of them that `is_to_fit` and on runs that do not count: only the other half
+    tells how good it is. With the factor before, 1.18, the seven runs on Turing had a median error
+    of 9.6 % and a worst one of +18.4 %. No other factor or constant saw these rows.
     """
     kept = CachedPredictor(TraceCache(traces, most_bytes=MOST_TRACES), traced)
     runs = read_runs()
-    print("GPU_mem at the end of epoch 1 in public logs: rows that count (rule: jobs.memory_logs)")
+    print("GPU_mem at the end of epoch 1 in public logs: rows that count (rule: jobs.memory_logs).")
+    print("The loss of old releases differs from the one replayed only where labels are dense.")
     compared = _print_runs(kept, [run for run in runs if not run.left_out])
-    _summary(compared)
-    print("the half on which constants may have been fitted, and the half that was held out:")
-    _summary([one for one in compared if one.run.is_to_fit], ", to fit")
-    _summary([one for one in compared if not one.run.is_to_fit], ", held out")
-    print("the held-out half, had the factor been fitted on the other half alone:")
+    is_used = [one.run.architecture in FITTED and one.run.is_to_fit for one in compared]
+    print("rows that no constant was fitted on:")
+    _summary([one for one, used in zip(compared, is_used, strict=True) if not used])
+    print(f"rows that the factor of {', '.join(FITTED)} was fitted on (a half, by a fixed hash):")
+    _summary([one for one, used in zip(compared, is_used, strict=True) if used], has_goals=False)
+    print("the half that is not to be fitted on, had the factor been fitted on the other half:")
     _halves(compared)
     _card_totals(kept, [run for run in runs if run.process_bytes])
     _smi(kept)
     _slopes(kept, data)
     if only_counted:
         return
-    print("\nrows that do not count; the constants were fitted on later epochs of the fitted ones")
+    print("\nrows that do not count")
     for reason, words in AGAINST.items():
         print(f" {words}:")
         _print_runs(kept, [run for run in runs if run.left_out == reason])
@@ -140,7 +148,7 @@ def _line(one: Compared) -> str:
     )
 
 
-def _summary(compared: Sequence[Compared], words: str = "") -> None:
+def _summary(compared: Sequence[Compared], words: str = "", *, has_goals: bool = True) -> None:
     errors: dict[str, list[float]] = {}
     for one in compared:
         if one.error is not None:
@@ -150,7 +158,7 @@ def _summary(compared: Sequence[Compared], words: str = "") -> None:
         print(
             f"  {architecture}{words}: {len(found)} runs, median absolute error {middle:.1%},"
             f" worst {worst:+.1%}, median {statistics.median(found):+.1%}"
-            + _goal(architecture, middle, worst)
+            + (_goal(architecture, middle, worst) if has_goals else "")
         )
 
 
@@ -175,7 +183,7 @@ def _halves(compared: Sequence[Compared]) -> None:
             for one in mine
             if not one.run.is_to_fit
         ]
-        _summary(others, f", factor {factor:.3f}")
+        _summary(others, f", factor {factor:.3f}", has_goals=False)
 
 
 def _asked_factor(one: Compared, constant: Bytes) -> float:
@@ -183,7 +191,7 @@ def _asked_factor(one: Compared, constant: Bytes) -> float:
 
 
 def _card_totals(kept: CachedPredictor, runs: Iterable[Run]) -> None:
-    print("\nnvidia-smi of the process, likewise")
+    print("\nnvidia-smi of the process (Hopper's context is from the second of these runs)")
     for run in runs:
         found = overheads(run.architecture)
         asked = demand(kept.trace(run.workload), run.batch, segments=Segments.FIXED)
@@ -225,8 +233,8 @@ def _slopes(kept: CachedPredictor, data: Path) -> None:
     AutoBatch's profile is a forward and backward alone, without loss, optimizer or EMA.
     """
     print("\nbytes per image, AutoBatch's own profile (no loss) and the prediction (with loss of")
-    print("one label); nothing was fitted to the slopes, but the T4 and 1080 Ti rows led to the")
-    print("larger factor for cards before Ampere")
+    print("one label); nothing was fitted to the slopes, but the T4 and 1080 Ti rows led to larger")
+    print("factors for cards before Ampere")
     with (data / "gpu_bench" / "yolo_autobatch_memory.csv").open() as file:
         rows = list(csv.DictReader(file))
     for model, card in PROFILES:

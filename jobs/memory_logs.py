@@ -22,7 +22,7 @@ Where only a validation was shown, four times its mean (mosaic) is taken.
 channels_first, as did Windows ever since. The loss that is traced is the installed one's: those of
 older releases take more only where labels are dense.
 
-**Halves**: where the rows show that a constant is off, it may be fitted on the rows that `is_to_fit`
+**Halves**: where the rows show that a constant is off, it may be fitted on rows that `is_to_fit`
 alone, and the other half is what tells how well it then does. A hash of source and model decides.
 
 Sources are numbers of files in a text index of GitHub.
@@ -36,9 +36,9 @@ from pathlib import Path
 from orchestrator.plan.workload import Labels, Workload
 from orchestrator.types import Bytes
 
-__all__ = ["AGAINST", "Run", "read_runs"]
+__all__ = ["AGAINST", "TABLE", "Run", "read_runs"]
 
-_TABLE = Path(__file__).with_name("memory_logs.csv")
+TABLE = Path(__file__).with_name("memory_logs.csv")
 _BEFORE_FLASH = ("Pascal", "Volta", "Turing")
 _UNITS = {"GB": 10**9, "GiB": 1 << 30, "MiB": 1 << 20}
 
@@ -78,7 +78,7 @@ class Run:
 
 def read_runs() -> list[Run]:
     """All rows of the table."""
-    with _TABLE.open(newline="") as file:
+    with TABLE.open(newline="") as file:
         return [_run(row) for row in csv.DictReader(file)]
 
 

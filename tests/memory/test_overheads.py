@@ -58,6 +58,19 @@ def test_cards_before_ampere_are_planned_with_a_larger_factor() -> None:
     assert new.factor == new.likely_factor == 1.03
 
 
+def test_on_turing_what_is_likely_is_less_than_what_is_planned_with() -> None:
+    old = overheads("Turing")
+    assert 1.02 <= old.likely_factor <= 1.18  # what public runs on a T4 asked for after epoch 1
+    assert old.likely_factor < old.factor
+
+
+def test_on_hopper_the_context_is_what_nvidia_smi_showed_beyond_gpu_mem() -> None:
+    shown = 16068 << 20
+    low, high = 14.95 * GIB, 15.05 * GIB  # "15" in the log
+    assert shown - high <= overheads("Hopper").outside_bytes <= shown - low
+    assert overheads("Blackwell").outside_bytes == overheads("Hopper").outside_bytes
+
+
 def test_of_an_unknown_card_the_worst_of_all_is_assumed() -> None:
     least = demand(3 * GIB)
     worst = overheads("custom").needed_bytes(least)
