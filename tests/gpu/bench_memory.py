@@ -11,7 +11,7 @@ Ends with 1 when a goal is missed, and with 0 and the reason where there is no C
 blank and labels made up: both sides see the same numbers of them.
 """
 
-# ruff: noqa: E402, T201 - the allocator's settings are read when torch is loaded; a bench prints
+# ruff: noqa: T201 - the allocator's settings are read when torch is loaded; a bench prints
 
 import os
 
@@ -48,8 +48,9 @@ GOALS = {"median": 0.03, "p95": 0.08, "use": 0.85}
 LABELS = Labels(most=60, mean=20)
 PRECISIONS = ("fp16", "bf16", "fp32")
 OPTIMIZERS = ("AdamW", "SGD", "Adam")
-DETECTORS = tuple(f"yolo{v}{s}.yaml" for v, s in product(("v8", "11", "26"), "nsmlx")) + (
-    "yolo11s-seg.yaml", "yolo11m-seg.yaml", "yolov8s-pose.yaml", "yolo11n-cls.yaml",
+DETECTORS = (
+    *(f"yolo{v}{s}.yaml" for v, s in product(("v8", "11", "26"), "nsmlx")), "yolo11s-seg.yaml",
+    "yolo11m-seg.yaml", "yolov8s-pose.yaml", "yolo11n-cls.yaml",
 )  # fmt: skip
 CLASSIFIERS = (
     "resnet18", "resnet50", "efficientnet_b0", "efficientnet_b3", "mobilenetv3_large_100",
@@ -76,8 +77,9 @@ def settings() -> list[Setting]:
         size = 224 if task == "classify" else (640, 512, 416)[number % 3]
         found.append(_setting("yolo", model, size, 80, number, (16, 8, 24)[number // 3 % 3], task))
     for number in range(24):
-        model = CLASSIFIERS[number % len(CLASSIFIERS)]
-        found.append(_setting("timm", model, 224, 1000, number, (64, 32, 128)[number % 3]))
+        again, at = divmod(number, len(CLASSIFIERS))
+        batch = (64, 32, 128)[(number + again) % 3]
+        found.append(_setting("timm", CLASSIFIERS[at], 224, 1000, number + again, batch))
     return found
 
 
