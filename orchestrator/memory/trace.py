@@ -18,7 +18,7 @@ from orchestrator.memory.pose import posing_as_card
 from orchestrator.memory.stage import FakeStage, Stage
 from orchestrator.plan.workload import Workload
 
-__all__ = ["steps_of", "trace_pair", "trace_step"]
+__all__ = ["Steps", "canonical", "steps_of", "trace_pair", "trace_step"]
 
 _PAIRS = ((2, 4), (4, 8), (8, 16))
 _LOOPED_PAIRS = ((8, 16), (16, 32))
