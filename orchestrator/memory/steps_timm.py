@@ -97,7 +97,7 @@ class TimmSteps:
 
     def _batch(self, num_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         size = self._workload.imgsz
-        return torch.zeros(num_samples, 3, size, size), torch.zeros(num_samples, dtype=torch.int64)
+        return torch.rand(num_samples, 3, size, size), torch.zeros(num_samples, dtype=torch.int64)
 
     def _infer(self, stage: Stage, model: nn.Module, batch: int, steps: int) -> object:
         model.eval()
