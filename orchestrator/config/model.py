@@ -191,7 +191,12 @@ class ResourcesModel(_Block):
 
 
 class MemoryModel(_Block):
-    """How a run is made to fit the memory of a card."""
+    """How a run is made to fit the memory of a card, before it starts and while it trains.
+
+    A run has a share of its card: `resources.memory`, or what was predicted for it. Pieces that
+    were cut grow again within that share only, up to `target` of it, and never beyond the piece
+    that was planned: what the card has free besides belongs to others.
+    """
 
     predict: bool = Field(
         default=True, description="predict the memory and plan with it; false takes a whole card"
@@ -208,6 +213,12 @@ class MemoryModel(_Block):
     )
     least_imgsz: int | None = Field(
         None, ge=32, le=16384, description="smallest pictures that the rung imgsz may go to"
+    )
+    adapt: bool = Field(
+        default=True, description="pieces grow again after a cut; they are always cut when needed"
+    )
+    target: float = Field(
+        0.85, ge=0.1, le=1, description="part of the run's share that a grown piece may take"
     )
 
 

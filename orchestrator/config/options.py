@@ -21,7 +21,10 @@ _OPTION_KEYS = {
     "yolo": "orchestrator.trainer.yolo_settings:yolo_option_keys",
     "timm": "orchestrator.trainer.options_timm:TIMM_OPTIONS",
 }
-_OPTION_CHECKS = {"timm": "orchestrator.trainer.options_timm:timm_options"}
+_OPTION_CHECKS = {
+    "timm": "orchestrator.trainer.options_timm:timm_options",
+    "yolo": "orchestrator.trainer.options_memory:memory_options",  # ultralytics checks its own
+}
 # Readers of data sets that import no framework: (YOLO data file, YOLO class folders, timm).
 _READ_FILE = "orchestrator.trainer.yolo_data:read_data_yaml"
 _READ_FOLDERS = "orchestrator.trainer.yolo_data:read_class_folders"

@@ -19,6 +19,7 @@ from orchestrator.config.rules import (
     TIMM_PREFIX,
     Place,
     contradictions,
+    memory_options,
     option_problems,
     trainer_of,
 )
@@ -90,7 +91,7 @@ def _project(place: Place, model: ProjectModel, folder: Path) -> Project:
         workers=model.workers,
         cache=model.cache,
         seed=model.seed,
-        options=dict(model.model_extra or {}),
+        options=memory_options(model) | (model.model_extra or {}),
     )
     return Project(
         name=model.name,

@@ -9,18 +9,21 @@ from orchestrator.config.options import check_option, option_keys
 from orchestrator.config.words import Problem, path_in, unknown_key
 from orchestrator.config.yaml import KeyPath, path_text, shown
 from orchestrator.errors import OrchestratorError
+from orchestrator.types import Scalar
 
 __all__ = [
     "TIMM_PREFIX",
     "Place",
     "card_problems",
     "contradictions",
+    "memory_options",
     "option_problems",
     "trainer_of",
 ]
 
 TIMM_PREFIX = "timm/"
 _KEYS = frozenset(ProjectModel.model_fields)
+_WHILE_IT_TRAINS = {"adapt": "memory_adapt", "target": "memory_target"}  # block -> trainers' keys
 _NOT_OURS = {  # keys of ultralytics that have no meaning here, and what takes their place
     "nbs": "leave it out: it is always the effective batch, which is `batch`",
     "time": "use schedule.max_duration",
@@ -125,6 +128,7 @@ def contradictions(place: Place, model: ProjectModel) -> list[Problem]:
         say(("device",), "is cpu, but resources ask for GPUs", "remove one of the two")
     found.extend(_image_size(place, model))
     found.extend(_ladder(place, model))
+    found.extend(_said_twice(place, model))
     found.extend(card_problems(place, ("resources", "gpu_type"), model.resources.gpu_type))
     return found
 
@@ -144,6 +148,34 @@ def _ladder(place: Place, model: ProjectModel) -> list[Problem]:
         return []
     name, where = place.of(("memory", key))
     return [Problem(f"{name} {text} ({where})", code="E1018", fix=fix)]
+
+
+def memory_options(model: ProjectModel) -> dict[str, Scalar]:
+    """What the block `memory` tells the trainer, in the trainer's own keys.
+
+    Only what differs from the default is told: a config that spells the defaults out describes
+    the same run as one that does not.
+    """
+    block = type(model.memory).model_fields
+    told = {
+        option: getattr(model.memory, key)
+        for key, option in _WHILE_IT_TRAINS.items()
+        if getattr(model.memory, key) != block[key].default
+    }
+    known = option_keys(trainer_of(model.model, model.trainer)) if told else frozenset()
+    return {option: value for option, value in told.items() if option in known}
+
+
+def _said_twice(place: Place, model: ProjectModel) -> list[Problem]:
+    """The trainer's own key beside another value in the block `memory`."""
+    flat, found = model.model_extra or {}, []
+    for option, value in memory_options(model).items():
+        if option in flat and flat[option] != value:
+            key = option.removeprefix("memory_")
+            name, where = place.of(("memory", key))
+            text = f"{name} is {value}, but {option} is {shown(str(flat[option]))} ({where})"
+            found.append(Problem(text, code="E1018", fix=f"leave {option} out"))
+    return found
 
 
 def _image_size(place: Place, model: ProjectModel) -> list[Problem]:

@@ -49,6 +49,8 @@ _ELSEWHERE: Mapping[str, str] = {  # what other tools and other blocks call our 
     "ladder": "memory.ladder",
     "predict": "memory.predict",
     "least_imgsz": "memory.least_imgsz",
+    "adapt": "memory.adapt",
+    "target": "memory.target",
     "cpus": "resources.cpus",
     "priority": "schedule.priority",
     "queue": "schedule.queue",

@@ -10,13 +10,18 @@ __all__ = ["MEMORY_KEYS", "MemoryOptions", "memory_options"]
 
 MEMORY_KEYS: Mapping[str, str] = {
     "memory_adapt": "let the micro-batch grow again after it was cut; it is always cut when needed",
-    "memory_target": "share of the budget that a grown micro-batch may use, 0.1 to 1",
+    "memory_target": "part of the run's share that a grown micro-batch may use, 0.1 to 1",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryOptions:
-    """How the micro-batch follows the memory."""
+    """How the micro-batch follows the memory.
+
+    `target` is a part of the run's budget, its share of the card, not of the card: room that
+    other runs were given is never grown into. Where others took more than theirs, it is a part of
+    what they leave.
+    """
 
     adapt: bool = True
     target: float = 0.85

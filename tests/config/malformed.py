@@ -34,6 +34,8 @@ NEAR_IN_BLOCK = {
     ("resources", "gpu"): "gpus",
     ("resources", "memroy"): "memory",
     ("resources", "gputype"): "gpu_type",
+    ("memory", "adpat"): "adapt",
+    ("memory", "targte"): "target",
     ("schedule", "prio"): "priority",
     ("schedule", "max_time"): "max_duration",
     ("schedule", "retries"): "retry",
@@ -64,6 +66,8 @@ BLOCKS = (
     ("resources", "memory", ("8", "8 gigs", "1KiB", "-8GiB", "99999999TiB", "[8GiB]", "true")),
     ("resources", "gpu_type", ("3", "[RTX 9999]", "{a: 1}", "RTX 409O")),
     ("resources", "cpus", ("many", "-1", "[1]", "1e9")),
+    ("memory", "adapt", ("1", "maybe", "[true]", '"true"')),
+    ("memory", "target", ("0", "0.05", "1.01", "85%", "[0.5]", "true", "-0.5")),
     ("schedule", "priority", ("high", "1.5", "10000", "true")),
     ("schedule", "queue", ("../up", "A", "3", "[a]")),
     ("schedule", "max_duration", ("tomorrow", "0", "-5", "[6h]", "1e30", "6 h")),
@@ -139,7 +143,7 @@ def _blocks() -> Iterator[Wrong]:
     for block, key, values in BLOCKS:
         for value in values:
             yield _field(block, f"{{{key}: {value}}}", f"projects[0].{block}.{key}")
-    for block in ("resources", "schedule"):
+    for block in ("resources", "memory", "schedule"):
         for value in ("3", "[a]", "yes", "text"):
             yield _field(block, value, f"projects[0].{block}")
     for value in ("3", "[a]", "text"):
@@ -195,6 +199,11 @@ def _shapes() -> Iterator[Wrong]:
         "timm for yolo": (f"{HEAD}    trainer: timm\n", "projects[0].trainer"),
         "cpu and cards": (f"{HEAD}    device: cpu\n    resources: {{gpus: 2}}\n", "device"),
         "an uneven batch": (f"{HEAD}    batch: 9\n    resources: {{gpus: 2}}\n", "batch"),
+        "memory said twice": (
+            f"{HEAD}    memory: {{target: 0.5}}\n    memory_target: 0.6\n",
+            "projects[0].memory.target",
+        ),
+        "a yolo run's flat target": (f"{HEAD}    memory_target: 2\n", "projects[0].memory_target"),
         "a timm option": (
             "model: timm/resnet18\ndata: d\nmixup: much\n",
             "mixup",

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config, load_config, schema
-from orchestrator.config.model import FileModel, ProjectModel
+from orchestrator.config.model import FileModel, MemoryModel, ProjectModel
 from orchestrator.config.yaml import read_yaml
 from orchestrator.errors import ConfigError, DataError, NotFoundError
-from orchestrator.types import DeviceKind
+from orchestrator.trainer.options_memory import MemoryOptions, memory_options
+from orchestrator.types import DeviceKind, Scalar
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -264,6 +266,34 @@ def test_the_memory_block_says_how_a_run_is_made_to_fit(tmp_path: Path) -> None:
     sized = load(tmp_path, text, "resources.headroom=512MiB").projects[0]
     assert sized.fitting.headroom.num_bytes == 512 << 20
     assert sized.resolved["resources"]["headroom"] == "512MiB"
+
+
+@pytest.mark.parametrize("model", ["yolo11n.yaml", "timm/resnet18"])
+def test_the_memory_block_reaches_the_trainer(tmp_path: Path, model: str) -> None:
+    text = f"model: {model}\ndata: made:x\n"
+
+    def options(*words: str) -> Mapping[str, Scalar]:
+        (project,) = load(tmp_path, text, *words).projects
+        kept = yaml.safe_dump(project.resolved | {"data": "made:x"})
+        (again,) = load(tmp_path, kept).projects
+        found = project.template.settings.options
+        assert again.template.settings.options == found
+        return found
+
+    assert options() == {}
+    assert options("memory.adapt=true", "memory.target=0.85") == {}
+    assert options("memory.target=1") == {"memory_target": 1.0}
+    words = ("memory.adapt=false", "memory.target=0.5")
+    assert options(*words) == {"memory_adapt": False, "memory_target": 0.5}
+    assert options("memory_target=0.5") == {"memory_target": 0.5}
+    told, rest = memory_options(options(*words))
+    assert (told, rest) == (MemoryOptions(adapt=False, target=0.5), {})
+    assert memory_options(options())[0] == MemoryOptions()
+
+
+def test_the_defaults_of_the_memory_block_are_those_of_the_trainers() -> None:
+    block, own = MemoryModel.model_validate({}), MemoryOptions()
+    assert (block.adapt, block.target) == (own.adapt, own.target)
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,10 @@ def small_model() -> nn.Module:
 class Bench:
     """A learner on an emulated card, with a governor."""
 
-    def __init__(self, folder: Path, options: MemoryOptions | None = None) -> None:
-        self.device = EmulatedDevice(CARD, CARD.memory_bytes)
+    def __init__(
+        self, folder: Path, options: MemoryOptions | None = None, share: int = CARD.memory_bytes
+    ) -> None:
+        self.device = EmulatedDevice(CARD, share)
         self.link = RecordingLink(folder / "checkpoints")
         self.task = task_of(folder)
         options = options or MemoryOptions()
@@ -250,6 +252,21 @@ def test_the_micro_batch_grows_again_but_never_to_what_ran_out(tmp_path: Path) -
     assert bench.governor.micro_batch == BATCH
     assert bench.link.recuts[-1].new == BATCH
     assert "room" in bench.link.recuts[-1].why
+
+
+@pytest.mark.parametrize(("target", "grows"), [(0.5, False), (1.0, True)])
+def test_it_grows_within_the_share_of_the_run_however_much_of_the_card_is_free(
+    tmp_path: Path, target: float, grows: bool
+) -> None:
+    _, peak = Bench(tmp_path / "alone").peak(batch_of(0))
+    bench = Bench(tmp_path, MemoryOptions(target=target), share=peak + peak // 8)
+    assert bench.device.memory().free_bytes >= CARD.memory_bytes // 2
+    bench.governor._training.grow_after = 2
+    bench.governor._training.become(BATCH // 2)
+    for number in range(20):
+        bench.learn(batch_of(number))
+    assert (bench.governor.micro_batch == BATCH) == grows
+    assert not grows or not any(recut.new < recut.old for recut in bench.link.recuts)
 
 
 class Spilling(EmulatedDevice):
