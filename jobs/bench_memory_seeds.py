@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from jobs.bench_memory_yolo import traced
+from orchestrator.client.suggest import model_target
 from orchestrator.device.catalogue import find_card
 from orchestrator.memory.cache import CachedPredictor, TraceCache
 from orchestrator.memory.replay import demand, largest
-from orchestrator.plan.budget import default_headroom
+from orchestrator.plan.budget import Headroom, budget_of
 from orchestrator.plan.overheads import overheads
 from orchestrator.plan.workload import OptimizerState, Workload
 
@@ -102,6 +103,6 @@ def _is_new(card: str) -> bool:
 
 def _most(kept: CachedPredictor, workload: Workload, name: str) -> int:
     card = find_card(name)
-    free = card.memory_bytes - default_headroom(card.memory_bytes)
-    capacity = overheads(card.architecture, is_deterministic=False).capacity(free)
+    budget = budget_of(model_target(card), Headroom())
+    capacity = overheads(card.architecture, is_deterministic=False).capacity(budget)
     return largest(kept.trace(workload), capacity)

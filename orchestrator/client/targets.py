@@ -65,7 +65,7 @@ def targets_of(
     elif config is not None and config.emulate:
         targets = list(kinds_of(emulated_cards(config.emulate), ()))
     elif limit is not None:
-        targets = [Target(name=f"a card of {memory}", memory_bytes=limit)]
+        targets = [Target(name=f"a card of {memory}", memory_bytes=limit, is_size_alone=True)]
     else:
         targets, remark = _here()
     limited = (replace(target, limit_bytes=limit) for target in targets)

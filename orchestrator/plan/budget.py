@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.errors import PlanError
+from orchestrator.plan.overheads import driver_bytes
 from orchestrator.types import Bytes
 
 __all__ = ["LEAST_BUDGET", "Headroom", "Target", "budget_of", "default_headroom", "share_of"]
@@ -13,8 +14,9 @@ LEAST_BUDGET: Bytes = 64 << 20
 
 # Share of a card that is left free on purpose, by the card's size. Small cards drive the desktops,
 # whose share of the memory comes and goes. The prediction errs by 1.6 % in the median and 4.9 % at
-# worst on ten published runs (Ampere), which is the least that is kept. They stay within the
-# safety factors of 0.75 to 0.95 that practice uses.
+# worst on ten published runs (Ampere), which is the least that is kept, and all of it is needed for
+# that: what the driver keeps for itself is subtracted besides. They stay within the safety factors
+# of 0.75 to 0.95 that practice uses.
 _HEADROOM = ((9 * _GIB, 0.10), (20 * _GIB, 0.08))
 _HEADROOM_LARGE = 0.05
 
@@ -40,6 +42,7 @@ class Target:
     """A card to plan for. `limit_bytes` is a budget given by hand in place of the card's own.
 
     `memory_bytes` is what NVML calls total; `foreign_bytes` what processes of others hold of it.
+    `is_size_alone` where no card was named, only how many bytes there are.
     """
 
     name: str
@@ -49,6 +52,18 @@ class Target:
     compute_capability: tuple[int, int] | None = None
     is_emulated: bool = False
     limit_bytes: Bytes | None = None
+    is_size_alone: bool = False
+
+    @property
+    def driver_bytes(self) -> Bytes:
+        """What the driver keeps of the card; 0 where it is emulated or only a size."""
+        is_real = not (self.is_emulated or self.is_size_alone)
+        return driver_bytes(self.memory_bytes) if is_real else 0
+
+    @property
+    def free_bytes(self) -> Bytes:
+        """What CUDA offers to our processes, all of them together."""
+        return self.memory_bytes - self.driver_bytes - self.foreign_bytes
 
 
 def default_headroom(total: Bytes) -> Bytes:
@@ -70,7 +85,7 @@ def budget_of(target: Target, headroom: Headroom) -> Bytes:
     Raises:
         PlanError: E2020, nothing worth planning with is left; says of how much, and what takes it.
     """
-    free = target.memory_bytes - target.foreign_bytes
+    free = target.free_bytes
     kept = headroom.of(target.memory_bytes)
     budget = free - kept if target.limit_bytes is None else min(target.limit_bytes, free)
     if budget < LEAST_BUDGET:
@@ -81,13 +96,13 @@ def budget_of(target: Target, headroom: Headroom) -> Bytes:
 def share_of(need: Bytes, target: Target, headroom: Headroom) -> Bytes:
     """What to ask of the scheduler for a process that needs `need` bytes, at most the budget.
 
-    The scheduler hands out a card to its last free byte. Shares that are larger by the card's
-    headroom leave it free, however many runs share the card: where the shares add up to at most
-    what is free, the needs add up to at most the budget.
+    The scheduler hands out a card to the last byte that others do not hold. Shares that are larger
+    by the driver's part and the headroom leave both alone, however many runs share the card: where
+    the shares add up to at most what is handed out, the needs add up to at most the budget.
     """
-    free = target.memory_bytes - target.foreign_bytes
-    usable = free - headroom.of(target.memory_bytes)
-    return -(-need * free // usable) if usable > 0 else need
+    handed_out = target.memory_bytes - target.foreign_bytes
+    usable = target.free_bytes - headroom.of(target.memory_bytes)
+    return -(-need * handed_out // usable) if usable > 0 else need
 
 
 def _nothing_left(target: Target, kept: Bytes) -> PlanError:
@@ -98,6 +113,7 @@ def _nothing_left(target: Target, kept: Bytes) -> PlanError:
         why = (
             f"{target.name} has {_gib(target.memory_bytes)}",
             f"{_gib(target.foreign_bytes)} are held by processes of others",
+            f"{_gib(target.driver_bytes)} are the driver's own",
             f"{_gib(kept)} are kept free (resources.headroom)",
         )
         fix = ("end what holds the card, or choose another: --gpu NAME", "resources.headroom=5%")
