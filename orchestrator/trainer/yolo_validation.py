@@ -8,6 +8,7 @@ pieces are weighted as in a cut step (see `yolo_step`).
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +51,7 @@ class _Pieces(_Mixed):
     _own: Any = None  # the model that is judged
     _criterion: Any = None  # whose heads are these
     _heads: Sequence[Head] = ()
+    _files: tuple[Path, ...] = ()  # of predictions (`save_txt`), that the present batch wrote
 
     def get_model(self, model: Any, trainer: Any, **kwargs: Any) -> Any:
         """Let the model of the training judge pieces; its own methods come back afterwards."""
@@ -98,6 +100,11 @@ class _Pieces(_Mixed):
                 [p for part in preds.outputs for p in part] if is_list else torch.cat(preds.outputs)
             )
         super().plot_predictions(batch, preds, ni, **rest)
+
+    def save_one_txt(self, predn: Any, save_conf: bool, shape: Any, file: Path) -> None:  # noqa: FBT001 - as in ultralytics
+        """Write the predictions of one image, and know about it: ultralytics appends."""
+        self._files += (file,)
+        super().save_one_txt(predn, save_conf, shape, file)
 
     def _judge(self, batch: dict[str, Any], **rest: Any) -> _Judged:
         mark = self._mark()
@@ -152,6 +159,7 @@ class _Pieces(_Mixed):
 
     def _mark(self) -> dict[str, Any]:
         """Where the counts stand before a batch."""
+        self._files = ()
         stats = getattr(self.metrics, "stats", {})
         matrix = getattr(self.confusion_matrix, "matrix", None)
         return {
@@ -163,6 +171,9 @@ class _Pieces(_Mixed):
 
     def _roll_back(self, mark: dict[str, Any]) -> None:
         """Forget what a part of the batch had counted before memory ran out."""
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        self._files = ()
         self.seen = mark["seen"]
         for name, length in mark["lists"].items():
             del getattr(self, name)[length:]

@@ -10,8 +10,12 @@ import torch
 
 from jobs.recovery_runs import Done, Fill, Work, run
 from jobs.recovery_work import detection_set
+from orchestrator.device.cpu import CpuDevice
 from orchestrator.device.emulated import EmulatedDevice
+from orchestrator.trainer.governor import Governor
+from orchestrator.trainer.options_memory import MemoryOptions
 from orchestrator.trainer.yolo import YoloTrainer
+from orchestrator.trainer.yolo_validation import governed
 from orchestrator.types import BatchPlan, Card, Outcome, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of
 from tests.trainer.yolo_pictures import make_yolo_data
@@ -87,6 +91,33 @@ def test_validation_that_ran_out_has_the_numbers_of_the_whole(
     assert done.recuts
     for mine, theirs in zip(done.reported, whole.reported, strict=True):
         assert dict(mine.metrics) == pytest.approx(dict(theirs.metrics), rel=1e-4, abs=2e-5)
+
+
+class Appending:
+    """What of a validator counts, with predictions that are appended to a file an image."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.metrics = self.confusion_matrix = None
+
+    def save_one_txt(self, predn: str, save_conf: bool, shape: None, file: Path) -> None:
+        with file.open("a") as text:
+            text.write(predn)
+
+
+def test_a_batch_that_is_judged_again_writes_its_predictions_once(tmp_path: Path) -> None:
+    plan = BatchPlan(effective_batch=BATCH, world_size=1, micro_batch=BATCH)
+    link = RecordingLink(tmp_path / "checkpoints")
+    task = attempt_of(TrainSettings(model="m", data="d", imgsz=64, epochs=1), tmp_path, batch=plan)
+    validator = governed(Appending(), Governor(task, CpuDevice(), link, MemoryOptions()))
+    files = [tmp_path / f"{name}.txt" for name in "abc"]
+    for batch in (files[:1], files[1:]):
+        mark = validator._mark()
+        for written in (batch[:1], batch):  # memory ran out after the first of them
+            validator._roll_back(mark)
+            for file in written:
+                validator.save_one_txt("0 0.5\n", save_conf=False, shape=None, file=file)
+    assert [file.read_text() for file in files] == ["0 0.5\n"] * 3
 
 
 @pytest.mark.slow
