@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.client.access import default_home
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config, Setting, load_config, schema, user_config_path
+from orchestrator.config.yaml import write_yaml
 from orchestrator.console.say import columns, emit, emit_json, say
 
 __all__ = ["print_paths", "print_schema", "show", "validate"]
@@ -25,9 +26,7 @@ def show(path: Path | None, words: Sequence[str], *, with_origin: bool, as_json:
         body = ((row.path, json.dumps(row.value, default=str), row.origin) for row in rows)
         emit(columns(("KEY", "VALUE", "FROM"), body))
     else:
-        import yaml
-
-        emit(yaml.safe_dump(_document(config), sort_keys=False, allow_unicode=True).rstrip())
+        emit(write_yaml(_document(config)).rstrip())
 
 
 def _settings(config: Config) -> list[Setting]:

@@ -13,6 +13,7 @@ from orchestrator.client.access import Client, fingerprint, new_run_id
 from orchestrator.client.fitting import Fitted, fit_run, kinds_of, write_plan
 from orchestrator.client.plans import Planner
 from orchestrator.config.load import Config, Project
+from orchestrator.config.yaml import write_yaml
 from orchestrator.memory.facts import facts_of
 from orchestrator.types import Card, DeviceKind, RunId, RunSpec
 
@@ -108,12 +109,10 @@ def submit_orders(
 
 
 def _make_folder(order: Order, config: Config, cards: Sequence[Card]) -> None:
-    import yaml
-
     from orchestrator.store.folder import create_run_folder, write_config, write_environment
 
     folder = create_run_folder(config.runs, order.spec.project, order.spec.run_id)
-    write_config(folder, yaml.safe_dump(_resolved(order, config), sort_keys=False))
+    write_config(folder, write_yaml(_resolved(order, config)))
     write_environment(folder, _facts(cards))
     if order.fitted is not None and order.fitted.plans:
         write_plan(folder, order.fitted)

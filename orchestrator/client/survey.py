@@ -13,6 +13,7 @@ from orchestrator.client.feasible import cpu_count
 from orchestrator.client.plans import CardPlan, Planner, ladder_of
 from orchestrator.client.suggest import suggestions
 from orchestrator.config.load import Config, Project
+from orchestrator.config.yaml import write_yaml
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.memory.facts import facts_of
 from orchestrator.memory.predict import is_unpredictable
@@ -191,8 +192,6 @@ def write_config(path: Path, config: Config, plans: Sequence[CardPlan]) -> None:
     Raises:
         ConfigError: E1062, a project does not fit.
     """
-    import yaml
-
     if unfit := [plan.project for plan in plans if not plan.fits]:
         raise _no_one_plan(f"{', '.join(unfit)} does not fit")
     by_name = {plan.project: plan for plan in plans}
@@ -201,7 +200,7 @@ def write_config(path: Path, config: Config, plans: Sequence[CardPlan]) -> None:
     card = plans[0].gpu if plans else "no card"
     head = f"# Planned for {card}: as predicted, nothing was trained for it.\n"
     body = {**cluster, "runs": str(config.runs), "projects": blocks}
-    path.write_text(head + yaml.safe_dump(body, sort_keys=False, allow_unicode=True), "utf-8")
+    path.write_text(head + write_yaml(body), "utf-8")
 
 
 def _block(project: Project, plan: CardPlan | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ __all__ = [
     "path_text",
     "read_yaml",
     "shown",
+    "write_yaml",
 ]
 
 MAX_BYTES = 1 << 20
@@ -74,6 +75,29 @@ def shown(text: str, limit: int = 60) -> str:
     """The text for a message: one line, no control characters, of a bearable length."""
     clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
     return clean if len(text) <= limit else clean[:limit] + "..."
+
+
+def write_yaml(value: Value) -> str:
+    """A YAML text that `read_yaml` reads as this value; keys keep their order."""
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True)
+
+
+class _Writer(yaml.SafeDumper):
+    """Writes plain values, words that the reader takes for numbers in quotes."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True  # the reader knows none
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        is_number = _is_whole(data.replace("_", "")) or _FLOAT.fullmatch(data)
+        return self.represent_scalar(f"{_TAG}str", data, style="'" if is_number else None)
+
+
+_Writer.add_representer(str, _Writer.represent_str)
+
+
+def _is_whole(text: str) -> bool:
+    return text.lstrip("+-").isdecimal()
 
 
 def read_yaml(text: str, name: str) -> Document:
@@ -213,12 +237,12 @@ class _Reader:
         if ":" in text:  # YAML 1.1 reads 1:30 as ninety; a config means the text
             return text
         plain = text.replace("_", "")
-        if kind == f"{_TAG}int" or plain.lstrip("+-").isdecimal():
+        if kind == f"{_TAG}int" or _is_whole(plain):
             if len(plain.lstrip("+-")) > _MAX_DIGITS:
                 raise self._error(
                     event, f"{shown(text, 24)} is too large a number", "E1005", "make it smaller"
                 )
-            return int(plain, 10 if plain.lstrip("+-").isdecimal() else 0)
+            return int(plain, 10 if _is_whole(plain) else 0)
         if kind == f"{_TAG}float" or _FLOAT.fullmatch(text):
             value = float(plain.lower().replace(".inf", "inf").replace(".nan", "nan"))
             if not math.isfinite(value):
