@@ -35,6 +35,7 @@ def drive_stubs(home: Path) -> None:
     """Be the driver of the store in `home` until every run in it has ended."""
     from orchestrator.cluster.ray import RayCluster
     from orchestrator.cluster.session import local_ray
+    from orchestrator.console import live
     from orchestrator.driver import drive
     from orchestrator.schedule.scheduler import Scheduler
     from orchestrator.store.sql import SqlStore
@@ -45,7 +46,9 @@ def drive_stubs(home: Path) -> None:
         local_ray(num_cpus=2, cards=CARDS, home=home),
     ):
         cluster = RayCluster(StubParts(), list_cards=list_cards, local_cards=CARDS)
-        drive(Scheduler(), cluster, store, cluster)
+        scheduler = Scheduler()
+        told = live.observer(scheduler, live.reasons(store))  # why runs wait, for `orc ls`
+        drive(scheduler, cluster, store, cluster, observe=told)
 
 
 if __name__ == "__main__":
