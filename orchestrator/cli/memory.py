@@ -27,7 +27,7 @@ def _profile(
     home: Home = None,
     as_json: Json = False,
 ) -> int:
-    """Train a few steps of each project on the first card here, and record their peaks."""
+    """Train a few steps of each project on the first card here, validate, record the peaks."""
     from jobs.profile import profile
 
     path, settings = split_words(words or [])

@@ -97,7 +97,10 @@ class BookObserver:
 def peak_of(
     spec: RunSpec, card: Card, progress: Progress, num_epochs: int, attempt: str, at: float
 ) -> Peak:
-    """The row of an attempt that has completed `num_epochs` epochs like this one."""
+    """The row of an attempt that has completed `num_epochs` epochs like this one.
+
+    Epochs are reported after their validation; ultralytics' `val: false` leaves it out.
+    """
     target = target_of(card)
     plan = _plan_of(spec, target.name, progress.micro_batch)
     steps = progress.num_images // max(1, spec.effective_batch)
@@ -114,6 +117,7 @@ def peak_of(
         peak_bytes=progress.peak_bytes,
         peak_reserved_bytes=getattr(progress, "peak_reserved_bytes", 0),
         steps=steps * num_epochs,
+        has_validation=spec.settings.options.get("val", True) is not False,
         predicted_bytes=plan.get("traced_bytes"),
         workload=plan.get("workload", ""),
         at=at,

@@ -41,7 +41,8 @@ def facts_of(spec: RunSpec) -> Facts:
     task = task_of(settings.model)
     if task == "classify":
         data = pkgutil.resolve_name("orchestrator.trainer.yolo_data:read_class_folders")(path)
-        return Facts(num_classes=len(data.names))
+        pictures = sum(1 for each in (path / "train").rglob("*") if each.is_file())
+        return Facts(num_classes=len(data.names), num_images=pictures)
     from orchestrator.memory.labels import count_labels
     from orchestrator.trainer.yolo_data import read_data_yaml
 

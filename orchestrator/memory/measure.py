@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from orchestrator.memory.book import peak_of
@@ -20,44 +20,64 @@ from orchestrator.types import (
     RunSpec,
     StepProgress,
     StopMode,
+    TrainSettings,
     TrainTask,
 )
 
 __all__ = ["Watch", "measure"]
 
+_EPOCHS = 1000  # more than are needed, and so many that no trainer is in its last epochs
+
 
 @dataclass
 class Watch:
-    """A RunLink that lets so many steps pass, looking at the peak, and asks the trainer to leave.
+    """A RunLink that lets steps and a validation pass, looking at the peaks, and then leaves.
 
-    Trainers ask for a stop at every batch boundary: that is what counts the steps.
+    Trainers ask for a stop at every batch boundary of training, and once after an epoch: that is
+    what counts the steps. An epoch has as many of them as the first sign of life says; who asks
+    more often in it, asks between batches of validation, and is told to leave after one of them.
     """
 
     attempt: AttemptId
     device: Device
     steps: int
-    num_asked: int = 0
+    micro_batch: int
     peak_bytes: Bytes = 0
+    peak_reserved_bytes: Bytes = 0
+    has_validation: bool = False
     resume_from: CheckpointRef | None = None
+    _before: int = 0  # steps of epochs that are complete
+    _asked: int = 0  # in this epoch
+    _in_epoch: int = 0  # steps of an epoch; 0 before the first
+    _has_ended: bool = False  # an epoch has, and the trainer asks whether to begin another
 
     @property
     def num_steps(self) -> int:
         """Steps that were completed."""
-        return max(0, self.num_asked - 1)
+        return max(0, self._before + min(max(0, self._asked - 1), self._in_epoch))
 
     def stop_requested(self) -> StopMode | None:
-        """Leave once enough steps have passed."""
-        self.num_asked += 1
-        self.peak_bytes = max(self.peak_bytes, self.device.peak_bytes())
-        return StopMode.AT_BATCH if self.num_asked > self.steps else None
+        """Leave once enough steps have passed, and validation or a batch of it."""
+        self._look(self.device.peak_bytes(), self.device.peak_reserved_bytes())
+        if self._has_ended:
+            self._has_ended = False
+        else:
+            self._asked += 1
+            if self._in_epoch and self._asked > self._in_epoch + 1:
+                self.has_validation = True
+        is_enough = self.has_validation and self.num_steps >= self.steps
+        return StopMode.AT_BATCH if is_enough else None
 
     def step(self, step: StepProgress) -> None:
-        """A sign of life; nobody watches."""
-        del step
+        """Says how many steps an epoch has."""
+        self._in_epoch = step.num_steps
 
     def recut(self, recut: Recut) -> None:
-        """The step was cut otherwise; the peak counts all the same."""
-        del recut
+        """Measure anew: peaks belong to one cut. Validation that was cut keeps what it took."""
+        if not recut.in_validation:
+            self.micro_batch = recut.new
+            self.peak_bytes = self.peak_reserved_bytes = 0
+            self._before, self.has_validation = -min(self._asked, self._in_epoch), False
 
     def save(
         self,
@@ -76,11 +96,18 @@ class Watch:
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """A short epoch has ended, its validation measured."""
         del checkpoint
-        self.peak_bytes = max(self.peak_bytes, progress.peak_bytes)
+        self._look(progress.peak_bytes, progress.peak_reserved_bytes)
+        self.has_validation = self._has_ended = True
+        self._before += self._in_epoch
+        self._asked = 0
+
+    def _look(self, peak: Bytes, peak_reserved: Bytes) -> None:
+        self.peak_bytes = max(self.peak_bytes, peak)
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, peak_reserved)
 
 
-def measure(spec: RunSpec, card: Card, parts: Parts, steps: int) -> Peak:
-    """Train `steps` steps of a run on a card, here and now, and say what it took.
+def measure(spec: RunSpec, card: Card, parts: Parts, steps: int, *, num_images: int = 0) -> Peak:
+    """Train `steps` steps of a run on a card and validate it, here and now; says what it took.
 
     Sets the environment of this process as a worker's: call it before torch is imported.
 
@@ -89,6 +116,7 @@ def measure(spec: RunSpec, card: Card, parts: Parts, steps: int) -> Peak:
         card: The card; an emulated one computes on the CPU.
         parts: The implementations by name.
         steps: At least 3, since the first has no optimizer state yet.
+        num_images: Pictures to train with; where it is 0, a whole epoch precedes validation.
 
     Raises:
         TrainingError: The run failed, by running out of memory for instance.
@@ -98,8 +126,9 @@ def measure(spec: RunSpec, card: Card, parts: Parts, steps: int) -> Peak:
     attempt = AttemptId(run_id=spec.run_id, number=1)
     batch = plan_batch(spec)
     device = parts.device(card, spec.memory_bytes or card.memory_bytes)
-    watch = Watch(attempt=attempt, device=device, steps=steps)
-    task = TrainTask(attempt=attempt, spec=spec, batch=batch, folder=spec.folder)
+    watch = Watch(attempt=attempt, device=device, steps=steps, micro_batch=batch.micro_batch)
+    short = replace(spec, settings=_short(spec, steps, num_images))
+    task = TrainTask(attempt=attempt, spec=short, batch=batch, folder=spec.folder)
     with device.session():
         parts.trainer(spec.trainer).fit(task, device, watch)
     seen = Progress(
@@ -109,6 +138,22 @@ def measure(spec: RunSpec, card: Card, parts: Parts, steps: int) -> Peak:
         seconds=time.time() - at,
         num_images=watch.num_steps * spec.effective_batch,
         peak_bytes=watch.peak_bytes,
-        micro_batch=batch.micro_batch,
+        peak_reserved_bytes=watch.peak_reserved_bytes,
+        micro_batch=watch.micro_batch,
     )
-    return peak_of(spec, card, seen, 1, str(attempt), at)
+    row = peak_of(spec, card, seen, 1, str(attempt), at)
+    return replace(row, has_validation=row.has_validation and watch.has_validation)
+
+
+def _short(spec: RunSpec, steps: int, num_images: int) -> TrainSettings:
+    """Settings of epochs of `steps` steps, so that validation comes soon, and of enough of them.
+
+    Both trainers call the part of the training pictures that they use `fraction`.
+    """
+    settings, options = spec.settings, dict(spec.settings.options)
+    own = options.get("fraction", 1.0)
+    needed = steps * spec.effective_batch
+    if isinstance(own, float) and needed < own * num_images:
+        options["fraction"] = needed / num_images
+    epochs = max(settings.epochs, _EPOCHS)
+    return replace(settings, epochs=epochs, patience=0, options=options)

@@ -31,7 +31,8 @@ class Peak:
 
     `workload` identifies the traced step with everything its bytes depend on, "" where it was not
     traced; `predicted_bytes` is what was predicted for `peak_bytes` then, before any correction.
-    `versions` names the libraries. `steps` are the optimizer steps that were watched.
+    `versions` names the libraries. `steps` are the optimizer steps that were watched;
+    `has_validation` says whether validation was, too: without it the row is a lower bound.
     """
 
     trainer: str
@@ -46,6 +47,7 @@ class Peak:
     peak_bytes: Bytes
     peak_reserved_bytes: Bytes = 0
     steps: int = 0
+    has_validation: bool = True  # epochs are reported after it
     predicted_bytes: Bytes | None = None
     workload: str = ""
     at: Seconds = 0.0
@@ -84,7 +86,8 @@ def correction(question: Question, book: Sequence[Peak]) -> Correction:
     A measured peak of the same step, cut and kind of card takes the prediction's place. Otherwise
     the weighted median of measured over predicted, of runs of the same and of similar models on
     such cards, is shrunk towards 1 as long as the runs are few. Emulated cards are a CPU and are
-    never mixed with real ones.
+    never mixed with real ones. A peak that was seen without validation counts only where it is
+    above what was predicted, and never takes the prediction's place by itself.
     """
     near = [
         peak
@@ -95,15 +98,18 @@ def correction(question: Question, book: Sequence[Peak]) -> Correction:
         and peak.peak_bytes > 0
     ]
     same = [p for p in near if _is_same(p, question)]
-    if same and question.predicted_bytes:
+    if any(peak.has_validation for peak in same) and question.predicted_bytes:
         most = max(peak.peak_bytes for peak in same)
         return Correction(
             factor=most / question.predicted_bytes,
             confidence=Confidence.MEASURED,
             why=f"measured in {len(same)} attempt(s) on {question.card}",
         )
-    weights = [(p.peak_bytes / p.predicted_bytes, _weight(p, question)) for p in near
-               if p.predicted_bytes]  # fmt: skip
+    weights = [
+        (p.peak_bytes / p.predicted_bytes, _weight(p, question))
+        for p in near
+        if p.predicted_bytes and (p.has_validation or p.peak_bytes > p.predicted_bytes)
+    ]
     known = sorted((ratio, weight) for ratio, weight in weights if weight > 0)
     if not known:
         return AS_PREDICTED

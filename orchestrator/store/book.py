@@ -1,5 +1,7 @@
 """The rows of the book: measured peaks, one of each attempt and cut; inside a transaction."""
 
+from typing import Any
+
 from sqlalchemy import Connection, case, func, select
 
 from orchestrator.plan.correct import Peak
@@ -9,6 +11,7 @@ from orchestrator.store.schema import book
 __all__ = ["peaks", "record"]
 
 _FIELDS = tuple(column.name for column in book.columns if column.name != "id")
+_FLAGS = ("is_emulated", "has_validation")  # whole numbers in the table
 
 
 def record(database: Database, connection: Connection, peak: Peak) -> None:
@@ -17,12 +20,12 @@ def record(database: Database, connection: Connection, peak: Peak) -> None:
     Peaks keep the larger value; steps are those watched so far, as the attempt counts them.
     """
     row = {name: getattr(peak, name) for name in _FIELDS}
-    row["is_emulated"] = int(peak.is_emulated)
+    row |= {name: int(row[name]) for name in _FLAGS}
     statement = database.insert(book).values(**row)
     given = statement.excluded
     larger = {
         name: case((given[name] > book.c[name], given[name]), else_=book.c[name])
-        for name in ("peak_bytes", "peak_reserved_bytes", "steps")
+        for name in ("peak_bytes", "peak_reserved_bytes", "steps", "has_validation")
     }
     known = func.coalesce(given.predicted_bytes, book.c.predicted_bytes)
     connection.execute(
@@ -39,8 +42,9 @@ def peaks(connection: Connection, model: str | None = None) -> tuple[Peak, ...]:
     if model is not None:
         query = query.where(book.c.model == model)
     rows = (dict(row._mapping) for row in connection.execute(query))
-    return tuple(
-        Peak(**{name: row[name] for name in _FIELDS if name != "is_emulated"},
-             is_emulated=bool(row["is_emulated"]))
-        for row in rows
-    )  # fmt: skip
+    return tuple(_peak(row) for row in rows)
+
+
+def _peak(row: dict[str, Any]) -> Peak:
+    found = {name: row[name] for name in _FIELDS}
+    return Peak(**found | {name: bool(row[name]) for name in _FLAGS})

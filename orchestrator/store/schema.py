@@ -27,7 +27,7 @@ __all__ = [
     "runs",
 ]
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. Versions are compared as text, so they keep their four digits."""
 
 VERSION_TABLE = "meta"
@@ -117,6 +117,7 @@ book = Table(  # measured peaks of memory, one row an attempt and cut
     Column("steps", Integer, nullable=False, server_default="0"),
     Column("predicted_bytes", BigInteger),
     Column("workload", Text, nullable=False, server_default=""),
+    Column("has_validation", Integer, nullable=False, server_default="1"),
     Index("book_of_model", "model", "imgsz"),
     Index("book_of_attempt", "attempt", "micro_batch", unique=True),
 )

@@ -54,6 +54,7 @@ class TimmOptions:
     erasing: float = _key(0.0, "chance that a rectangle is erased", 0, 1)
     fliplr: float = _key(0.5, "chance of a left-right flip", 0, 1)
     scale: float = _key(0.5, "a random crop keeps at least 1 - scale of the area", 0, 0.99)
+    fraction: float = _key(1.0, "share of the training pictures that is used", 1e-6, 1)
     channels_last: bool = _key(default=False, doc="tensors in NHWC order")
     pretrained: bool = _key(default=False, doc="demand the weights of a local file (weights)")
     memory_adapt: bool = _key(default=True, doc=MEMORY_KEYS["memory_adapt"])

@@ -35,6 +35,16 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def part(self, fraction: float) -> "PictureSet":
+        """So large a part of the pictures, at least one, spread evenly over the classes."""
+        count = max(1, round(fraction * len(self)))
+        chosen = [at * len(self) // count for at in range(count)]
+        return PictureSet(
+            paths=tuple(self.paths[at] for at in chosen),
+            labels=tuple(self.labels[at] for at in chosen),
+            classes=self.classes,
+        )
+
 
 def find_pictures(folder: Path, seed: int) -> tuple[PictureSet, PictureSet]:
     """Find the training and the validation pictures of a data set.

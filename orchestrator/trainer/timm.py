@@ -106,8 +106,9 @@ class _Run:
         self._history = History()
         self._checkpoints = Path()
         check_task(task)
-        sets = find_pictures(Path(settings.data).expanduser(), settings.seed)
-        self._classes = sets[0].classes
+        every, tested = find_pictures(Path(settings.data).expanduser(), settings.seed)
+        sets = every.part(options.fraction), tested
+        self._classes = every.classes
         seed_all(keyed_seed(settings.seed, "weights"))
         model = make_model(settings, options, len(self._classes))
         self._look = resolve_model_data_config(model)

@@ -50,6 +50,17 @@ def test_the_same_step_measured_takes_the_place_of_the_prediction() -> None:
     assert found.confidence is Confidence.MEASURED
 
 
+def test_a_peak_without_validation_is_a_lower_bound_and_no_measured_peak() -> None:
+    apart = peak(has_validation=False, peak_bytes=GIB)
+    assert correction(QUESTION, [apart]) == AS_PREDICTED
+    more = correction(QUESTION, [replace(apart, peak_bytes=3 * GIB)])
+    assert more.confidence is Confidence.PREDICTED
+    assert 1 < more.factor < 1.5
+    found = correction(QUESTION, [replace(apart, peak_bytes=3 * GIB), peak()])
+    assert (found.factor, found.confidence) == (1.5, Confidence.MEASURED)
+    assert correction(QUESTION, [apart, peak()]).factor == 1.0
+
+
 def test_a_few_steps_say_nothing() -> None:
     assert correction(QUESTION, [peak(steps=2, peak_bytes=9 * GIB)]) == AS_PREDICTED
 

@@ -48,7 +48,7 @@ def test_an_attempt_and_cut_has_one_row_with_its_largest_peaks(tmp_path: Path) -
     with SqlStore(str(tmp_path / "a.db")) as store:
         store.record_peak(PEAK)
         smaller = replace(PEAK, peak_bytes=1, peak_reserved_bytes=7 * 2**30, steps=80, at=200.0)
-        store.record_peak(replace(smaller, predicted_bytes=None))
+        store.record_peak(replace(smaller, predicted_bytes=None, has_validation=False))
         store.record_peak(replace(PEAK, micro_batch=8))
         first, second = store.peaks()
     assert first == replace(PEAK, peak_reserved_bytes=7 * 2**30, steps=80, at=200.0)
@@ -73,6 +73,7 @@ def test_a_book_of_the_first_version_gets_its_columns(tmp_path: Path) -> None:
     with SqlStore(str(path)) as store:
         (old,) = store.peaks()
         assert (old.model, old.peak_bytes, old.steps, old.predicted_bytes) == ("m", 9, 0, None)
+        assert not old.has_validation  # no run of this store: a few steps, measured apart
         store.record_peak(PEAK)
         assert len(store.peaks()) == 2
     with closing(sqlite3.connect(path)) as raw:
