@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.parts import LocalParts
-from jobs.plan import predictor_of
 from orchestrator.client import survey
 from orchestrator.client.access import Client, new_run_id
 from orchestrator.client.feasible import cards_for
 from orchestrator.client.fitting import Fitted, fit_run, kinds_of, write_plan
+from orchestrator.client.planner import planner_of
 from orchestrator.client.plans import Planner
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Project, load_config
@@ -31,12 +31,12 @@ __all__ = ["profile"]
 def profile(
     path: Path | None, words: Sequence[str], *, steps: int, home: Path | None, as_json: bool
 ) -> int:
-    """Train a few steps of every project on the first card that may hold it; record the peaks."""
+    """Train and validate a little of every project on the first card for it; record the peaks."""
     config = load_config(path, words)
     cards = cards_for([project.template for project in config.projects], config.emulate)
     check_files(config.projects)
     client = Client(home)
-    planner = Planner(predictor_of(client), survey.book_of(client))
+    planner = planner_of(client, say)
     peaks = [_measure(project, cards, client, planner, steps) for project in config.projects]
     with client.store() as store:
         for peak in peaks:
@@ -56,20 +56,23 @@ def _measure(
             code="E2010",
             fix=('emulate one: --emulate-gpus "RTX 2060 6GB"',),
         )
-    fitted = fit_run(spec, facts, project.fitting, kinds, planner)
+    is_predicted = project.fitting.is_predicted
+    fitted = (
+        fit_run(spec, facts, project.fitting, kinds, planner) if is_predicted else Fitted(spec=spec)
+    )
     names = {plan.gpu for plan in fitted.plans} or {kind.name for kind in kinds}
     card = next(card for card in cards if target_of(card).name in names)
     with tempfile.TemporaryDirectory(prefix="orc-profile-") as folder:
-        return _run(fitted, card, Path(folder), steps)
+        return _run(fitted, card, Path(folder), steps, facts.num_images)
 
 
-def _run(fitted: Fitted, card: Card, folder: Path, steps: int) -> Peak:
-    settings = replace(fitted.spec.settings, workers=0, epochs=max(2, fitted.spec.settings.epochs))
+def _run(fitted: Fitted, card: Card, folder: Path, steps: int, num_images: int) -> Peak:
+    settings = replace(fitted.spec.settings, workers=0)
     spec = replace(
         fitted.spec, run_id=new_run_id(time.time()), folder=str(folder), settings=settings
     )
     write_plan(folder, fitted)
     name = f"{card.name} (emulated)" if card.is_emulated else card.name
-    say(f"{spec.project}: {steps} steps on {name}")
+    say(f"{spec.project}: {steps} steps and validation on {name}")
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result
-        return measure(spec, card, LocalParts(), steps)
+        return measure(spec, card, LocalParts(), steps, num_images=num_images)

@@ -1,7 +1,7 @@
 """Which cards a plan is made for: named ones, a size alone, the catalogue, or those of here."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from orchestrator.client.fitting import kinds_of
 from orchestrator.client.suggest import model_target
@@ -12,9 +12,22 @@ from orchestrator.errors import ConfigError
 from orchestrator.plan.budget import LEAST_BUDGET, Target
 from orchestrator.types import Bytes
 
-__all__ = ["Asked", "size_of", "targets_of"]
+__all__ = ["Asked", "Cards", "size_of", "targets_of"]
 
 Asked = tuple[tuple[Target, ...], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cards:
+    """Which cards a person asked about.
+
+    `names` are of the catalogue, each may be several, separated by commas; `memory` is a budget by
+    hand, on each card or alone; `is_every` asks about every card of the catalogue.
+    """
+
+    names: Sequence[str] = ()
+    memory: str | None = None
+    is_every: bool = False
 
 
 def size_of(text: str) -> Bytes:
@@ -33,39 +46,32 @@ def size_of(text: str) -> Bytes:
         ) from None
 
 
-def targets_of(
-    names: Sequence[str],
-    *,
-    memory: str | None = None,
-    is_every: bool = False,
-    config: Config | None = None,
-) -> Asked:
+def targets_of(cards: Cards, config: Config) -> Asked:
     """The cards to plan for, and a remark for people where they were not asked for by name.
 
     Args:
-        names: Names of the catalogue; each may be several, separated by commas.
-        memory: A budget by hand, on each card or alone.
-        is_every: Every card of the catalogue.
+        cards: What was asked.
         config: Says whether cards are emulated.
 
     Raises:
         ConfigError: E1050 to E1053, no such card; E1060, no such size; E1061, both names and all.
     """
-    limit = None if memory is None else size_of(memory)
-    words = [word.strip() for name in names for word in name.split(",") if word.strip()]
-    if words and is_every:
+    limit = None if cards.memory is None else size_of(cards.memory)
+    words = [word.strip() for name in cards.names for word in name.split(",") if word.strip()]
+    if words and cards.is_every:
         raise ConfigError(
             "--gpu and --all-gpus exclude each other", code="E1061", fix=("leave one out",)
         )
     remark = ""
     if words:
         targets = [model_target(find_card(word)) for word in words]
-    elif is_every:
+    elif cards.is_every:
         targets = [model_target(model) for model in catalogue()]
-    elif config is not None and config.emulate:
+    elif config.emulate:
         targets = list(kinds_of(emulated_cards(config.emulate), ()))
     elif limit is not None:
-        targets = [Target(name=f"a card of {memory}", memory_bytes=limit, is_size_alone=True)]
+        name = f"a card of {cards.memory}"
+        targets = [Target(name=name, memory_bytes=limit, is_size_alone=True)]
     else:
         targets, remark = _here()
     limited = (replace(target, limit_bytes=limit) for target in targets)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from orchestrator.client.plans import CardPlan
+from orchestrator.client.together import Together
 from orchestrator.console.say import columns, emit, emit_json, size_text
 from orchestrator.plan.correct import Peak
 from orchestrator.plan.recommend import Advice
@@ -21,10 +22,14 @@ def exit_code(plans: Sequence[CardPlan]) -> int:
     return 5 if projects - fine else 0
 
 
-def show_plans(plans: Sequence[CardPlan], *, as_json: bool, verbose: bool) -> int:
-    """Print plans on stdout; returns the exit code."""
+def show_plans(
+    plans: Sequence[CardPlan], cards: Sequence[Together] = (), *, as_json: bool, verbose: bool
+) -> int:
+    """Print plans on stdout, and what each card holds at once; returns the exit code."""
     if as_json:
-        emit_json(plans=[_object(plan) for plan in plans])
+        emit_json(
+            plans=[_object(plan) for plan in plans], together=[asdict(card) for card in cards]
+        )
         return exit_code(plans)
     for project in dict.fromkeys(plan.project for plan in plans):
         own = [plan for plan in plans if plan.project == project]
@@ -34,8 +39,24 @@ def show_plans(plans: Sequence[CardPlan], *, as_json: bool, verbose: bool) -> in
         if len(own) <= 4:
             for plan in own:
                 _explain(plan, verbose=verbose)
+    if len(cards) <= 4:
+        for card in cards:
+            emit(_all_on(card))
     emit("nothing was started")
     return exit_code(plans)
+
+
+def _all_on(card: Together) -> str:
+    """One line: whether all projects of the file fit on the card at once."""
+    sizes = f"{size_text(card.shares_bytes)} of {size_text(card.room_bytes)}"
+    if card.fits:
+        return f"all {len(card.starting)} projects fit on one {card.gpu} together ({sizes})"
+    parts = [f"{', '.join(card.starting) or 'none'} would start together"]
+    if card.waiting:
+        parts.append(f"{', '.join(card.waiting)} would wait until one has ended")
+    if card.impossible:
+        parts.append(f"{', '.join(card.impossible)} cannot run on it alone")
+    return f"not all fit on one {card.gpu} together ({sizes} asked for): {'; '.join(parts)}"
 
 
 def _object(plan: CardPlan) -> dict[str, object]:
@@ -125,7 +146,10 @@ def show_book(peaks: Sequence[Peak], *, as_json: bool) -> None:
     if as_json:
         emit_json(peaks=[asdict(peak) for peak in peaks])
         return
-    head = ("MODEL", "IMGSZ", "MICRO", "PRECISION", "GPU", "MEASURED", "PREDICTED", "STEPS")
+    head = (
+        "MODEL", "IMGSZ", "MICRO", "PRECISION", "GPU", "MEASURED", "RESERVED", "PREDICTED", "STEPS",
+        "VALIDATED",
+    )  # fmt: skip
     emit(columns(head, (_peak_row(peak) for peak in peaks)))
 
 
@@ -138,6 +162,8 @@ def _peak_row(peak: Peak) -> tuple[object, ...]:
         peak.precision,
         f"{peak.card} (emulated)" if peak.is_emulated else peak.card,
         size_text(peak.peak_bytes),
+        size_text(peak.peak_reserved_bytes) if peak.peak_reserved_bytes else "-",
         f"{size_text(peak.predicted_bytes)} ({ratio:.2f} x)" if peak.predicted_bytes else "-",
         peak.steps,
+        "yes" if peak.has_validation else "no",
     )

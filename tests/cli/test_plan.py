@@ -93,6 +93,27 @@ def test_json_has_one_entry_a_project_and_card_with_the_agreed_fields(
         assert each["confidence"] == "predicted"
 
 
+def test_it_says_whether_all_projects_fit_on_one_card_together(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def both(name: str, lines: Lines) -> Any:
+        assert plan(config, name, lines=lines) == 0
+        out = json.loads(capsys.readouterr().out)
+        (found,) = out["together"]
+        shares = [each["share_bytes"] for each in out["plans"]]
+        assert (found["gpu"], found["shares_bytes"]) == (name, sum(shares))
+        assert found["fits"] == (sum(shares) <= found["room_bytes"] == found["gpu_memory_bytes"])
+        return found
+
+    assert both("RTX 4090", Lines(fixed=3 * GIB))["starting"] == ["a", "b"]
+    tight = both("RTX 2060", Lines(fixed=3 * GIB))
+    assert (tight["starting"], tight["waiting"]) == (["a"], ["b"])
+    assert plan(config, "RTX 2060", lines=Lines(fixed=3 * GIB), as_json=False) == 0
+    assert "b would wait until one has ended" in capsys.readouterr().out
+    assert plan(config, "RTX 4090", lines=Lines(fixed=3 * GIB), as_json=False) == 0
+    assert "all 2 projects fit on one RTX 4090 together" in capsys.readouterr().out
+
+
 def test_every_card_of_the_catalogue_keeps_the_batch(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
