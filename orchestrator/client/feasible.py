@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from orchestrator.client.access import Client
+from orchestrator.config.check import check_files
 from orchestrator.config.load import Config
 from orchestrator.errors import ConfigError, NoDeviceError, PlanError, StoreError
 from orchestrator.messages import CancelRequested, NodeJoined, RunSubmitted
@@ -14,15 +16,20 @@ from orchestrator.store.checkpoints import DEFAULT_RESERVE_BYTES
 from orchestrator.types import Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec
 
 __all__ = [
+    "MachineCards",
     "cards_for",
     "check_feasible",
     "check_space",
     "check_unfinished",
     "cpu_count",
     "machine_cards",
+    "ready",
     "recorded_cards",
     "unfinished_specs",
 ]
+
+MachineCards: TypeAlias = tuple[Card, ...] | None
+"""Cards to train on; None for those of a Ray that runs already."""
 
 _NEVER = (PendingReason.NO_MATCHING_GPU, PendingReason.EXCEEDS_CLUSTER)
 
@@ -85,9 +92,30 @@ def cards_for(specs: Sequence[RunSpec], emulate: Sequence[str]) -> tuple[Card, .
     )
 
 
+def ready(config: Config, client: Client, *, to_driver: bool = False) -> MachineCards:
+    """Refuse what can be refused before anything starts; returns the cards to train on.
+
+    Args:
+        config: What is to be trained.
+        client: Of the store.
+        to_driver: Whether a driver that holds the store already may get the work.
+
+    Raises:
+        ConfigError, NoDeviceError, PlanError: As `machine_cards`.
+        DataError: A data set is not what its trainer needs.
+        StoreError: The disk is nearly full, or a driver holds the store.
+    """
+    cards = machine_cards([project.template for project in config.projects], config)
+    check_files(config.projects)
+    check_space(config.runs)
+    if not to_driver:
+        client.demand_no_driver()
+    return cards
+
+
 def machine_cards(
     specs: Sequence[RunSpec], shared: Config, *, last: Client | None = None
-) -> tuple[Card, ...] | None:
+) -> MachineCards:
     """The cards to train on, checked against the runs; None for a Ray that runs already.
 
     Args:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-__all__ = ["Bar", "BarsView", "View", "observer", "reasons", "run_of", "view_of"]
+    from orchestrator.store.sql import SqlStore
+
+__all__ = ["Bar", "BarsView", "View", "observer", "reasons", "recorder", "run_of", "view_of"]
 
 _MOST_BARS = 24  # a terminal's height; runs beyond it are told when they end
 
@@ -101,6 +103,20 @@ def reasons(store: Store) -> Callable[[Event, Sequence[RunStatus]], None]:
             store.publish(news)
 
     return listen
+
+
+def recorder(scheduler: Scheduler, store: "SqlStore", view: View) -> Callable[[Event], None]:
+    """What a driver calls with every event: files, the book, reasons, and then what is shown."""
+    from orchestrator.memory.book import BookObserver
+    from orchestrator.store.folder import FolderObserver
+
+    return observer(
+        scheduler,
+        FolderObserver(),
+        BookObserver(store, view.note),
+        reasons(store),
+        view.observe,
+    )
 
 
 def run_of(event: Event) -> RunId | None:

@@ -8,7 +8,7 @@ from orchestrator.console.read import metric_text, run_object
 from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
 from orchestrator.types import Cause, DeviceKind, RunId, RunSpec, RunState
 
-__all__ = ["continued", "exit_code", "fitted", "handed_over", "report"]
+__all__ = ["continued", "exit_code", "fitted", "handed_over", "prepared", "report"]
 
 _NEXT = {
     Cause.OUT_OF_MEMORY: "a larger card, or a smaller imgsz",
@@ -40,6 +40,12 @@ def report(runs: Sequence[Run], *, as_json: bool) -> None:
     if runs and all(run.state is RunState.SUCCEEDED for run in runs):
         for line in _what_next(runs):
             emit(line)
+
+
+def prepared(orders: Sequence[Order]) -> None:
+    """Say what is about to be submitted: what goes on, and how each run is made to fit."""
+    continued(orders)
+    fitted(orders)
 
 
 def continued(orders: Sequence[Order]) -> None:

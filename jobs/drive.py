@@ -1,0 +1,61 @@
+"""Be the driver of a store: Ray, the scheduler, and what is shown, until every run has ended."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TypeAlias
+
+from orchestrator.client.access import Client
+from orchestrator.client.feasible import MachineCards, check_unfinished, cpu_count
+from orchestrator.config.load import Config
+from orchestrator.console import live, report
+from orchestrator.console.follow import hand_over
+from orchestrator.console.stop import interruptible
+from orchestrator.types import RunId
+
+__all__ = ["Submit", "drive_or_follow"]
+
+Submit: TypeAlias = Callable[[], tuple[RunId, ...]]
+
+
+def drive_or_follow(
+    client: Client, submit: Submit, cards: MachineCards, shared: Config, *, as_json: bool
+) -> int:
+    """Be the store's driver until every run has ended, or follow the runs of the one there is.
+
+    Args:
+        client: Of the store.
+        submit: Asks for the runs; called while Ray starts.
+        cards: What to train on.
+        shared: Says which Ray.
+        as_json: How the end is told.
+
+    Returns:
+        The exit code.
+    """
+    if driver := client.driver():
+        return hand_over(client, submit, driver, as_json=as_json)
+    if cards is not None:
+        check_unfinished(client, cards)
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        store = stack.enter_context(client.store())
+        stack.enter_context(store.drive("orc"))
+        asked = pool.submit(submit)  # data is made and asked for while Ray starts
+        from jobs.parts import LocalParts, list_cards
+        from orchestrator.cluster.ray import RayCluster
+        from orchestrator.cluster.session import opened_ray
+        from orchestrator.driver import drive
+        from orchestrator.schedule.scheduler import Scheduler
+
+        stack.enter_context(
+            opened_ray(cards=cards, address=shared.address, num_cpus=cpu_count(), home=client.home)
+        )
+        ids = asked.result()
+        cluster = RayCluster(LocalParts(), list_cards=list_cards, local_cards=cards)
+        view = stack.enter_context(live.view_of())
+        interrupts = stack.enter_context(interruptible(client, view.note))
+        scheduler = Scheduler()
+        drive(scheduler, cluster, store, cluster, observe=live.recorder(scheduler, store, view))
+    runs = [client.run(run_id) for run_id in ids]
+    report.report(runs, as_json=as_json)
+    return interrupts.exit_code or report.exit_code(runs)
