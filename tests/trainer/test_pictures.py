@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orchestrator.errors import DataError
 from orchestrator.trainer.loading import EpochOrder, PictureFolder, batches, close, picture_loader
-from orchestrator.trainer.pictures import decoded_bytes, find_pictures, read_picture
+from orchestrator.trainer.pictures import PictureSet, decoded_bytes, find_pictures, read_picture
 from orchestrator.trainer.randomness import (
     keyed_seed,
     load_state,
@@ -61,6 +61,24 @@ def test_without_a_val_folder_a_fifth_of_each_class_is_set_aside(
     assert sorted(val.labels) == [0, 0, 1, 1]
     assert find_pictures(tmp_path, seed=5) == (train, val)
     assert find_pictures(tmp_path, seed=6) != (train, val)
+
+
+@given(count=st.integers(1, 60), fraction=st.floats(1e-6, 1))
+def test_a_part_is_spread_over_the_classes_and_takes_no_picture_twice(
+    count: int, fraction: float
+) -> None:
+    whole = PictureSet(
+        paths=tuple(map(str, range(3 * count))),
+        labels=tuple(at // count for at in range(3 * count)),
+        classes=("a", "b", "c"),
+    )
+    part = whole.part(fraction)
+    assert len(part) == max(1, round(fraction * len(whole)))
+    assert len(set(part.paths)) == len(part)
+    assert [int(path) // count for path in part.paths] == list(part.labels)
+    sizes = [part.labels.count(label) for label in range(3)]
+    assert max(sizes) - min(sizes) <= 1
+    assert whole.part(1.0) == whole
 
 
 def test_a_data_set_that_cannot_be_trained_on_says_what_is_wrong(tmp_path: Path) -> None:
