@@ -25,7 +25,7 @@ from orchestrator.plan.workload import Labels, Workload
 from orchestrator.trainer.yolo_settings import environment
 from orchestrator.types import Bytes
 
-__all__ = ["main", "settings"]
+__all__ = ["main", "peak_of", "settings"]
 
 _MEDIAN, _WORST = 0.005, 0.03
 _PRECISIONS = ("fp32", "bf16", "fp16")
@@ -115,7 +115,8 @@ def _counted(workload: Workload, batch: int) -> tuple[Bytes, Sequence[Any]]:
     return live.peak_bytes, live.events or ()
 
 
-def _peak_of(trace: Any) -> Bytes:
+def peak_of(trace: Any) -> Bytes:
+    """The peak of live bytes of a traced step, each storage rounded as an allocator rounds it."""
     from orchestrator.device.live import block_bytes
     from orchestrator.memory.events import Birth
 
@@ -177,7 +178,7 @@ def _row(workload: Workload, batch: int) -> float:
     begin = time.perf_counter()
     counted, events = _counted(workload, batch)
     trace = trace_step(workload, batch, device="cpu")
-    predicted = _peak_of(trace)
+    predicted = peak_of(trace)
     error = predicted / counted - 1
     ways = [
         workload.precision,

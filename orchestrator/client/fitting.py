@@ -123,6 +123,12 @@ def _planned(
         settings = replace(settings, amp=chosen.job.train.precision)
     if Rung.IMGSZ in chosen.rungs:
         settings = replace(settings, imgsz=chosen.job.train.imgsz)
+    options = dict(settings.options)
+    if Rung.CHECKPOINTING in chosen.rungs:
+        options["grad_checkpointing"] = True
+    if {Rung.OPTIMIZER_8BIT, Rung.OPTIMIZER_HOST} & set(chosen.rungs):
+        options["optimizer_state"] = chosen.job.train.optimizer_state.value
+    settings = replace(settings, options=options)
     return replace(
         spec,
         settings=settings,

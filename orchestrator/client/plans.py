@@ -16,8 +16,9 @@ from orchestrator.plan.budget import Target, budget_of, share_of
 from orchestrator.plan.choose import Choice, Ladder, Scales, choose, known_sizes, need_of
 from orchestrator.plan.correct import Confidence, Peak
 from orchestrator.plan.job import Facts, Job, job_of
-from orchestrator.plan.ladder import CARRIED_OUT, COSTS, Rung, climbed
+from orchestrator.plan.ladder import CARRIED_OUT, COSTS, REFUSALS, Rung, climbed
 from orchestrator.plan.workload import StepKind, Workload
+from orchestrator.trainer.options_memory import can_8bit
 from orchestrator.types import Bytes, RunSpec
 
 __all__ = ["CardPlan", "Planner", "ladder_of"]
@@ -97,9 +98,20 @@ class Planner:
         return self.told(spec, choice, target, fitting)
 
     def choose(self, job: Job, target: Target, budget: Bytes, ladder: Ladder) -> Choice:
-        """The choice of the plan; raises as the predictor does."""
+        """The choice of the plan, without the rungs that its model or optimizer does not have.
+
+        Raises:
+            OrchestratorError: As the predictor does.
+        """
         self.warm([job])
-        return choose(job, target, budget, self.scales, ladder)
+        while True:
+            try:
+                return choose(job, target, budget, self.scales, ladder)
+            except OrchestratorError as error:
+                refused = REFUSALS.get(error.code)
+                if refused not in ladder.rungs:
+                    raise
+            ladder = replace(ladder, rungs=tuple(r for r in ladder.rungs if r is not refused))
 
     def at(
         self, spec: RunSpec, facts: Facts, fitting: Fitting, target: Target, choice: Choice
@@ -188,6 +200,8 @@ class Planner:
 def ladder_of(spec: RunSpec, fitting: Fitting) -> Ladder:
     """The rungs of the config that the run's trainer can carry out."""
     able = CARRIED_OUT.get(spec.trainer, frozenset())
+    if not can_8bit():
+        able -= {Rung.OPTIMIZER_8BIT}
     return replace(
         fitting.ladder, rungs=tuple(rung for rung in fitting.ladder.rungs if rung in able)
     )
@@ -207,7 +221,7 @@ def _as_given(mine: Workload, choice: Choice, target: Target) -> Workload:
     return replace(
         mine,
         imgsz=min(mine.imgsz, chosen.imgsz),
-        is_checkpointed=chosen.is_checkpointed,
+        is_checkpointed=chosen.is_checkpointed and mine.kind is StepKind.TRAIN,
         optimizer_state=chosen.optimizer_state,
     )
 

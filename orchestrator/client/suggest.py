@@ -13,7 +13,8 @@ from orchestrator.plan.budget import Target, budget_of
 from orchestrator.plan.choose import Choice, Ladder, need_of
 from orchestrator.plan.job import Facts, job_of
 from orchestrator.plan.ladder import CARRIED_OUT, Rung, climbed, smaller_model
-from orchestrator.types import RunSpec
+from orchestrator.plan.workload import OptimizerState
+from orchestrator.types import RunSpec, Scalar
 
 __all__ = ["model_target", "suggestions"]
 
@@ -84,14 +85,23 @@ def _precision(
 def _sizes(
     spec: RunSpec, facts: Facts, fitting: Fitting, target: Target, choice: Choice, planner: Planner
 ) -> Iterator[str]:
-    """The largest size near what the square law of the activations says, if it really fits."""
-    size = spec.settings.imgsz
+    """The largest size near what the square law of the activations says, if it really fits.
+
+    With everything that the nearest miss gives up: a smaller picture will have to give it up, too.
+    """
+    size, train = spec.settings.imgsz, choice.job.train
+    given: dict[str, Scalar] = {}
+    if train.is_checkpointed:
+        given["grad_checkpointing"] = True
+    if train.optimizer_state is not OptimizerState.CARD:
+        given["optimizer_state"] = train.optimizer_state.value
+    options = {**spec.settings.options, **given}
     ratio = choice.budget_bytes / max(choice.need_bytes, 1)
     for _ in range(_TRIES):
         size = math.floor(size * math.sqrt(min(ratio, 0.95)) / _STRIDE) * _STRIDE
         if size < _STRIDE:
             return
-        smaller = replace(spec, settings=replace(spec.settings, imgsz=size))
+        smaller = replace(spec, settings=replace(spec.settings, imgsz=size, options=options))
         if _fits(smaller, facts, fitting, target, planner):
             yield f"imgsz={size} fits"
             return

@@ -41,6 +41,10 @@ class Stage:
         del part
         return nullcontext()
 
+    def host(self) -> AbstractContextManager[None]:
+        """What is made inside is the host's memory."""
+        return nullcontext()
+
     def owns(self, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Say what the optimizer's state is."""
 
@@ -155,6 +159,10 @@ class FakeStage(Stage):
     def labelled(self, part: str) -> AbstractContextManager[None]:
         """What is born inside is for `part`."""
         return self.tracker.labelled(part)
+
+    def host(self) -> AbstractContextManager[None]:
+        """What is made inside is the host's, even where the host poses as the card."""
+        return self.tracker.paused()
 
     def owns(self, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Say what the optimizer's state is."""

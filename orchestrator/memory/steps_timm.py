@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.memory.optimizer_state import lightened
+from orchestrator.memory.optimizer_state import of_8_bits
 from orchestrator.memory.stage import FakeStage, Stage
-from orchestrator.plan.workload import StepKind, Workload
+from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from orchestrator.trainer.classifier import make_model
 from orchestrator.trainer.learner import Learner
+from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.types import TrainSettings
 
@@ -41,6 +42,8 @@ class TimmSteps:
             grad_clip=1.0,
             ema_decay=0.9998 if workload.has_ema else 0.0,
             channels_last=workload.is_channels_last,
+            grad_checkpointing=workload.is_checkpointed,
+            optimizer_state="host" if workload.optimizer_state is OptimizerState.HOST else "card",
         )
         self._template: nn.Module | None = None
 
@@ -63,8 +66,6 @@ class TimmSteps:
         """Perform `steps` steps; returns what has to stay alive."""
         workload = self._workload
         stage.place(model, "weights", is_channels_last=workload.is_channels_last)
-        if workload.is_checkpointed:
-            model.set_grad_checkpointing(True)  # type: ignore[operator]
         if workload.kind is StepKind.INFER:
             return self._infer(stage, model, batch, steps)
         with stage.labelled("ema"):
@@ -75,10 +76,10 @@ class TimmSteps:
                 device=stage.device,
                 micro_batch=batch,
                 steps_per_epoch=_STEPS_PER_EPOCH,
+                host=HostMemory(entered=stage.host),
             )
-        learner._optimizer = lightened(
-            learner._optimizer, workload.optimizer_state, workload.optimizer
-        )
+        if workload.optimizer_state is OptimizerState.EIGHT_BIT:
+            learner._optimizer = of_8_bits(learner._optimizer)
         if workload.kind is StepKind.VALIDATE:
             _fill_state(stage, model, learner)
             judged = learner._judged()

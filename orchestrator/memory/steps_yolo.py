@@ -12,10 +12,11 @@ from torch import nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.memory.boxes import boxes_of
-from orchestrator.memory.optimizer_state import lightened
+from orchestrator.memory.optimizer_state import of_8_bits
 from orchestrator.memory.stage import FakeStage, Stage
-from orchestrator.memory.yolo_parts import checkpointed, looping, place, without_first_weights
-from orchestrator.plan.workload import StepKind, Workload
+from orchestrator.memory.yolo_parts import looping, place, without_first_weights
+from orchestrator.plan.workload import OptimizerState, StepKind, Workload
+from orchestrator.trainer.optimizer_place import HostMemory, placed
 from orchestrator.trainer.yolo_apart import apart
 from orchestrator.trainer.yolo_model import find_model
 from orchestrator.trainer.yolo_settings import OPTIMIZERS
@@ -108,20 +109,19 @@ class YoloSteps:
         place(stage, model, "weights", is_channels_last=is_channels_last)
         if workload.kind is StepKind.INFER:
             return self._infer(stage, model, batch, steps)
-        trainer.optimizer = lightened(
-            trainer.build_optimizer(
-                model, workload.optimizer, lr=_rate(workload.optimizer), iterations=_ITERATIONS
-            ),
-            workload.optimizer_state,
-            workload.optimizer,
+        optimizer = trainer.build_optimizer(
+            model, workload.optimizer, lr=_rate(workload.optimizer), iterations=_ITERATIONS
+        )
+        trainer.optimizer = (
+            of_8_bits(optimizer)
+            if workload.optimizer_state is OptimizerState.EIGHT_BIT
+            else placed(optimizer, workload.optimizer_state, HostMemory(entered=stage.host))
         )
         if built.ema is not None:
             place(stage, built.ema.ema, "ema", is_channels_last=is_channels_last)
         trainer.scaler = torch.amp.GradScaler(
             stage.device.type, enabled=workload.precision == "fp16"
         )
-        if workload.is_checkpointed:
-            checkpointed(model)
         if workload.kind is StepKind.VALIDATE:
             return self._validate(stage, built, batch, steps)
         pieces = 2 if workload.is_cut else 1
@@ -132,7 +132,7 @@ class YoloSteps:
                 return trainer.preprocess_batch(given)
 
         model.train()
-        model.forward = CutStep(trainer, batch, prepare)
+        model.forward = CutStep(trainer, batch, prepare, is_checkpointed=workload.is_checkpointed)
         with _followed(stage, model), looping(stage.answers.groups):
             for number in range(1, steps + 1):
                 stage.begin(number)

@@ -42,6 +42,7 @@ class Tracker:
         self._ops: list[str] = []
         self._marks: list[tuple[str, int]] = [("build", 0)]
         self._refs: dict[int, _StorageRef] = {}
+        self._is_paused = False
         self._path: list[str] = [""]
         self._names: dict[int, str] = {}
         self._ranges: tuple[list[int], list[str]] = ([], [])  # first node of a range, its module
@@ -56,7 +57,7 @@ class Tracker:
     def see(self, storage: torch.UntypedStorage, op: str) -> None:
         """Log a storage, unless it is known already or empty."""
         key = storage._cdata
-        if key in self._refs:
+        if key in self._refs or self._is_paused:
             return
         num_bytes = storage.nbytes()
         if not num_bytes:
@@ -95,6 +96,15 @@ class Tracker:
             yield
         finally:
             self.part = before
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is born inside is not on record."""
+        before, self._is_paused = self._is_paused, True
+        try:
+            yield
+        finally:
+            self._is_paused = before
 
     def mark(self, name: str) -> None:
         """Name this position of the log."""

@@ -1,17 +1,15 @@
-"""Parts of ultralytics' models that a trace handles by hand: the loss, its loops, checkpointing."""
+"""Parts of ultralytics' models that a trace handles by hand: the loss and its loops."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from orchestrator.memory.stage import Stage
 
-__all__ = ["checkpointed", "looping", "place", "without_first_weights"]
+__all__ = ["looping", "place", "without_first_weights"]
 
 
 def place(stage: Stage, model: Any, part: str, *, is_channels_last: bool) -> None:
@@ -37,13 +35,6 @@ def _place_loss(stage: Stage, thing: Any) -> None:
             _place_loss(stage, value)
     if "assigner" in values:
         stage.answers.watch(values["assigner"])
-
-
-def checkpointed(model: Any) -> None:
-    """Every layer but the head is computed again in the backward pass."""
-    layers: list[nn.Module] = list(model.model)[:-1]
-    for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 @contextmanager

@@ -140,6 +140,8 @@ def choose(
             job = replace(job, train=train, validate=_beside(job.validate, train))
             if rung not in given:
                 given.append(rung)
+            if rung is Rung.OPTIMIZER_HOST and Rung.OPTIMIZER_8BIT in given:
+                given.remove(Rung.OPTIMIZER_8BIT)  # one takes the place of the other
             found = _largest(job, allowed, target, budget, scales)
             if found.fits:
                 break

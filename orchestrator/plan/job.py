@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.errors import PlanError
 from orchestrator.plan.budget import Target
-from orchestrator.plan.workload import Labels, StepKind, Workload
+from orchestrator.plan.workload import Labels, OptimizerState, StepKind, Workload
 from orchestrator.types import RunSpec, Scalar
 
 __all__ = ["Facts", "Job", "job_of", "precision_on"]
@@ -83,10 +83,13 @@ def job_of(spec: RunSpec, facts: Facts, target: Target) -> Job:
         has_flash_attention=_has_flash(target),
         labels=facts.train_labels,
         world_size=spec.num_gpus,
+        is_checkpointed=bool(options.get("grad_checkpointing", False)),
+        optimizer_state=OptimizerState(str(options.get("optimizer_state", "card"))),
     )
     validate = replace(
         train,
         kind=StepKind.VALIDATE,
+        is_checkpointed=False,
         imgsz=spec.settings.imgsz,
         labels=facts.validation_labels,
         world_size=1,

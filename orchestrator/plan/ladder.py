@@ -12,6 +12,7 @@ __all__ = [
     "CARRIED_OUT",
     "COSTS",
     "DEFAULT_LADDER",
+    "REFUSALS",
     "Cost",
     "Rung",
     "by_cost",
@@ -89,10 +90,17 @@ DEFAULT_LADDER = (
 """The order of rungs unless the config says another. Image size must be allowed by name."""
 
 CARRIED_OUT: Mapping[str, frozenset[Rung]] = {
-    "yolo": frozenset({Rung.CUT, Rung.AMP, Rung.IMGSZ}),
-    "timm": frozenset({Rung.CUT, Rung.AMP, Rung.IMGSZ}),
+    "yolo": frozenset(Rung) - {Rung.MODEL},
+    "timm": frozenset(Rung) - {Rung.MODEL},
 }
-"""What each trainer can do today; a plan for training uses no other rung."""
+"""What each trainer can do; a plan for training uses no other rung. 8 bits need bitsandbytes."""
+
+REFUSALS: Mapping[str, Rung] = {
+    "E1122": Rung.CHECKPOINTING,
+    "E1123": Rung.OPTIMIZER_HOST,
+    "E1124": Rung.OPTIMIZER_8BIT,
+}
+"""Codes of errors that say: this model or optimizer has no such rung. It is then passed over."""
 
 _SIZE_STEP = 32  # the stride of a YOLO network, and a divisor of every patch that is common
 _SCALES = "nsmlx"
@@ -113,7 +121,11 @@ def climbed(
             yield replace(workload, precision=half)
     elif rung is Rung.CHECKPOINTING and not workload.is_checkpointed:
         yield replace(workload, is_checkpointed=True)
-    elif rung is Rung.OPTIMIZER_8BIT and workload.optimizer_state is OptimizerState.CARD:
+    elif (
+        rung is Rung.OPTIMIZER_8BIT
+        and workload.optimizer_state is OptimizerState.CARD
+        and not target.is_emulated  # bitsandbytes computes on GPUs alone
+    ):
         yield replace(workload, optimizer_state=OptimizerState.EIGHT_BIT)
     elif rung is Rung.OPTIMIZER_HOST and workload.optimizer_state is not OptimizerState.HOST:
         yield replace(workload, optimizer_state=OptimizerState.HOST)

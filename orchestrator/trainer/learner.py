@@ -9,10 +9,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orchestrator.plan.workload import OptimizerState
+from orchestrator.trainer.checkpointing import checkpoint_timm, statistics_still
 from orchestrator.trainer.classifier import make_optimizer, make_schedule, precision
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
+from orchestrator.trainer.optimizer_place import HostMemory, placed
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
@@ -32,9 +35,10 @@ class Learner:
         micro_batch: Most samples of one forward pass.
         steps_per_epoch: Optimizer steps.
         governor: Cuts smaller where memory runs out; None lets the error through.
+        host: Where the optimizer's state lies if the options want it on the host.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a training, all but two of them needed
         self,
         model: nn.Module,
         settings: TrainSettings,
@@ -44,6 +48,7 @@ class Learner:
         micro_batch: int,
         steps_per_epoch: int,
         governor: Governor | None = None,
+        host: HostMemory | None = None,
     ) -> None:
         self._device = device
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -54,13 +59,21 @@ class Learner:
         smoothing = 0.0 if options.mixup or options.cutmix else options.label_smoothing
         self._loss = partial(functional.cross_entropy, label_smoothing=smoothing)
         self._dtype = precision(settings.amp, device)
-        self._optimizer = make_optimizer(self.model, settings, options)
+        self._optimizer = placed(
+            make_optimizer(self.model, settings, options),
+            OptimizerState(options.optimizer_state),
+            host or HostMemory(),
+        )
         self._schedule = make_schedule(self._optimizer, settings, options, steps_per_epoch)
         self._scaler = torch.amp.GradScaler(
             device.type, enabled=self._dtype is torch.float16
         )  # fp16 gradients underflow without one
         decay = options.ema_decay
         self._ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
+        # After the averaged weights were copied: nothing of them is computed twice.
+        self._norms: tuple[nn.Module, ...] = ()
+        if options.grad_checkpointing:
+            self._norms = checkpoint_timm(self.model, settings.model)
         self._num_steps = 0
         self._governor = governor
         if governor is not None:
@@ -178,7 +191,8 @@ class Learner:
         return PieceLoss(value=self._loss(logits.float(), targets), divisor=float(len(images)))
 
     def _backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss).backward()
+        with statistics_still(self._norms):
+            self._scaler.scale(loss).backward()
 
     def _judged(self) -> nn.Module:
         return self.model if self._ema is None else self._ema.module

@@ -1,22 +1,26 @@
-"""What a config may say about memory while a run trains, for both trainers; imports no library."""
+"""What a config may say about the memory of a training, for both trainers; imports no library."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
+from orchestrator.plan.workload import OptimizerState
 from orchestrator.types import Scalar
 
-__all__ = ["MEMORY_KEYS", "MemoryOptions", "memory_options"]
+__all__ = ["MEMORY_KEYS", "MemoryOptions", "can_8bit", "memory_options"]
 
 MEMORY_KEYS: Mapping[str, str] = {
     "memory_adapt": "let the micro-batch grow again after it was cut; it is always cut when needed",
     "memory_target": "part of the run's share that a grown micro-batch may use, 0.1 to 1",
+    "grad_checkpointing": "compute layers again in the backward pass instead of keeping them",
+    "optimizer_state": "where the optimizer keeps its state: card, host, or 8bit (bitsandbytes)",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryOptions:
-    """How the micro-batch follows the memory.
+    """How the micro-batch follows the memory, and what is given up for it.
 
     `target` is a part of the run's budget, its share of the card, not of the card: room that
     other runs were given is never grown into. Where others took more than theirs, it is a part of
@@ -25,6 +29,13 @@ class MemoryOptions:
 
     adapt: bool = True
     target: float = 0.85
+    grad_checkpointing: bool = False
+    optimizer_state: OptimizerState = OptimizerState.CARD
+
+
+def can_8bit() -> bool:
+    """True where bitsandbytes is installed, whose optimizers keep their state in 8 bits."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def memory_options(options: Mapping[str, Scalar]) -> tuple[MemoryOptions, dict[str, Scalar]]:
@@ -34,7 +45,7 @@ def memory_options(options: Mapping[str, Scalar]) -> tuple[MemoryOptions, dict[s
         What they say, and the other options.
 
     Raises:
-        ConfigError: E1102 a value of another type, E1103 a number out of its range.
+        ConfigError: E1102 a value of another type, E1103 one that is not allowed.
     """
     rest = {key: value for key, value in options.items() if key not in MEMORY_KEYS}
     adapt = options.get("memory_adapt", True)
@@ -45,7 +56,19 @@ def memory_options(options: Mapping[str, Scalar]) -> tuple[MemoryOptions, dict[s
         raise _wrong("E1102", "memory_target", f"must be a number, not {target!r}")
     if not 0.1 <= target <= 1.0:
         raise _wrong("E1103", "memory_target", f"is {target:g}, outside 0.1 to 1")
-    return MemoryOptions(adapt=adapt, target=float(target)), rest
+    checkpoints = options.get("grad_checkpointing", False)
+    if not isinstance(checkpoints, bool):
+        raise _wrong("E1102", "grad_checkpointing", f"must be true or false, not {checkpoints!r}")
+    place = options.get("optimizer_state", OptimizerState.CARD.value)
+    if place not in tuple(OptimizerState):
+        raise _wrong("E1103", "optimizer_state", f"is {place!r}")
+    found = MemoryOptions(
+        adapt=adapt,
+        target=float(target),
+        grad_checkpointing=checkpoints,
+        optimizer_state=OptimizerState(str(place)),
+    )
+    return found, rest
 
 
 def _wrong(code: str, key: str, what: str) -> ConfigError:

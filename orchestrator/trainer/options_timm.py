@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.trainer.options_memory import MEMORY_KEYS
+from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
 from orchestrator.types import Scalar
 
 __all__ = ["TIMM_OPTIONS", "Option", "TimmOptions", "timm_options"]
@@ -59,6 +59,8 @@ class TimmOptions:
     pretrained: bool = _key(default=False, doc="demand the weights of a local file (weights)")
     memory_adapt: bool = _key(default=True, doc=MEMORY_KEYS["memory_adapt"])
     memory_target: float = _key(0.85, MEMORY_KEYS["memory_target"], 0.1, 1)
+    grad_checkpointing: bool = _key(default=False, doc=MEMORY_KEYS["grad_checkpointing"])
+    optimizer_state: str = _key("card", MEMORY_KEYS["optimizer_state"])
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
 
 
@@ -72,7 +74,9 @@ def timm_options(options: Mapping[str, Scalar]) -> TimmOptions:
     Raises:
         ConfigError: An unknown key, a value of another type, or a number out of its range.
     """
-    return TimmOptions(**{key: _checked(key, value) for key, value in options.items()})
+    found = TimmOptions(**{key: _checked(key, value) for key, value in options.items()})
+    memory_options(options)
+    return found
 
 
 def _checked(key: str, value: Scalar) -> Any:

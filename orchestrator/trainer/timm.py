@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.history import History
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch, batches
+from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.options_timm import timm_options
 from orchestrator.trainer.pictures import find_pictures
@@ -128,6 +130,9 @@ class _Run:
             micro_batch=task.batch.micro_batch,
             steps_per_epoch=self._feed.num_steps,
             governor=governor,
+            host=HostMemory(
+                entered=partial(on_host, device), is_pinned=device.torch_device.startswith("cuda")
+            ),
         )
         seed_all(keyed_seed(settings.seed, "train"))
         if link.resume_from is not None:

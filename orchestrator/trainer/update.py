@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from orchestrator.trainer.governor import Governor
+from orchestrator.trainer.optimizer_place import HostState
 from orchestrator.types import Bytes
 
 __all__ = ["UpdateRoom"]
@@ -19,7 +20,7 @@ class UpdateRoom:
     Needed are: before the first update the optimizer's state (one value a weight for SGD, two for
     the Adam family), and for the update itself one value a weight where torch updates all weights
     at once (`foreach`, its default on CUDA), or two of the largest tensor where it updates one
-    tensor after another.
+    tensor after another. State that lives on the host visits one tensor after another.
 
     Args:
         optimizer: Its parameters lie where they train.
@@ -35,9 +36,12 @@ class UpdateRoom:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         sizes = [_num_bytes(p) for p in parameters if p.requires_grad]
         self._total, self._largest = sum(sizes), max(sizes, default=0)
-        self._is_batched = any(p.device.type == "cuda" for p in parameters)
-        is_plain = "sgd" in type(optimizer).__name__.lower()
-        self._state = self._total * (1 if is_plain else 2)
+        name = type(optimizer).__name__.lower()
+        moments = 1 if "sgd" in name else 2
+        is_visiting = isinstance(optimizer, HostState)
+        self._is_batched = not is_visiting and any(p.device.type == "cuda" for p in parameters)
+        self._state = 0 if is_visiting else self._total * moments // (4 if "8bit" in name else 1)
+        self._visiting = moments * self._largest if is_visiting else 0
         self._flat = 2 * self._total if num_ranks > 1 else 0
 
     def demand(self) -> None:
@@ -47,7 +51,7 @@ class UpdateRoom:
             TrainingError: OUT_OF_MEMORY, it will not; nothing was changed.
         """
         fixed = (0 if self._optimizer.state else self._state) + self._flat
-        one_by_one = fixed + 2 * self._largest
+        one_by_one = fixed + self._visiting + 2 * self._largest
         if self._is_batched:
             if self._governor.has_room(fixed + self._total + self._largest):
                 return

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DataError, OrchestratorError, StoreError
 from orchestrator.ports import Device, RunLink
-from orchestrator.trainer.options_memory import memory_options
+from orchestrator.trainer.options_memory import MemoryOptions, memory_options
 from orchestrator.trainer.yolo_apart import apart, on_host
 from orchestrator.trainer.yolo_data import read_class_folders, read_data_yaml
 from orchestrator.trainer.yolo_labels import check_data
-from orchestrator.trainer.yolo_settings import overrides
+from orchestrator.trainer.yolo_settings import note_ours, overrides
 from orchestrator.types import CheckpointRef, Metrics, Outcome, TrainTask
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class YoloTrainer:
         governor = Governor(task, device, link, options, agree=agree)
         with apart(task.spec.folder):
             try:
-                return _train(task, device, link, governor)
+                return _train(task, device, link, governor, options)
             except OrchestratorError:
                 raise
             except Exception as error:
@@ -59,7 +59,7 @@ class YoloTrainer:
 
 
 def _train(
-    task: TrainTask, device: Device, link: RunLink, governor: "Governor"
+    task: TrainTask, device: Device, link: RunLink, governor: "Governor", memory: MemoryOptions
 ) -> tuple[Outcome, Metrics]:
     import ultralytics.models.yolo as models
 
@@ -70,7 +70,7 @@ def _train(
     model = find_model(task.spec.settings.model)
     data = _data(task, model.task, is_fresh=link.resume_from is None)
     given = overrides(task, torch_device=device.torch_device, data=data, model=model.path)
-    attempt = Attempt(task=task, device=device, link=link, governor=governor)
+    attempt = Attempt(task=task, device=device, link=link, governor=governor, memory=memory)
     if link.resume_from is not None:
         with on_host(device):
             attempt.state = _state(link.resume_from)
@@ -83,6 +83,7 @@ def _train(
     }[model.task]
     is_finished = attempt.state is not None and bool(attempt.state["finished"])
     trainer = orchestrated(base, attempt)(given | {"task": model.task})
+    note_ours(trainer.save_dir / "args.yaml", task.spec.settings.options)
     trainer.publish_arguments()
     try:
         if is_finished:

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.ports import Device, RunLink
 from orchestrator.trainer.governor import Governor
+from orchestrator.trainer.options_memory import MemoryOptions
 from orchestrator.types import TrainTask
 
 __all__ = ["Attempt", "Leave"]
@@ -24,6 +25,7 @@ class Attempt:
     device: Device
     link: RunLink
     governor: Governor
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
     state: Mapping[str, Any] | None = None
     best: dict[str, Any] = field(default_factory=dict)
 

@@ -5,19 +5,19 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from orchestrator.errors import TrainingError
 from orchestrator.trainer import yolo_state
 from orchestrator.trainer.failures import not_finite
-from orchestrator.trainer.update import UpdateRoom
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt, Leave
 from orchestrator.trainer.yolo_model import write_weights
-from orchestrator.trainer.yolo_ranks import agreed, average_gradients, share_weights
+from orchestrator.trainer.yolo_ranks import agreed, share_weights
 from orchestrator.trainer.yolo_step import CutStep
+from orchestrator.trainer.yolo_update import Update
 from orchestrator.trainer.yolo_validation import governed
 from orchestrator.types import CheckpointRef, Progress, StepProgress, StopMode
 
@@ -36,16 +36,9 @@ def orchestrated(trainer: type[Any], attempt: Attempt) -> type[Any]:
     return type(name, (_Loop, trainer), {"attempt": attempt})
 
 
-if TYPE_CHECKING:
-    _Mixed = Any  # whichever trainer class follows in the order of resolution
-else:
-    _Mixed = object
-
-
-class _Loop(_Mixed):
+class _Loop(Update):
     """Mixed into a trainer class, before it: overrides the places where the loop asks and tells."""
 
-    attempt: Attempt
     num_validations = 0
 
     def __init__(self: Any, overrides: dict[str, Any]) -> None:
@@ -77,8 +70,15 @@ class _Loop(_Mixed):
             self.attempt.state = {"elapsed": self.attempt.state["elapsed"]}  # frees the tensors
         micro_batch, governor = self.attempt.task.batch.micro_batch, self.attempt.governor
         prepare = super().preprocess_batch
-        self.model.forward = CutStep(self, micro_batch, prepare, self.ranks, governor=governor)
-        self._update_room = UpdateRoom(self.optimizer, governor, num_ranks=self.ranks)
+        self.model.forward = CutStep(
+            self,
+            micro_batch,
+            prepare,
+            self.ranks,
+            governor=governor,
+            is_checkpointed=self.attempt.memory.grad_checkpointing,
+        )
+        self.seek_room()
 
     def setup_model(self: Any) -> Any:
         """Build the model, whose strides are found by a trial run, in the host's memory."""
@@ -188,13 +188,6 @@ class _Loop(_Mixed):
             ),
             fix=("lower lr0", "amp: bf16 or fp32", "look at the labels"),
         )
-
-    def optimizer_step(self: Any) -> None:
-        """Find its memory; average the gradients of all ranks, as a data-parallel model would."""
-        self._update_room.demand()
-        if self.ranks > 1:
-            average_gradients(self.model, self.ranks)
-        super().optimizer_step()
 
     # ---- after an epoch
 

@@ -15,6 +15,7 @@ __all__ = [
     "OPTIMIZERS",
     "environment",
     "install_hint",
+    "note_ours",
     "overrides",
     "yolo_option_keys",
 ]
@@ -159,6 +160,14 @@ def overrides(task: TrainTask, *, torch_device: str, data: str, model: str) -> d
         "save": True,
         "resume": False,
     }
+
+
+def note_ours(arguments: Path, options: Mapping[str, Scalar]) -> None:
+    """Add what was asked of us to ultralytics' args.yaml, as comments: it has no such keys."""
+    found = [f"# orchestrator: {key}: {options[key]}" for key in MEMORY_KEYS if key in options]
+    if found:
+        with arguments.open("a", encoding="utf-8") as file:
+            file.write("\n".join(found) + "\n")
 
 
 def _checked(options: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from orchestrator.trainer.checkpointing import checkpoint_yolo, statistics_still
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.microbatch import (
     OBJECT_KEYS,
@@ -66,6 +67,7 @@ class CutStep:
         prepare: Moves a piece to the device and scales its pixels, in place of its dict.
         gradient_factor: Multiplies every gradient: the number of ranks, where they are averaged.
         governor: Cuts smaller where memory runs out; None lets the error through.
+        is_checkpointed: Whether its layers are computed again in the backward pass.
 
     Raises:
         ConfigError: E1120, this model's step cannot be cut.
@@ -79,6 +81,7 @@ class CutStep:
         gradient_factor: int = 1,
         *,
         governor: Governor | None = None,
+        is_checkpointed: bool = False,
     ) -> None:
         self._trainer = trainer
         self._prepare_alone = prepare
@@ -89,6 +92,7 @@ class CutStep:
         self._heads: list[Head] = []
         self._is_classifier = trainer.args.task == "classify"
         self._chance: tuple[Any, ...] | None = None
+        self._norms = checkpoint_yolo(self._model) if is_checkpointed else ()
         self._governor = governor
         if governor is not None:
             self._state = StepState(self._model, next(self._model.parameters()).device)
@@ -281,7 +285,7 @@ class CutStep:
         return _sum_of(whole), items
 
     def _backward(self, loss: Tensor) -> None:
-        with torch.autocast(loss.device.type, enabled=False):
+        with torch.autocast(loss.device.type, enabled=False), statistics_still(self._norms):
             self._trainer.scaler.scale(loss * self._factor).backward()
         torch.clear_autocast_cache()  # weights cast for this piece, with its graph
 

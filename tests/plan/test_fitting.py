@@ -8,16 +8,17 @@ import pytest
 
 from orchestrator.client.access import fingerprint
 from orchestrator.client.fitting import fit_run, kinds_of
-from orchestrator.client.plans import Planner
+from orchestrator.client.plans import Planner, ladder_of
 from orchestrator.config.types import Fitting
 from orchestrator.device.catalogue import emulated_cards
-from orchestrator.errors import OrchestratorError, PlanError
+from orchestrator.errors import ConfigError, OrchestratorError, PlanError
 from orchestrator.plan.budget import Target
 from orchestrator.plan.choose import Ladder
 from orchestrator.plan.footprint import Footprint
 from orchestrator.plan.job import Facts
 from orchestrator.plan.ladder import Rung
 from orchestrator.plan.workload import Labels, Workload
+from orchestrator.trainer.options_memory import can_8bit
 from orchestrator.types import Card, RunId, RunSpec, TrainSettings
 from tests.plan.hand_made import GIB, MIB, Lines
 
@@ -134,7 +135,7 @@ def test_a_card_without_half_precision_is_not_among_the_types_that_are_asked_for
 
 
 def test_what_fits_nowhere_is_refused_with_what_would_fit() -> None:
-    lines = Lines(fixed=GIB, slope=15 * GIB)
+    lines = Lines(fixed=GIB, slope=30 * GIB)
     with pytest.raises(PlanError) as caught:
         fit_run(spec(), FACTS, FREE, kinds("RTX 2060"), planner(lines))
     assert caught.value.code == "E2022"
@@ -147,11 +148,54 @@ def test_what_fits_nowhere_is_refused_with_what_would_fit() -> None:
     assert fit_run(smaller, FACTS, FREE, kinds("RTX 2060"), planner(lines)).plans
 
 
-def test_rungs_that_no_trainer_carries_out_are_not_planned_with() -> None:
-    lines = Lines(fixed=GIB, slope=11 * GIB)  # with checkpointing it would fit
-    ladder = Ladder(rungs=(Rung.CUT, Rung.AMP, Rung.CHECKPOINTING, Rung.OPTIMIZER_8BIT))
+def test_checkpointing_goes_into_the_spec_when_it_is_what_makes_it_fit() -> None:
+    lines = Lines(fixed=GIB, slope=11 * GIB)  # in fp32; half of 6 tenths of it fits
+    fitted = fit_run(spec(), FACTS, FREE, kinds("RTX 2060"), planner(lines))
+    assert fitted.spec.settings.options["grad_checkpointing"] is True
+    assert "checkpointing" in fitted.plans[0].rungs
+    assert '"is_checkpointed":true' in fitted.plans[0].workload
+    asked = replace(spec(), settings=replace(spec().settings, options={"grad_checkpointing": True}))
+    by_hand = fit_run(asked, FACTS, FREE, kinds("RTX 2060"), planner(lines))
+    assert "checkpointing" not in by_hand.plans[0].rungs  # nothing was given up: it was asked for
+    assert by_hand.spec.settings.options == {"grad_checkpointing": True}
+
+
+def test_the_optimizers_state_goes_to_the_host_when_that_is_what_makes_it_fit() -> None:
+    lines = Lines(fixed=8 * GIB, slope=100 * MIB)
+    fitted = fit_run(spec(), FACTS, FREE, kinds("RTX 2060"), planner(lines))
+    assert fitted.spec.settings.options["optimizer_state"] == "host"
+    assert "optimizer_host" in fitted.plans[0].rungs
+    assert "optimizer_8bit" not in fitted.plans[0].rungs
+
+
+@pytest.mark.skipif(can_8bit(), reason="bitsandbytes is installed")
+def test_eight_bits_are_not_planned_with_where_their_library_is_not_installed() -> None:
+    lines = Lines(fixed=6 * GIB, slope=10 * MIB)  # three quarters of it would fit
+    ladder = Ladder(rungs=(Rung.CUT, Rung.AMP, Rung.OPTIMIZER_8BIT))
     with pytest.raises(PlanError):
         fit_run(spec(), FACTS, Fitting(ladder=ladder), kinds("RTX 2060"), planner(lines))
+
+
+def test_rungs_of_a_trainer_that_is_not_known_are_not_planned_with() -> None:
+    assert ladder_of(spec(trainer="fake"), FREE).rungs == ()
+
+
+class Refusing(Lines):
+    """A predictor of a model that has no gradient checkpointing."""
+
+    def footprints(self, asked: Sequence[tuple[Workload, Sequence[int]]]) -> list[Footprint]:
+        if any(workload.is_checkpointed for workload, _ in asked):
+            raise ConfigError("no checkpointing", code="E1122")
+        return super().footprints(asked)
+
+
+def test_a_rung_that_a_model_does_not_have_is_passed_over() -> None:
+    lines = Refusing(fixed=8 * GIB, slope=100 * MIB)
+    fitted = fit_run(spec(), FACTS, FREE, kinds("RTX 2060"), planner(lines))
+    assert set(fitted.plans[0].rungs) - {"cut"} == {"amp", "optimizer_host"}
+    asked = replace(spec(), settings=replace(spec().settings, options={"grad_checkpointing": True}))
+    with pytest.raises(ConfigError, match="no checkpointing"):
+        fit_run(asked, FACTS, FREE, kinds("RTX 2060"), planner(lines))
 
 
 class Unknown(Lines):

@@ -333,6 +333,8 @@ def test_an_epoch_tells_its_peaks_and_changes(tmp_path: Path) -> None:
         ({"memory_target": "high"}, "E1102"),
         ({"memory_target": True}, "E1102"),
         ({"memory_target": 0.01}, "E1103"),
+        ({"grad_checkpointing": "yes"}, "E1102"),
+        ({"optimizer_state": "disk"}, "E1103"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], code: str) -> None:

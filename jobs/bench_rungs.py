@@ -1,0 +1,127 @@
+"""What each rung of the ladder does to the peak and to the time of a step; predicted and measured.
+
+The trainers' own steps really run on this machine's CPU. Bytes are those of live tensors, counted
+as on an emulated card; the prediction is traced for the same CPU. Seconds are measured without
+counting, in turn: in every round each way takes its steps once, in an order that alternates.
+
+On a CPU the copies between host and card are copies within the host: what the bus of a card costs
+shows nowhere here.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from jobs.bench_memory_reality import peak_of
+from orchestrator.device.emulated import EmulatedDevice
+from orchestrator.memory.answers import Answers
+from orchestrator.memory.stage import Stage
+from orchestrator.memory.trace import Steps, steps_of, trace_step
+from orchestrator.plan.workload import Labels, OptimizerState, Workload
+from orchestrator.trainer.yolo_settings import environment
+from orchestrator.types import Bytes, Card, Seconds
+
+_MIB = 1 << 20
+_CARD = Card(index=0, name="card", memory_bytes=64 << 30, is_emulated=True)
+_RUNGS: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "checkpointing": {"is_checkpointed": True},
+    "optimizer_host": {"optimizer_state": OptimizerState.HOST},
+    "both": {"is_checkpointed": True, "optimizer_state": OptimizerState.HOST},
+}
+_LABELS = Labels(most=6, mean=6.0, area=0.04)
+
+
+class _TimedStage(Stage):
+    """Performs steps on this machine, and notes when each began."""
+
+    def __init__(self, device: EmulatedDevice, batch: int) -> None:
+        super().__init__(torch.device("cpu"), Answers(labels=_LABELS, batch=batch))
+        self._card = device
+        self.began: list[Seconds] = []
+
+    def host(self) -> AbstractContextManager[None]:
+        """What is made inside is not the card's."""
+        return self._card.host()
+
+    def begin(self, step: int) -> None:
+        """Note the moment."""
+        self.began.append(time.perf_counter())
+
+
+def _took(steps: Steps, batch: int, count: int, *, is_counted: bool) -> tuple[Bytes, Seconds]:
+    """Peak bytes (if they are counted) and the median seconds of a step, without the first."""
+    torch.manual_seed(0)
+    device = EmulatedDevice(_CARD, _CARD.memory_bytes)
+    stage = _TimedStage(device, batch)
+    built = steps.build(is_fake=False)
+    with device.session() if is_counted else nullcontext():
+        alive = steps.perform(stage, built, batch, count)
+    ends = [*stage.began[1:], time.perf_counter()]
+    del alive, built
+    seconds = [end - begin for begin, end in zip(stage.began, ends, strict=True)]
+    return device.peak_bytes(), statistics.median(seconds[1:])
+
+
+def _compare(workload: Workload, batch: int, rounds: int, count: int) -> None:
+    loads = {name: replace(workload, **change) for name, change in _RUNGS.items()}
+    ways = {name: steps_of(load) for name, load in loads.items()}
+    counted = {name: _took(steps, batch, 2, is_counted=True)[0] for name, steps in ways.items()}
+    predicted = {name: peak_of(trace_step(load, batch, device="cpu"))
+                 for name, load in loads.items()}  # fmt: skip
+    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for number in range(rounds):
+        order: Sequence[str] = tuple(ways) if number % 2 else tuple(ways)[::-1]
+        for name in order:
+            seconds[name].append(_took(ways[name], batch, count, is_counted=False)[1])
+    print(f"{workload.model}, {workload.imgsz} px, batch {batch}, {workload.optimizer}")
+    for name in ways:
+        ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
+        saved = counted["plain"] - counted[name]
+        told = predicted["plain"] - predicted[name]
+        print(
+            f"  {name:15} peak {counted[name] / _MIB:8.2f} MiB (predicted"
+            f" {predicted[name] / _MIB:8.2f}), x {counted[name] / counted['plain']:.3f};"
+            f" saves {saved / _MIB:7.2f} MiB (predicted {told / _MIB:7.2f});"
+            f" step {1000 * statistics.median(seconds[name]):7.1f} ms,"
+            f" x {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+            flush=True,
+        )
+
+
+def main() -> int:
+    """Print peaks, savings and times of every way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, value in {"rounds": 5, "steps": 6, "batch": 8}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--timm", nargs="*", default=["convnext_atto", "resnet18"])
+    parser.add_argument("--yolo", nargs="*", default=["yolo11n.yaml"])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="rungs-") as folder:
+        os.environ.update(environment(folder))
+        plain = Workload(
+            trainer="timm", model="", imgsz=128, num_classes=10, precision="fp32",
+            has_flash_attention=False,
+        )  # fmt: skip
+        detector = replace(plain, trainer="yolo", imgsz=160, task="detect", labels=_LABELS)
+        for model in given.timm:
+            _compare(replace(plain, model=model), given.batch, given.rounds, given.steps)
+        for model in given.yolo:
+            _compare(replace(detector, model=model), given.batch, given.rounds, given.steps)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
