@@ -9,6 +9,7 @@ shows nowhere here.
 """
 
 import argparse
+import logging
 import os
 import statistics
 import sys
@@ -30,6 +31,8 @@ from orchestrator.memory.trace import Steps, steps_of, trace_step
 from orchestrator.plan.workload import Labels, OptimizerState, Workload
 from orchestrator.trainer.yolo_settings import environment
 from orchestrator.types import Bytes, Card, Seconds
+
+__all__ = ["took"]
 
 _MIB = 1 << 20
 _CARD = Card(index=0, name="card", memory_bytes=64 << 30, is_emulated=True)
@@ -59,8 +62,15 @@ class _TimedStage(Stage):
         self.began.append(time.perf_counter())
 
 
-def _took(steps: Steps, batch: int, count: int, *, is_counted: bool) -> tuple[Bytes, Seconds]:
-    """Peak bytes (if they are counted) and the median seconds of a step, without the first."""
+def took(steps: Steps, batch: int, count: int, *, is_counted: bool) -> tuple[Bytes, Seconds]:
+    """Peak bytes (if they are counted) and the median seconds of a step, without the first.
+
+    Args:
+        steps: Of a workload.
+        batch: Samples of a step.
+        count: Steps, at least two.
+        is_counted: Whether bytes are counted, which takes time.
+    """
     torch.manual_seed(0)
     device = EmulatedDevice(_CARD, _CARD.memory_bytes)
     stage = _TimedStage(device, batch)
@@ -76,14 +86,14 @@ def _took(steps: Steps, batch: int, count: int, *, is_counted: bool) -> tuple[By
 def _compare(workload: Workload, batch: int, rounds: int, count: int) -> None:
     loads = {name: replace(workload, **change) for name, change in _RUNGS.items()}
     ways = {name: steps_of(load) for name, load in loads.items()}
-    counted = {name: _took(steps, batch, 2, is_counted=True)[0] for name, steps in ways.items()}
+    counted = {name: took(steps, batch, 2, is_counted=True)[0] for name, steps in ways.items()}
     predicted = {name: peak_of(trace_step(load, batch, device="cpu"))
                  for name, load in loads.items()}  # fmt: skip
     seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
     for number in range(rounds):
         order: Sequence[str] = tuple(ways) if number % 2 else tuple(ways)[::-1]
         for name in order:
-            seconds[name].append(_took(ways[name], batch, count, is_counted=False)[1])
+            seconds[name].append(took(ways[name], batch, count, is_counted=False)[1])
     print(f"{workload.model}, {workload.imgsz} px, batch {batch}, {workload.optimizer}")
     for name in ways:
         ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
@@ -109,6 +119,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="rungs-") as folder:
         os.environ.update(environment(folder))
         plain = Workload(

@@ -60,7 +60,7 @@ class _EightBit(Optimizer):
             )
             if is_small:
                 continue
-            shared: Any = self.state.setdefault("maps", {})  # type: ignore[arg-type, call-overload]
+            shared: Any = self.state.setdefault("maps", {})  # type: ignore[call-overload]
             if number not in shared:  # one table of 256 values a moment, for all
                 shared[number] = torch.zeros(256, device=parameter.device)
             state[f"qmap{number}"] = shared[number]

@@ -26,7 +26,7 @@ from tests.contracts.trainer import Killed, RecordingLink, attempt_of, values
 from tests.trainer.picture_folders import make_pictures
 
 BATCH = 6
-LIGHT = {"grad_checkpointing": True, "optimizer_state": "host"}
+LIGHT: dict[str, Any] = {"grad_checkpointing": True, "optimizer_state": "host"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,12 +48,13 @@ def learner_of(
     micro_batch: int = BATCH,
     *,
     amp: str = "fp32",
+    size: int = 64,
     host: HostMemory | None = None,
     **given: Any,
 ) -> Learner:
     torch.manual_seed(0)
-    settings = TrainSettings(model=f"timm/{model}", data="", imgsz=64, epochs=9, amp=amp)
-    options = TimmOptions(dropout=0.3, drop_path=0.2, **given)
+    settings = TrainSettings(model=f"timm/{model}", data="", imgsz=size, epochs=9, amp=amp)
+    options = TimmOptions(**({"dropout": 0.3, "drop_path": 0.2} | given))
     made = make_model(settings, options, 3)
     return Learner(
         made,
@@ -66,12 +67,12 @@ def learner_of(
     )
 
 
-def learnt(learner: Learner, steps: int = 3) -> dict[str, Tensor]:
+def learnt(learner: Learner, steps: int = 3, size: int = 64) -> dict[str, Tensor]:
     """Weights, statistics, and the state of chance after some steps."""
     chance = torch.Generator().manual_seed(1)
     torch.manual_seed(2)
     for _ in range(steps):
-        images = torch.rand(BATCH, 3, 64, 64, generator=chance)
+        images = torch.rand(BATCH, 3, size, size, generator=chance)
         learner.learn((images, torch.randint(0, 3, (BATCH,), generator=chance)))
     state = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
     return state | {"chance": torch.get_rng_state()}
@@ -108,17 +109,17 @@ def test_the_averaged_weights_and_the_state_that_is_saved_do_not_change() -> Non
 
 def test_checkpointing_holds_fewer_bytes() -> None:
     peaks = []
-    for given in ({}, {"grad_checkpointing": True}):
+    for is_checkpointed in (False, True):
         device = card()
         with device.session():
-            learnt(learner_of("test_vit", **given))
+            learnt(learner_of("test_vit", size=160, grad_checkpointing=is_checkpointed), size=160)
         peaks.append(device.peak_bytes())
-    assert peaks[1] < 0.95 * peaks[0]
+    assert peaks[1] < 0.9 * peaks[0]
 
 
 def test_a_model_without_checkpointing_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="inception_v4 has no gradient checkpointing") as caught:
-        learner_of("inception_v4", grad_checkpointing=True)
+        learner_of("inception_v4", drop_path=0.0, grad_checkpointing=True)
     assert caught.value.code == "E1122"
     assert caught.value.fix
 
@@ -180,7 +181,7 @@ def test_state_on_the_host_takes_nothing_of_the_card_between_updates() -> None:
             learner = learner_of("test_vit", host=host, optimizer_state=place)
             learnt(learner)
             held[place] = device.live_bytes()
-    state = 2 * sum(p.numel() * p.element_size() for p in learner.model.parameters())
+            state = 2 * sum(p.numel() * p.element_size() for p in learner.model.parameters())
     assert held["card"] - held["host"] == pytest.approx(state, rel=0.1)
 
 
