@@ -14,25 +14,26 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from jobs.bench_memory_reality import peak_of
+from jobs.yolo_link import Stamp, now
 from orchestrator.device.emulated import EmulatedDevice
 from orchestrator.memory.answers import Answers
 from orchestrator.memory.stage import Stage
 from orchestrator.memory.trace import Steps, steps_of, trace_step
 from orchestrator.plan.workload import Labels, OptimizerState, Workload
 from orchestrator.trainer.yolo_settings import environment
-from orchestrator.types import Bytes, Card, Seconds
+from orchestrator.types import Bytes, Card
 
-__all__ = ["took"]
+__all__ = ["main", "took"]
 
 _MIB = 1 << 20
 _CARD = Card(index=0, name="card", memory_bytes=64 << 30, is_emulated=True)
@@ -51,7 +52,7 @@ class _TimedStage(Stage):
     def __init__(self, device: EmulatedDevice, batch: int) -> None:
         super().__init__(torch.device("cpu"), Answers(labels=_LABELS, batch=batch))
         self._card = device
-        self.began: list[Seconds] = []
+        self.began: list[Stamp] = []
 
     def host(self) -> AbstractContextManager[None]:
         """What is made inside is not the card's."""
@@ -59,11 +60,13 @@ class _TimedStage(Stage):
 
     def begin(self, step: int) -> None:
         """Note the moment."""
-        self.began.append(time.perf_counter())
+        self.began.append(now())
 
 
-def took(steps: Steps, batch: int, count: int, *, is_counted: bool) -> tuple[Bytes, Seconds]:
+def took(steps: Steps, batch: int, count: int, *, is_counted: bool) -> tuple[Bytes, Stamp]:
     """Peak bytes (if they are counted) and the median seconds of a step, without the first.
+
+    Seconds are those of the wall and those of the processor, which mind other programs less.
 
     Args:
         steps: Of a workload.
@@ -77,10 +80,13 @@ def took(steps: Steps, batch: int, count: int, *, is_counted: bool) -> tuple[Byt
     built = steps.build(is_fake=False)
     with device.session() if is_counted else nullcontext():
         alive = steps.perform(stage, built, batch, count)
-    ends = [*stage.began[1:], time.perf_counter()]
+    stamps = [*stage.began[1:], now()]
     del alive, built
-    seconds = [end - begin for begin, end in zip(stage.began, ends, strict=True)]
-    return device.peak_bytes(), statistics.median(seconds[1:])
+    wall, cpu = (
+        statistics.median(end - begin for begin, end in pairwise(clock))
+        for clock in zip(*stamps, strict=True)
+    )
+    return device.peak_bytes(), (wall, cpu)
 
 
 def _compare(workload: Workload, batch: int, rounds: int, count: int) -> None:
@@ -89,22 +95,27 @@ def _compare(workload: Workload, batch: int, rounds: int, count: int) -> None:
     counted = {name: took(steps, batch, 2, is_counted=True)[0] for name, steps in ways.items()}
     predicted = {name: peak_of(trace_step(load, batch, device="cpu"))
                  for name, load in loads.items()}  # fmt: skip
-    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
+    seconds: dict[str, list[Stamp]] = {name: [] for name in ways}
     for number in range(rounds):
         order: Sequence[str] = tuple(ways) if number % 2 else tuple(ways)[::-1]
         for name in order:
             seconds[name].append(took(ways[name], batch, count, is_counted=False)[1])
     print(f"{workload.model}, {workload.imgsz} px, batch {batch}, {workload.optimizer}")
     for name in ways:
-        ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
+        pairs = list(zip(seconds[name], seconds["plain"], strict=True))
+        ratios = [[mine[clock] / plain[clock] for mine, plain in pairs] for clock in (0, 1)]
+        of_wall, of_cpu = (
+            f"x {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
+            for each in ratios
+        )
+        step = statistics.median(wall for wall, _ in seconds[name])
         saved = counted["plain"] - counted[name]
         told = predicted["plain"] - predicted[name]
         print(
             f"  {name:15} peak {counted[name] / _MIB:8.2f} MiB (predicted"
             f" {predicted[name] / _MIB:8.2f}), x {counted[name] / counted['plain']:.3f};"
             f" saves {saved / _MIB:7.2f} MiB (predicted {told / _MIB:7.2f});"
-            f" step {1000 * statistics.median(seconds[name]):7.1f} ms,"
-            f" x {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+            f" step {1000 * step:7.1f} ms, {of_wall}; of CPU time {of_cpu}",
             flush=True,
         )
 

@@ -230,7 +230,7 @@ def infer_batch(
 
     With 0 the need is that of a single picture.
     """
-    workload = replace(workload, kind=StepKind.INFER, labels=None)
+    workload = replace(workload, kind=StepKind.INFER, labels=None, is_checkpointed=False)
     doublings = [1 << power for power in range(most.bit_length()) if 1 << power < most]
     footprint = scales.lookup(workload, (*doublings, most))
 

@@ -83,7 +83,8 @@ def _train(
     }[model.task]
     is_finished = attempt.state is not None and bool(attempt.state["finished"])
     trainer = orchestrated(base, attempt)(given | {"task": model.task})
-    note_ours(trainer.save_dir / "args.yaml", task.spec.settings.options)
+    if task.rank == 0:
+        note_ours(trainer.save_dir / "args.yaml", task.spec.settings.options)
     trainer.publish_arguments()
     try:
         if is_finished:

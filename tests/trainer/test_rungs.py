@@ -173,7 +173,7 @@ def test_state_on_the_host_changes_no_update_and_no_checkpoint(name: str) -> Non
 
 
 def test_state_on_the_host_takes_nothing_of_the_card_between_updates() -> None:
-    held = {}
+    held, state = {}, 0
     for place in ("card", "host"):
         device = card()
         with device.session():
