@@ -149,7 +149,7 @@ def test_what_fits_nowhere_is_refused_with_what_would_fit() -> None:
 
 
 def test_checkpointing_goes_into_the_spec_when_it_is_what_makes_it_fit() -> None:
-    lines = Lines(fixed=GIB, slope=9 * GIB)  # in fp32; half of 6 tenths of it fits
+    lines = Lines(fixed=GIB, slope=8 * GIB)  # in fp32; half of 6 tenths of it fits
     fitted = fit_run(spec(), FACTS, FREE, kinds("RTX 2060"), planner(lines))
     assert fitted.spec.settings.options["grad_checkpointing"] is True
     assert "checkpointing" in fitted.plans[0].rungs
@@ -190,7 +190,7 @@ class Refusing(Lines):
 
 
 def test_a_rung_that_a_model_does_not_have_is_passed_over() -> None:
-    lines = Refusing(fixed=6 * GIB, slope=100 * MIB)
+    lines = Refusing(fixed=5 * GIB, slope=100 * MIB)
     fitted = fit_run(spec(), FACTS, FREE, kinds("RTX 2060"), planner(lines))
     assert set(fitted.plans[0].rungs) - {"cut"} == {"amp", "optimizer_host"}
     asked = replace(spec(), settings=replace(spec().settings, options={"grad_checkpointing": True}))
