@@ -50,6 +50,8 @@ def drill(target: str, num_kills: int, seed: int, home: Path, work: Work) -> Tal
                 tally.wait_for_end(driver, LIMIT)
                 tally.survivors += left_over(family)
         tally.wait_for_end(driver, LIMIT)
+        if driver.returncode == 2:  # the drill's own config is refused, and would be for ever
+            sys.exit((home / "driver.log").read_text()[-1000:])
     log.close()
     return tally
 
