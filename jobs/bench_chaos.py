@@ -28,9 +28,7 @@ def drill(target: str, num_kills: int, seed: int, home: Path, work: Work) -> Tal
     tally = Tally(target=target)
     log = (home / "driver.log").open("ab")
     while True:
-        with SqlStore(str(home / "orchestrator.db")) as store:
-            ended = sum(status.state.is_terminal for status in store.statuses())
-        is_over = ended == tally.rounds * work.num_runs
+        is_over = _num_ended(home) == tally.rounds * work.num_runs
         if is_over and tally.kills >= num_kills:
             break
         if is_over:
@@ -54,6 +52,11 @@ def drill(target: str, num_kills: int, seed: int, home: Path, work: Work) -> Tal
             sys.exit((home / "driver.log").read_text()[-1000:])
     log.close()
     return tally
+
+
+def _num_ended(home: Path) -> int:
+    with SqlStore(str(home / "orchestrator.db")) as store:
+        return sum(status.state.is_terminal for status in store.statuses())
 
 
 def main() -> int:
