@@ -48,10 +48,15 @@ def drill(target: str, num_kills: int, seed: int, home: Path, work: Work) -> Tal
                 tally.wait_for_end(driver, LIMIT)
                 tally.survivors += left_over(family)
         tally.wait_for_end(driver, LIMIT)
-        if driver.returncode == 2:  # the drill's own config is refused, and would be for ever
-            sys.exit((home / "driver.log").read_text()[-1000:])
+        _demand_accepted(driver, home)
     log.close()
     return tally
+
+
+def _demand_accepted(driver: subprocess.Popen[bytes], home: Path) -> None:
+    """End the drill where its own config is refused: it would be so for ever."""
+    if driver.returncode == 2:
+        sys.exit((home / "driver.log").read_text()[-1000:])
 
 
 def _num_ended(home: Path) -> int:
