@@ -16,7 +16,7 @@ class History:
     seconds: float = 0.0
     best_epoch: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
-    best_file: str = ""  # name of the best epoch's checkpoint; empty in that checkpoint itself
+    best_file: str = ""  # attempt and name of the best epoch's checkpoint; empty in itself
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, metrics: Mapping[str, float], seconds: float) -> bool:

@@ -237,9 +237,9 @@ class _Run:
             checkpoint = self._link.save(
                 epoch, lambda file: save_state(state, file), is_best=is_best, check=check
             )
-        self._checkpoints = Path(checkpoint.path).parent
+        self._checkpoints = Path(checkpoint.path).parents[1]
         if is_best:
-            history.best_file = Path(checkpoint.path).name
+            history.best_file = _in_run(Path(checkpoint.path))
         return checkpoint
 
     def _resume(self, checkpoint: CheckpointRef) -> None:
@@ -255,8 +255,8 @@ class _Run:
             )
         self._learner.restore(state["learner"])
         self._history = History(**state["history"])
-        self._history.best_file = self._history.best_file or path.name
-        self._checkpoints = path.parent
+        self._history.best_file = self._history.best_file or _in_run(path)
+        self._checkpoints = path.parents[1]
         set_random_state(state["random"])
 
     def _finish(self) -> None:
@@ -278,3 +278,8 @@ class _Run:
         shared = {key: value for key, value in asdict(settings).items() if key != "options"}
         sizes = {"batch": batch.effective_batch, "micro_batch": batch.micro_batch}
         write_args(folder / "args.yaml", shared | sizes | asdict(self._options))
+
+
+def _in_run(checkpoint: Path) -> str:
+    """Its path below the run's checkpoints: the best may be of another attempt than the last."""
+    return f"{checkpoint.parent.name}/{checkpoint.name}"

@@ -80,8 +80,8 @@ class RecordingLink:
         check: Callable[[BinaryIO], None],
     ) -> CheckpointRef:
         assert epoch == self.epoch + 1, f"epoch {epoch} saved after epoch {self.epoch}"
-        path = self.folder / f"{self.attempt.number}-{epoch}.ckpt"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / str(self.attempt.number) / f"{epoch}.ckpt"
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             write(file)
         with path.open("rb") as file:

@@ -243,6 +243,20 @@ def test_a_run_that_gets_no_better_stops_early_and_stays_stopped(
     assert not again.reported
 
 
+def test_the_best_epoch_of_an_earlier_attempt_is_found_at_the_end(
+    settings: TrainSettings, tmp_path: Path
+) -> None:
+    settings = replace(settings, model=WITHOUT_BATCHNORM, lr0=0.0, options={"ema_decay": 0.0})
+    _, first = fit(settings, tmp_path, kill_after=2)
+    assert [ref.is_best for ref in first.saved] == [True, False]
+    second = replace(first.attempt, number=2)
+    outcome, link = fit(settings, tmp_path, attempt=second, resume_from=first.saved[-1])
+    assert outcome is Outcome.FINISHED
+    assert not link.saved[-1].is_best
+    best = torch.load(tmp_path / "weights" / "best.pt", weights_only=True)
+    assert best["epoch"] == 1
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_learns(settings: TrainSettings, tmp_path: Path, amp: str) -> None:
     outcome, link = fit(replace(settings, amp=amp, epochs=1), tmp_path, batch=RAGGED)
