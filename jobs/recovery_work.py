@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from jobs.yolo_link import QuietLink
 from orchestrator.messages import Recut
-from orchestrator.store.checkpoints import FileCheckpoints
 from orchestrator.types import (
     AttemptId,
     BatchPlan,
@@ -20,7 +19,6 @@ from orchestrator.types import (
     RunId,
     RunSpec,
     StepProgress,
-    StopMode,
     TrainSettings,
     TrainTask,
 )
@@ -45,19 +43,13 @@ head:
 
 
 @dataclass
-class WatchingLink:
-    """Writes checkpoints, keeps what it is told, and calls `watch` at every step."""
+class WatchingLink(QuietLink):
+    """Keeps what it is told, and calls `watch` at every step."""
 
-    folder: Path
     watch: Callable[[int, int], None] = lambda epoch, step: None
-    resume_from: CheckpointRef | None = None
     reported: list[Progress] = field(default_factory=list)
     recuts: list[Recut] = field(default_factory=list)
     steps: list[tuple[int, int]] = field(default_factory=list)
-
-    def stop_requested(self) -> StopMode | None:
-        """Never."""
-        return None
 
     def step(self, step: StepProgress) -> None:
         """Note it, and let the bench act."""
@@ -71,19 +63,6 @@ class WatchingLink:
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """Keep it."""
         self.reported.append(progress)
-
-    def save(
-        self,
-        epoch: int,
-        write: Callable[[BinaryIO], None],
-        *,
-        is_best: bool,
-        check: Callable[[BinaryIO], None],
-    ) -> CheckpointRef:
-        """Write it as a worker does."""
-        return FileCheckpoints(str(self.folder)).write(
-            RUN, epoch, write, is_best=is_best, check=check
-        )
 
 
 def task_of(

@@ -17,6 +17,7 @@ from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
 from orchestrator.trainer.optimizer_place import HostMemory, placed
 from orchestrator.trainer.options_timm import TimmOptions
+from orchestrator.trainer.pack import own_state
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
 from orchestrator.types import TrainSettings
@@ -155,6 +156,7 @@ class Learner:
         if self._ema is not None:
             self._ema.module.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
+        own_state(self._optimizer)
         self._scaler.load_state_dict(state["scaler"])
         self._schedule.load_state_dict(state["schedule"])
         self._num_steps = state["num_steps"]

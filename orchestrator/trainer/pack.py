@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orchestrator.types import Bytes
 
-__all__ = ["pack", "unpack"]
+__all__ = ["own_state", "pack", "unpack"]
 
 _TENSOR = ("a tensor from the pools",)  # one object, which pickle writes once
 
@@ -45,6 +45,18 @@ def unpack(packed: Mapping[str, Any]) -> Any:
         ValueError: A place is not inside its pool, or there are too few.
     """
     return _unpacked(packed["layout"], _tensors(packed["pools"], packed["places"].tolist()))
+
+
+def own_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer that has loaded unpacked tensors its own copies of those that are views.
+
+    `load_state_dict` copies only what changes its type or device. A view keeps its whole pool
+    alive, and with it the weights that were loaded beside it.
+    """
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+                state[name] = value.clone()
 
 
 class _Pools:

@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from orchestrator.trainer.pack import own_state
 from orchestrator.trainer.randomness import (
     load_state,
     random_state,
@@ -121,6 +122,7 @@ def _restore_optimizer(trainer: Any, saved: dict[str, Any]) -> None:
             if name in new:
                 old[name] = new[name]
     trainer.optimizer.load_state_dict(saved)
+    own_state(trainer.optimizer)
 
 
 def _restore_criterion(trainer: Any, done: int) -> None:

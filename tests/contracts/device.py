@@ -90,6 +90,9 @@ class DeviceContract(ABC):
         for _ in range(3):
             with device.session():
                 held = self.hold(device, BUDGET // 2)
+                assert self.live(device) >= BUDGET // 2
+                with pytest.raises(self.error):
+                    self.hold(device, BUDGET)
                 del held
                 self.free(device, BUDGET // 2)
 

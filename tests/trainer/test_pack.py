@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.trainer.pack import pack, unpack
+from orchestrator.trainer.pack import own_state, pack, unpack
 from orchestrator.trainer.randomness import load_state, save_state
 
 DTYPES = (torch.float32, torch.float16, torch.int64, torch.uint8, torch.bool)
@@ -95,3 +95,23 @@ def test_a_file_of_tensors_that_is_no_state_is_refused() -> None:
     file.seek(0)
     with pytest.raises(ValueError, match="not a state"):
         load_state(file)
+
+
+def test_an_optimizer_that_was_restored_keeps_no_pool_alive() -> None:
+    def stepped() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        model = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.rand(2, 3, 8, 8)).sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    model, optimizer = stepped()
+    loaded = unpack(pack({"model": model.state_dict(), "optimizer": optimizer.state_dict()}))
+    _, fresh = stepped()
+    fresh.load_state_dict(loaded["optimizer"])
+    own_state(fresh)
+    assert_same(fresh.state_dict()["state"], optimizer.state_dict()["state"])
+    for state in fresh.state.values():
+        for name, value in state.items():
+            assert value.untyped_storage().nbytes() == value.nbytes, name
+            assert name == "step" or value.stride() in {(27, 1, 9, 3), (1,)}
