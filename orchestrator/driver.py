@@ -68,19 +68,22 @@ class _Loop:
         for event in events:
             self.scheduler.demand_row(event)
             if self.store.append(event):
-                self.follow((event,))
+                self._follow(event)
 
     def follow(self, events: Iterable[Event]) -> None:
         """Do what follows from recorded events: publish what changed, then act."""
         for event in events:
-            actions: tuple[Action, ...] = self.scheduler.handle(event)
-            changed = self.scheduler.drain_changes()
-            if changed:
-                self.store.publish(changed)
-            for action in actions:
-                self.cluster.apply(action)
-            self.num_events += 1
-            self.observe(event)
+            self._follow(event)
+
+    def _follow(self, event: Event) -> None:
+        actions: tuple[Action, ...] = self.scheduler.handle(event)
+        changed = self.scheduler.drain_changes()
+        if changed:
+            self.store.publish(changed)
+        for action in actions:
+            self.cluster.apply(action)
+        self.num_events += 1
+        self.observe(event)
 
 
 def _unobserved(_: Event) -> None:

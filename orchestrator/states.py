@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 __all__ = [
+    "TERMINAL",
     "Cause",
     "DeviceKind",
     "Outcome",
@@ -27,12 +28,15 @@ class RunState(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """True when nothing more happens to the run unless a person asks."""
-        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+        return self in TERMINAL
 
     @property
     def holds_gpus(self) -> bool:
         """True while the run's share of its cards may not be given to another run."""
         return self in (RunState.STARTING, RunState.RUNNING, RunState.STOPPING)
+
+
+TERMINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 
 
 class StopReason(StrEnum):

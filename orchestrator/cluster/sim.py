@@ -147,7 +147,8 @@ class SimCluster:
 
     def _expect(self, event: Event) -> None:
         if isinstance(event, NodeLost):
-            early = self._luck.of("world", f"{event.node_id}/{event.at}").uniform(0, VANISH_SECONDS)
+            what = f"{event.node_id}/{event.at}"
+            early = self._luck.between("world", what, (0.0, VANISH_SECONDS))
             self._push(max(event.at - early, 0.0), lambda: self._vanish(event.node_id))
         is_arrival = not isinstance(event, NodeJoined | NodeLost | NodeChanged)
         self.num_arrivals += is_arrival
@@ -177,8 +178,7 @@ class SimCluster:
         for share in action.placement.shares:
             self._gangs_on.setdefault(share.node_id, {})[action.attempt] = gang
         self._cards.occupy(gang.start)
-        luck = self._luck.of(action.attempt, "start")
-        seconds = luck.uniform(*START_SECONDS)
+        seconds = self._luck.between(action.attempt, "start", START_SECONDS)
         if self._luck.strikes(gang, "slow_start"):
             seconds += self._faults.slow_start_seconds
         if any(share.node_id not in self._cards.nodes for share in action.placement.shares):
@@ -197,7 +197,8 @@ class SimCluster:
             self._fail(gang, Cause.OUT_OF_MEMORY, detail, DETECT_SECONDS)
         elif self._luck.strikes(gang, "worker_loss"):
             left = gang.start.spec.settings.epochs - gang.epoch
-            lost = self._luck.of(gang.start.attempt, "loss").uniform(0, left * gang.epoch_seconds)
+            until = left * gang.epoch_seconds
+            lost = self._luck.between(gang.start.attempt, "loss", (0.0, until))
             # The epochs before it are reported as ever: the loss has an entry of its own.
             self._push(self._now + lost, lambda: self._lose_worker(gang))
             self._next_epoch(gang)
@@ -237,7 +238,7 @@ class SimCluster:
             self._leave(gang)
 
     def _leave(self, gang: Gang) -> None:
-        seconds = self._luck.of(gang.start.attempt, "yield").uniform(*YIELD_SECONDS)
+        seconds = self._luck.between(gang.start.attempt, "yield", YIELD_SECONDS)
         yielded = GangYielded(at=0.0, attempt=gang.start.attempt)
         self._plan(gang, seconds, lambda: self._end(gang, replace(yielded, at=self._now)))
 
@@ -252,7 +253,7 @@ class SimCluster:
         self, gang: Gang, cause: Cause, detail: str, seconds: tuple[Seconds, Seconds]
     ) -> None:
         gang.plan += 1
-        after = self._luck.of(gang.start.attempt, f"fail/{cause}").uniform(*seconds)
+        after = self._luck.between(gang.start.attempt, f"fail/{cause}", seconds)
         failed = GangFailed(at=0.0, attempt=gang.start.attempt, cause=cause, detail=detail)
         self._plan(gang, after, lambda: self._end(gang, replace(failed, at=self._now)))
 
@@ -260,9 +261,9 @@ class SimCluster:
         self._over(gang)
         self._say(gang, event)
         if self._luck.strikes(gang, "late_event"):
-            luck = self._luck.of(gang.start.attempt, "late")
-            old = luck.choice(gang.events)
-            late = self._now + luck.uniform(*LATE_SECONDS)
+            attempt = gang.start.attempt
+            old = gang.events[int(self._luck.of(attempt, "late/which") * len(gang.events))]
+            late = self._now + self._luck.between(attempt, "late/when", LATE_SECONDS)
             self._push(late, lambda: replace(old, at=self._now))
         return event
 

@@ -1,7 +1,6 @@
 """One attempt inside a simulation: what it says, what it needs, and what strikes it."""
 
 import hashlib
-import random
 from dataclasses import dataclass, field
 
 from orchestrator.cluster.script import Faults
@@ -36,25 +35,39 @@ class Gang:
     peak_bytes: float = 0.0  # the true footprint
     fault: tuple[int, Cause, str] | None = None  # planted: from which epoch on, and what
     events: list[AttemptEvent] = field(default_factory=list)
+    checkpoints: str = field(init=False)  # how the paths of its checkpoints begin
+    sha256: str = field(init=False)  # and their hashes, which end with the epoch
+
+    def __post_init__(self) -> None:
+        attempt = self.start.attempt
+        self.checkpoints = f"{self.start.spec.folder}/checkpoints/{attempt.number}"
+        self.sha256 = hashlib.sha256(self.checkpoints.encode()).hexdigest()[:56]
 
 
 class Luck:
-    """Chance that is keyed by attempt and thing: a decision elsewhere does not reshuffle it."""
+    """Chance that is keyed by attempt and thing: a decision elsewhere does not reshuffle it.
+
+    A draw is a hash of its key: seeding a generator for one number would cost ten times as much.
+    """
 
     def __init__(self, faults: Faults, seed: int) -> None:
         self.faults = faults
         self._seed = seed
-        self._random = random.Random(seed)
 
-    def of(self, who: AttemptId | str, what: str) -> random.Random:
-        """The generator of one thing that happens to one attempt; good until the next call."""
-        self._random.seed(f"{self._seed}/{who}/{what}")
-        return self._random
+    def of(self, who: AttemptId | str, what: str) -> float:
+        """The fraction in [0, 1) that is drawn for one thing that happens to one attempt."""
+        key = f"{self._seed}/{who}/{what}".encode()
+        drawn = hashlib.blake2b(key, digest_size=8).digest()
+        return (int.from_bytes(drawn, "big") >> 11) / 2**53  # all bits that a float holds
+
+    def between(self, who: AttemptId | str, what: str, limits: tuple[Seconds, Seconds]) -> Seconds:
+        """The moment that is drawn for it, evenly between two limits."""
+        return limits[0] + (limits[1] - limits[0]) * self.of(who, what)
 
     def strikes(self, gang: Gang, fault: str) -> bool:
         """True when a fault of this name meets this attempt."""
         rate: float = getattr(self.faults, fault)
-        return rate > 0 and self.of(gang.start.attempt, fault).random() < rate
+        return rate > 0 and self.of(gang.start.attempt, fault) < rate
 
 
 def is_out_of_memory(gang: Gang) -> bool:
@@ -76,8 +89,6 @@ def peak_bytes(start: StartGang) -> float:
 def report(gang: Gang, at: Seconds) -> ProgressReported:
     """What the gang says after an epoch; its checkpoint is a name without a file."""
     attempt, epoch = gang.start.attempt, gang.epoch
-    path = f"{gang.start.spec.folder}/checkpoints/{attempt.number}-{epoch}.pt"
-    micro_batch = gang.start.batch.micro_batch
     return ProgressReported(
         at=at,
         attempt=attempt,
@@ -88,13 +99,13 @@ def report(gang: Gang, at: Seconds) -> ProgressReported:
             seconds=gang.epoch_seconds,
             num_images=0,
             peak_bytes=int(gang.peak_bytes),
-            micro_batch=micro_batch,
+            micro_batch=gang.start.batch.micro_batch,
         ),
         checkpoint=CheckpointRef(
             attempt=attempt,
             epoch=epoch,
-            path=path,
-            sha256=hashlib.sha256(path.encode()).hexdigest(),
+            path=f"{gang.checkpoints}-{epoch}.pt",
+            sha256=f"{gang.sha256}{epoch:08x}",
             num_bytes=1,
             is_best=True,
         ),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.messages import AttemptEvent, Event, ProgressReported
+from orchestrator.states import TERMINAL
 from orchestrator.types import Progress, RunId, RunStatus, Seconds
 
 __all__ = ["MemoryStore"]
@@ -19,6 +20,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._statuses: dict[RunId, RunStatus] = {}
+        self._fences: dict[RunId, int | None] = {}  # the attempt that may write
         self._rows: dict[RunId, dict[int, ProgressReported]] = {}
         self._inbox: list[Event] = []
         self._keys: set[str] = set()
@@ -27,8 +29,10 @@ class MemoryStore:
         """Record an event; False, and nothing recorded, when it is fenced off."""
         if event.is_volatile:
             return True
-        if isinstance(event, AttemptEvent) and not self._may_write(event):
-            return False
+        if isinstance(event, AttemptEvent):
+            attempt = event.attempt
+            if self._fences.get(attempt.run_id) != attempt.number:
+                return False
         if isinstance(event, ProgressReported):
             rows = self._rows.setdefault(event.attempt.run_id, {})
             row = rows.get(event.progress.epoch)
@@ -41,7 +45,9 @@ class MemoryStore:
     def publish(self, statuses: Sequence[RunStatus]) -> None:
         """Update the rows that people read, and with them the fence."""
         for status in statuses:
-            self._statuses[status.run_id] = status
+            run_id = status.run_id
+            self._statuses[run_id] = status
+            self._fences[run_id] = None if status.state in TERMINAL else status.attempt
 
     def receive(self, at: Seconds) -> Sequence[Event]:
         """Move what people asked for from the inbox to the journal, stamped `at`."""
@@ -81,11 +87,3 @@ class MemoryStore:
             digest.update(repr(event).encode())
             digest.update(b"\n")
         return digest.hexdigest()
-
-    def _may_write(self, event: AttemptEvent) -> bool:
-        status = self._statuses.get(event.attempt.run_id)
-        return (
-            status is not None
-            and status.attempt == event.attempt.number
-            and not status.state.is_terminal
-        )
