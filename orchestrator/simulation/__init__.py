@@ -1,0 +1,1 @@
+"""Policies judged on published job lists and measured applications, without any cluster."""
