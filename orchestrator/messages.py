@@ -184,7 +184,7 @@ class StartGang:
     """Start all workers of an attempt, or none.
 
     `checkpoints` are the run's recorded ones, newest first: the worker resumes from the first
-    that it can verify.
+    that it can verify. `weights` is the best one of `spec.weights_from`, for a fresh start.
     """
 
     attempt: AttemptId
@@ -192,6 +192,7 @@ class StartGang:
     batch: BatchPlan
     placement: Placement
     checkpoints: tuple[CheckpointRef, ...] = ()
+    weights: CheckpointRef | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,7 @@ class Cause(StrEnum):
     START_FAILED = "START_FAILED"
     KILLED = "KILLED"
     DRIVER_LOST = "DRIVER_LOST"
+    DEPENDENCY_FAILED = "DEPENDENCY_FAILED"  # a run that had to succeed first did not
 
     @property
     def is_infrastructure(self) -> bool:
@@ -81,6 +82,7 @@ class Cause(StrEnum):
             Cause.USER_ERROR,
             Cause.DATA_ERROR,
             Cause.NAN_LOSS,
+            Cause.DEPENDENCY_FAILED,
         )
 
 
@@ -96,6 +98,7 @@ class PendingReason(StrEnum):
     FRAGMENTED = "FRAGMENTED"
     WAITING_FOR_CPU_OR_RAM = "WAITING_FOR_CPU_OR_RAM"
     EXTERNAL_PROCESS = "EXTERNAL_PROCESS"
+    WAITING_FOR_RUNS = "WAITING_FOR_RUNS"
     WAITING_FOR_PREEMPTED = "WAITING_FOR_PREEMPTED"
     BACKOFF = "BACKOFF"
     NOT_EVALUATED = "NOT_EVALUATED"

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
+from orchestrator.batches import BatchPlan
+from orchestrator.series import Part
 from orchestrator.states import (
     Cause,
     DeviceKind,
@@ -16,7 +18,7 @@ from orchestrator.states import (
 
 __all__ = [
     "AttemptId", "BatchPlan", "Bytes", "Card", "Cause", "CheckpointRef", "DeviceKind",
-    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "Outcome", "PendingReason",
+    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "Outcome", "Part", "PendingReason",
     "Placement", "Progress", "RetryBudget", "RunId", "RunSpec", "RunState", "RunStatus",
     "Scalar", "Seconds", "Share", "StepProgress", "StopMode", "StopReason", "TrainSettings",
     "TrainTask",
@@ -39,51 +41,6 @@ class AttemptId:
 
     def __str__(self) -> str:
         return f"{self.run_id}#{self.number}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
-    """How one optimizer step of `effective_batch` samples is cut.
-
-    Every rank takes `rank_batch` samples a step and runs them in `pieces`, each of at most
-    `micro_batch` samples; the last piece may be smaller. The sum over pieces and ranks is the
-    effective batch, exactly.
-    """
-
-    effective_batch: int
-    world_size: int
-    micro_batch: int
-
-    def __post_init__(self) -> None:
-        for name in ("effective_batch", "world_size", "micro_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.effective_batch % self.world_size:
-            raise ValueError(
-                f"effective_batch {self.effective_batch} is not divisible by"
-                f" world_size {self.world_size}"
-            )
-        if self.micro_batch > self.rank_batch:
-            raise ValueError(
-                f"micro_batch {self.micro_batch} is larger than the {self.rank_batch} samples"
-                " of a rank"
-            )
-
-    @property
-    def rank_batch(self) -> int:
-        """Samples that one rank contributes to one optimizer step."""
-        return self.effective_batch // self.world_size
-
-    @property
-    def accumulation_steps(self) -> int:
-        """Micro-batches per optimizer step and rank; 1 means that the step is not cut."""
-        return -(-self.rank_batch // self.micro_batch)
-
-    @property
-    def pieces(self) -> tuple[int, ...]:
-        """Sizes of the micro-batches of one step on one rank; they add up to `rank_batch`."""
-        full, rest = divmod(self.rank_batch, self.micro_batch)
-        return (self.micro_batch,) * full + ((rest,) if rest else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +139,10 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """One training to be completed, as it is queued. `folder` is the absolute run folder."""
+    """One training to be completed, as it is queued. `folder` is the absolute run folder.
+
+    The run of `weights_from` is one of those that have to succeed first, named in `after` or not.
+    """
 
     run_id: RunId
     project: str
@@ -201,6 +161,9 @@ class RunSpec:
     retry: RetryBudget = field(default_factory=RetryBudget)
     max_duration_seconds: Seconds | None = None
     asked: str = ""  # fingerprint of what was asked for, where a plan has changed the rest
+    after: tuple[RunId, ...] = ()  # runs that have to succeed before this one starts
+    weights_from: RunId | None = None  # the run whose best weights this one starts from
+    part: Part | None = None  # which run of its project it is, where the project has several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,13 +208,18 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainTask:
-    """What a trainer is told to do in one attempt. `folder` is the attempt's own folder."""
+    """What a trainer is told to do in one attempt. `folder` is the attempt's own folder.
+
+    `weights` is a verified checkpoint of another run: a fresh start begins with what it was judged
+    by (averaged weights where there are any); what `RunLink.resume_from` names goes before it.
+    """
 
     attempt: AttemptId
     spec: RunSpec
     batch: BatchPlan
     folder: str
     rank: int = 0
+    weights: CheckpointRef | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,3 +262,4 @@ class RunStatus:
     placement: Placement | None = None
     gpu: str = ""  # "node:index name" of every share, or "cpu"
     folder: str = ""
+    part: Part | None = None

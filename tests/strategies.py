@@ -1,6 +1,6 @@
 """Hypothesis strategies for what the core takes in: cards, nodes, runs; and plain builders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
@@ -54,6 +54,8 @@ def make_spec(
     retry: RetryBudget | None = None,
     max_duration_seconds: float | None = None,
     options: Mapping[str, Scalar] | None = None,
+    after: tuple[str, ...] = (),
+    weights_from: str | None = None,
 ) -> RunSpec:
     """A run of the fake trainer."""
     return RunSpec(
@@ -74,6 +76,8 @@ def make_spec(
         priority=priority,
         retry=retry or RetryBudget(),
         max_duration_seconds=max_duration_seconds,
+        after=tuple(RunId(other) for other in after),
+        weights_from=None if weights_from is None else RunId(weights_from),
     )
 
 
@@ -86,10 +90,22 @@ def nodes(draw: st.DrawFn, name: str) -> Node:
 
 
 @st.composite
-def specs(draw: st.DrawFn, name: str) -> RunSpec:
-    """A run: one card or several, whole or shared, any priority; sometimes on the CPU."""
+def specs(draw: st.DrawFn, name: str, after: Sequence[str] = ()) -> RunSpec:
+    """A run: one card or several, whole or shared, any priority; sometimes on the CPU.
+
+    Now and then it comes after some of the runs `after`, or starts from the weights of one.
+    """
+    before = st.lists(st.sampled_from(after), max_size=2) if after else st.just([])
+    earlier = tuple(draw(before)) if draw(st.integers(0, 2)) == 0 else ()
+    source = draw(st.sampled_from((None, *after))) if draw(st.integers(0, 4)) == 0 else None
     if draw(st.integers(0, 9)) == 0:
-        return make_spec(name, device=DeviceKind.CPU, num_cpus=draw(st.sampled_from((1.0, 4.0))))
+        return make_spec(
+            name,
+            device=DeviceKind.CPU,
+            num_cpus=draw(st.sampled_from((1.0, 4.0))),
+            after=earlier,
+            weights_from=source,
+        )
     num_gpus = draw(st.sampled_from((1, 1, 1, 2, 3, 6)))
     return make_spec(
         name,
@@ -102,4 +118,6 @@ def specs(draw: st.DrawFn, name: str) -> RunSpec:
         num_cpus=draw(st.sampled_from((0.0, 0.0, 1.0))),
         retry=RetryBudget(user_errors=draw(st.integers(0, 2)), losses_without_progress=3),
         max_duration_seconds=draw(st.sampled_from((None, None, 500.0))),
+        after=earlier,
+        weights_from=source,
     )

@@ -150,7 +150,7 @@ def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
     scheduler.handle(NodeJoined(at=0.0, node=node))
     for number, spec in enumerate(specs):
         run_id = RunId(f"check-{number}")
-        scheduler.handle(RunSubmitted(at=0.0, spec=replace(spec, run_id=run_id)))
+        scheduler.handle(RunSubmitted(at=0.0, spec=_alone(spec, run_id)))
         found = scheduler.explain(run_id, 0.0)
         if found.reason in _NEVER:
             raise PlanError(
@@ -201,6 +201,11 @@ def recorded_cards(client: Client) -> tuple[Card, ...]:
                 if isinstance(event, NodeJoined):
                     cards = event.node.cards
     return cards if all(card.is_emulated for card in cards) else ()
+
+
+def _alone(spec: RunSpec, run_id: RunId) -> RunSpec:
+    """The run as if it came after no other: what it asks of the cards is the same."""
+    return replace(spec, run_id=run_id, after=(), weights_from=None)
 
 
 def _check_gangs(specs: Sequence[RunSpec]) -> None:

@@ -4,16 +4,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import ray
 
 from orchestrator.cluster.inbox import Report
-from orchestrator.messages import Recut
+from orchestrator.errors import TrainingError
+from orchestrator.messages import Recut, StartGang
 from orchestrator.ports import Checkpoints, Device
-from orchestrator.types import AttemptId, CheckpointRef, Progress, Seconds, StepProgress, StopMode
+from orchestrator.types import (
+    AttemptId,
+    Cause,
+    CheckpointRef,
+    Progress,
+    Seconds,
+    StepProgress,
+    StopMode,
+)
 
-__all__ = ["RayLink", "StopFlag", "first_verified"]
+__all__ = ["RayLink", "StopFlag", "first_verified", "verified_weights"]
 
 _STEP_INTERVAL: Seconds = 0.5  # signs of life are for people; more than two a second help nobody
 
@@ -122,3 +132,31 @@ def first_verified(
             f" {ref.path}\n"
         )
     return None
+
+
+def verified_weights(
+    order: StartGang, checkpoints: Callable[[str], Checkpoints]
+) -> CheckpointRef | None:
+    """The checkpoint whose weights a fresh start begins with; None where none is asked for.
+
+    Args:
+        order: The attempt that starts afresh.
+        checkpoints: Finds the checkpoints of the run whose folder it is given.
+
+    Raises:
+        TrainingError: E5021, it was never written, is gone, or is not as it was recorded: training
+            from anything else would be another experiment.
+    """
+    source, ref = order.spec.weights_from, order.weights
+    if source is None:
+        return None
+    if ref is not None and checkpoints(str(Path(ref.path).parents[2])).verify(ref):
+        return ref
+    told = "no checkpoint was recorded" if ref is None else f"missing or changed: {ref.path}"
+    raise TrainingError(
+        f"the weights of run {source}, from which this one starts, are not there",
+        cause=Cause.DATA_ERROR,
+        code="E5021",
+        why=(told,),
+        fix=(f"put its checkpoints back, or train {source} again",),
+    )

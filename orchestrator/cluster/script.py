@@ -3,7 +3,7 @@
 import difflib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from orchestrator.errors import ConfigError
@@ -52,6 +52,8 @@ class Workload:
     priorities: Mapping[int, float] = field(default_factory=lambda: {50: 1.0})  # -> weight
     too_large: float = 0.0  # part of the shared runs that need more memory than they ask for
     user_errors: float = 0.0  # part of the runs that fail in every attempt
+    dependent: float = 0.0  # part of the runs that start from the weights of one before
+    dependent_reach: int = 20  # how many runs before, at most, that one was submitted
 
     def __post_init__(self) -> None:
         for name in ("share_gib", "epochs", "epoch_seconds"):
@@ -128,7 +130,8 @@ def runs(workload: Workload, seed: int) -> Iterator[RunSubmitted]:
     for number in range(workload.count):
         chance = random.Random(f"{seed}/run/{number}")
         at += chance.expovariate(1.0 / workload.every_seconds)
-        yield RunSubmitted(at=at, spec=_spec(workload, number, chance))
+        spec = _spec(workload, number, chance)
+        yield RunSubmitted(at=at, spec=_dependent(workload, number, spec, seed))
 
 
 def node_losses(cluster: Sequence[Node], faults: Faults, seed: int, until: Seconds) -> list[Event]:
@@ -184,6 +187,16 @@ def _spec(workload: Workload, number: int, chance: random.Random) -> RunSpec:
         memory_bytes=share,
         priority=_weighted(workload.priorities, chance),
     )
+
+
+def _dependent(workload: Workload, number: int, spec: RunSpec, seed: int) -> RunSpec:
+    """The run after one of those before it, by a chance of its own: the rest stays as it is."""
+    chance = random.Random(f"{seed}/after/{number}")
+    reach = min(number, workload.dependent_reach)
+    if not reach or chance.random() >= workload.dependent:
+        return spec
+    before = RunId(f"r{number - chance.randint(1, reach):06}")
+    return replace(spec, after=(before,), weights_from=before)
 
 
 def _weighted(weights: Mapping[int, float], chance: random.Random) -> int:

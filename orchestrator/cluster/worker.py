@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from orchestrator.cluster.endings import Ending, failure_of
-from orchestrator.cluster.link import RayLink, StopFlag, first_verified
+from orchestrator.cluster.link import RayLink, StopFlag, first_verified, verified_weights
 from orchestrator.messages import StartGang
 from orchestrator.ports import Device, Parts
 from orchestrator.types import Card, StopMode, TrainTask
@@ -96,16 +96,22 @@ class Worker:
         folder = attempt_folder(order)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints = self._parts.checkpoints(order.spec.folder)
+        resume_from = first_verified(checkpoints, order.checkpoints)
+        weights = None if resume_from else verified_weights(order, self._parts.checkpoints)
         link = RayLink(
             attempt=order.attempt,
             inbox=self._inbox,
             checkpoints=checkpoints,
             device=device,
             stop=self._stop,
-            resume_from=first_verified(checkpoints, order.checkpoints),
+            resume_from=resume_from,
         )
         task = TrainTask(
-            attempt=order.attempt, spec=order.spec, batch=order.batch, folder=str(folder)
+            attempt=order.attempt,
+            spec=order.spec,
+            batch=order.batch,
+            folder=str(folder),
+            weights=weights,
         )
         device.reset_peak()
         with device.session():

@@ -209,13 +209,14 @@ def explain(explanation: Explanation, *, as_json: bool) -> int:
 
 def _print_explanation(explanation: Explanation) -> None:
     reason = explanation.reason
+    held = "after" if reason is PendingReason.WAITING_FOR_RUNS else "held by"
     note = "" if reason is None or reason.needs_person else "  (not an error)"
     emit(explanation.summary)
     for word, lines in (
         ("reason", (f"{reason.value}{note}",) if reason else ()),
         ("asks", (explanation.asks,)),
         ("cluster", explanation.available),
-        ("held by", explanation.blockers),
+        (held, explanation.blockers),
         ("you can", explanation.remedies),
     ):
         shown = [line for line in lines if line]

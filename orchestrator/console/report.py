@@ -14,6 +14,7 @@ _NEXT = {
     Cause.OUT_OF_MEMORY: "a larger card, or a smaller imgsz",
     Cause.DATA_ERROR: "correct the data set",
     Cause.NAN_LOSS: "a smaller lr0, or amp=fp32",
+    Cause.DEPENDENCY_FAILED: "orc resume the run that it comes after, then this one",
     Cause.DISK_FULL: "free disk space, then orc resume",
 }
 

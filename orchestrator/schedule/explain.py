@@ -27,6 +27,7 @@ _SENTENCES = {
     PendingReason.BACKOFF: "it failed and is tried again after a pause",
     PendingReason.NO_MATCHING_GPU: "no card of the cluster matches, so waiting cannot help",
     PendingReason.EXCEEDS_CLUSTER: "it asks for more than the cluster has, so waiting cannot help",
+    PendingReason.WAITING_FOR_RUNS: "other runs have to succeed first",
     PendingReason.WAITING_FOR_PREEMPTED: "gangs of lower priority are leaving for it",
     PendingReason.FRAGMENTED: "enough cards have room, but not on one node or of one kind",
     PendingReason.WAITING_FOR_CPU_OR_RAM: "cards have room, but their nodes lack CPUs",
@@ -39,8 +40,8 @@ def pending_reason(record: RunRecord, dispatch: Dispatch) -> PendingReason | Non
     """The token that says why a run waits; None when it does not."""
     if record.state is not RunState.PENDING:
         return None
-    if record.deadline is not None:
-        return PendingReason.BACKOFF
+    if record.deadline is not None or record.waits_for:
+        return PendingReason.WAITING_FOR_RUNS if record.waits_for else PendingReason.BACKOFF
     route = dispatch.router.route(record.ask)
     if route.reason is not None:
         return route.reason
@@ -69,6 +70,12 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
             f"{run_id} is PENDING: {record.detail or 'it failed'};"
             f" attempt {record.attempt + 1} in {_span(record.deadline - at)}"
         )
+    if reason is PendingReason.WAITING_FOR_RUNS:
+        blockers = tuple(_waited_for(record, dispatch, at))
+        remedies: tuple[str, ...] = (f"see why: orc explain {record.waits_for[0]}",)
+    else:
+        blockers = tuple(_blockers(record, dispatch, at))
+        remedies = tuple(_remedies(record, reason, dispatch))
     return Explanation(
         run_id=run_id,
         state=record.state,
@@ -76,8 +83,8 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
         summary=summary,
         asks=_asks(ask, dispatch),
         available=tuple(_available(ask, dispatch.ledger)),
-        blockers=tuple(_blockers(record, dispatch, at)),
-        remedies=tuple(_remedies(record, reason, dispatch)),
+        blockers=blockers,
+        remedies=remedies,
     )
 
 
@@ -180,6 +187,16 @@ def _blockers(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[st
     yield from (text for _, text in lines[:MAX_LINES])
     if len(lines) > MAX_LINES:
         yield f"and {len(lines) - MAX_LINES} more"
+
+
+def _waited_for(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[str]:
+    """The runs that have yet to succeed, with their state, and why each of them waits."""
+    for run_id in record.waits_for[:MAX_LINES]:
+        other = dispatch.runs[run_id]
+        why = pending_reason(other, dispatch)
+        yield f"{run_id} ({_progress(other, at)}{f', {why}' if why else ''})"
+    if len(record.waits_for) > MAX_LINES:
+        yield f"and {len(record.waits_for) - MAX_LINES} more"
 
 
 def _usable(route: Route, ledger: Ledger) -> Iterator[CardRoom]:

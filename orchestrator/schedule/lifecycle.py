@@ -2,10 +2,11 @@
 
 from orchestrator.messages import Action, KillGang, PreemptGang, StartGang
 from orchestrator.schedule.asks import Router
+from orchestrator.schedule.dependencies import Dependencies, why_not
 from orchestrator.schedule.dispatch import Dispatch
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder, Queue
-from orchestrator.schedule.runs import Outranked, Placed, RunRecord
+from orchestrator.schedule.runs import Bereft, Outranked, Placed, RunRecord
 from orchestrator.schedule.status import gpu_text
 from orchestrator.schedule.timers import Timers
 from orchestrator.types import (
@@ -33,6 +34,7 @@ class Lifecycle:
         hold_after_seconds: Seconds,
     ) -> None:
         self.runs: dict[RunId, RunRecord] = {}
+        self.dependencies = Dependencies(self.runs)
         self.ledger = Ledger()
         self.router = Router(self.ledger)
         self.queue = Queue()
@@ -63,14 +65,18 @@ class Lifecycle:
         return self.num_queued
 
     def wait(self, record: RunRecord, *, seconds: Seconds = 0.0) -> None:
-        """Queue a run that is PENDING, after a backoff where one is given."""
+        """Queue a run that is PENDING, after a backoff where one is given.
+
+        One that comes after other runs joins the queue when those have succeeded.
+        """
         self.changed[record.spec.run_id] = None
         if seconds > 0:
             self.timers.set(record, self.now + seconds)
         else:
             self.timers.set(record, None)
             record.queued_at = self.now
-            self.queue.add(record)
+            if not record.waits_for:
+                self.queue.add(record)
 
     def leave_queue(self, record: RunRecord) -> None:
         """Take a run that is PENDING out of the queue."""
@@ -100,6 +106,7 @@ class Lifecycle:
                 batch=record.batch,
                 placement=placement,
                 checkpoints=record.checkpoints,
+                weights=self.dependencies.weights(record.spec),
             )
         )
 
@@ -164,15 +171,22 @@ class Lifecycle:
         detail: str = "",
         cause: Cause | None = None,
     ) -> None:
-        """The run is over."""
-        record.move(trigger, to, self.now)
-        self.release(record)
-        record.ended_at, record.detail, record.cause = self.now, detail, cause
-        self.num_unfinished -= 1
+        """The run is over, and with it the waiting of what comes after it."""
+        self._end(record, trigger, to, detail, cause)
+        ended = [record]
+        while ended:
+            one = ended.pop()
+            for follower in self.dependencies.settle(one):
+                if one.state is RunState.SUCCEEDED:
+                    self.wait(follower)
+                    continue
+                self._end(follower, Bereft, RunState.FAILED, why_not(one), Cause.DEPENDENCY_FAILED)
+                ended.append(follower)
 
     def reorder(self, record: RunRecord, priority: int) -> None:
         """Change a run's priority wherever it stands."""
-        is_waiting = record.state is RunState.PENDING and record.deadline is None
+        is_queued = record.deadline is None and not record.waits_for
+        is_waiting = record.state is RunState.PENDING and is_queued
         is_evictable = record.state in (RunState.STARTING, RunState.RUNNING)
         if is_waiting:
             self.leave_queue(record)
@@ -197,6 +211,15 @@ class Lifecycle:
                 shape.forget()
                 self.queue.is_fresh = True
                 self.changed.update((run_id, None) for _, _, run_id in shape.waiting)
+
+    def _end(
+        self, record: RunRecord, trigger: type, to: RunState, detail: str, cause: Cause | None
+    ) -> None:
+        record.move(trigger, to, self.now)
+        self.release(record)
+        record.waits_for = ()
+        record.ended_at, record.detail, record.cause = self.now, detail, cause
+        self.num_unfinished -= 1
 
     def _leaves_by(self, record: RunRecord) -> None:
         self.timers.set(record, self.now + self._grace)

@@ -10,7 +10,7 @@ from orchestrator.messages import (
 from orchestrator.plan.batch import plan_batch
 from orchestrator.schedule.asks import Ask
 from orchestrator.schedule.lifecycle import Lifecycle
-from orchestrator.schedule.runs import Faults, RunRecord
+from orchestrator.schedule.runs import Bereft, Faults, RunRecord
 from orchestrator.types import Cause, RunState, StopMode, StopReason
 
 __all__ = ["cancel", "reprioritize", "resume", "submit"]
@@ -41,6 +41,10 @@ def submit(life: Lifecycle, event: RunSubmitted) -> None:
         record.state, record.ended_at = RunState.FAILED, life.now
         record.cause = Cause.USER_ERROR
         record.detail = f"{error.code}: {error.what}; fix: {', or '.join(error.fix)}"
+        return
+    if why := life.dependencies.join(record):
+        record.state, record.ended_at = RunState.FAILED, life.now
+        record.cause, record.detail = Cause.DEPENDENCY_FAILED, why
         return
     life.num_unfinished += 1
     life.wait(record)
@@ -85,7 +89,10 @@ def resume(life: Lifecycle, event: ResumeRequested) -> None:
     record.detail, record.gpu = "resumed", ""
     record.order = life.next_order()
     life.num_unfinished += 1
-    life.wait(record)
+    if why := life.dependencies.join(record):
+        life.end(record, Bereft, RunState.FAILED, detail=why, cause=Cause.DEPENDENCY_FAILED)
+    else:
+        life.wait(record)
 
 
 def reprioritize(life: Lifecycle, event: PriorityChanged) -> None:

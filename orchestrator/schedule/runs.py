@@ -27,6 +27,7 @@ from orchestrator.types import (
     NodeId,
     Placement,
     Progress,
+    RunId,
     RunSpec,
     RunState,
     Seconds,
@@ -34,7 +35,16 @@ from orchestrator.types import (
     StopReason,
 )
 
-__all__ = ["HOLDING", "TRANSITIONS", "Faults", "Outranked", "Placed", "RunRecord", "check"]
+__all__ = [
+    "HOLDING",
+    "TRANSITIONS",
+    "Bereft",
+    "Faults",
+    "Outranked",
+    "Placed",
+    "RunRecord",
+    "check",
+]
 
 STORY_LENGTH = 40  # events that a TransitionError tells; enough for several attempts
 
@@ -51,6 +61,10 @@ class Outranked:
     """Decision of the scheduler: a run of higher priority needs the room."""
 
 
+class Bereft:
+    """Decision of the scheduler: a run that had to succeed first has not."""
+
+
 _PENDING, _STARTING, _RUNNING = RunState.PENDING, RunState.STARTING, RunState.RUNNING
 _STOPPING, _SUCCEEDED = RunState.STOPPING, RunState.SUCCEEDED
 _FAILED, _CANCELLED = RunState.FAILED, RunState.CANCELLED
@@ -61,6 +75,7 @@ _UNCHANGED = {state: (state,) for state in RunState}
 
 TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
     Placed: {_PENDING: (_STARTING,)},
+    Bereft: {_PENDING: (_FAILED,)},
     Outranked: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,)},
     GangStarted: {
         **_AFTER_ITS_END,
@@ -138,6 +153,7 @@ class RunRecord:
     held: tuple[Share, ...] = ()
     start_order: int = 0  # newest gangs are preempted first
     faults: Faults = field(default_factory=Faults)
+    waits_for: tuple[RunId, ...] = ()  # runs that have yet to succeed
     avoid: tuple[NodeId, ...] = ()  # nodes that failed this run since its last progress
     epoch: int = 0  # the highest completed
     progress: Progress | None = None

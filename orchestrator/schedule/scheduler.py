@@ -196,6 +196,7 @@ class Scheduler:
         """
         life = self._life
         runs.check(life.runs.values())
+        life.dependencies.check()
         life.ledger.check()
         given: dict[RunId, list[Share]] = {}
         for room in life.ledger.nodes.values():

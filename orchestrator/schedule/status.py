@@ -30,6 +30,7 @@ def status_of(record: RunRecord, reason: PendingReason | None) -> RunStatus:
         placement=record.placement,
         gpu=record.gpu,
         folder=spec.folder,
+        part=spec.part,
     )
 
 

@@ -18,6 +18,7 @@ from orchestrator.trainer.classifier import make_mix, make_model, make_transform
 from orchestrator.trainer.failures import check_task, not_finite, single_sample
 from orchestrator.trainer.feed import Feed
 from orchestrator.trainer.governor import Governor
+from orchestrator.trainer.handover import best_classifier, put_weights
 from orchestrator.trainer.history import History
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch, batches
@@ -113,6 +114,10 @@ class _Run:
         self._classes = every.classes
         seed_all(keyed_seed(settings.seed, "weights"))
         model = make_model(settings, options, len(self._classes))
+        if task.weights is not None and link.resume_from is None:
+            with on_host(device):
+                given = best_classifier(task.weights, self._classes)
+            put_weights(model, given, task.weights)
         self._look = resolve_model_data_config(model)
         self._feed = Feed(
             task,

@@ -63,6 +63,7 @@ def _train(
 ) -> tuple[Outcome, Metrics]:
     import ultralytics.models.yolo as models
 
+    from orchestrator.trainer.handover import best_yolo
     from orchestrator.trainer.yolo_attempt import Attempt, Leave
     from orchestrator.trainer.yolo_loop import orchestrated
     from orchestrator.trainer.yolo_model import find_model
@@ -74,6 +75,9 @@ def _train(
     if link.resume_from is not None:
         with on_host(device):
             attempt.state = _state(link.resume_from)
+    elif task.weights is not None:
+        with on_host(device):
+            attempt.weights = best_yolo(task.weights)
     base: Any = {
         "detect": models.detect.DetectionTrainer,
         "segment": models.segment.SegmentationTrainer,

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.ports import Device, RunLink
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.options_memory import MemoryOptions
 from orchestrator.types import TrainTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Attempt", "Leave"]
 
@@ -27,6 +30,7 @@ class Attempt:
     governor: Governor
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     state: Mapping[str, Any] | None = None
+    weights: Mapping[str, "Tensor"] | None = None  # of the run before, for a fresh start
     best: dict[str, Any] = field(default_factory=dict)
 
     @property

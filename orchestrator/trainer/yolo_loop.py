@@ -12,6 +12,7 @@ import torch
 from orchestrator.errors import TrainingError
 from orchestrator.trainer import yolo_state
 from orchestrator.trainer.failures import not_finite
+from orchestrator.trainer.handover import put_weights
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt, Leave
 from orchestrator.trainer.yolo_model import write_weights
@@ -83,7 +84,12 @@ class _Loop(Update):
     def setup_model(self: Any) -> Any:
         """Build the model, whose strides are found by a trial run, in the host's memory."""
         with on_host(self.attempt.device):
-            return super().setup_model()
+            found = super().setup_model()
+            given, source = self.attempt.weights, self.attempt.task.weights
+            if given is not None and source is not None:
+                put_weights(self.model, given, source)
+                self.attempt.weights = None  # frees the tensors
+            return found
 
     def _build_train_pipeline(self: Any) -> None:
         alone = self.world_size

@@ -15,7 +15,11 @@ def check_first_in_line(scheduler: Scheduler) -> None:
     were asked to, make room for it; or the room that all of them hold is not enough.
     """
     life = scheduler._life
-    waiting = [r for r in life.runs.values() if r.state is RunState.PENDING and r.deadline is None]
+    waiting = [
+        r
+        for r in life.runs.values()
+        if r.state is RunState.PENDING and r.deadline is None and not r.waits_for
+    ]
     possible = [r for r in waiting if life.router.route(r.ask).reason is None]
     if not possible:
         return

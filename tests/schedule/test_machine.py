@@ -85,7 +85,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.num_runs < MAX_RUNS)
     def submit(self, data: st.DataObject) -> None:
         self.num_runs += 1
-        spec = data.draw(specs(f"r{self.num_runs}"))
+        names = [f"r{number}" for number in range(self.num_runs)]  # r0 is never submitted
+        spec = data.draw(specs(f"r{self.num_runs}", after=names))
         self.tell(RunSubmitted(at=self.world.now, spec=spec))
 
     @rule(data=st.data())
@@ -193,11 +194,15 @@ class Machine(RuleBasedStateMachine):
         assert not any(gang.shares for gang in self.world.gangs.values())
 
     def is_done(self) -> bool:
-        """All runs are terminal, but for those that no card can ever hold."""
-        return all(
-            status.state.is_terminal or (status.reason is not None and status.reason.needs_person)
-            for status in self.world.scheduler.statuses()
-        )
+        """All runs are terminal, but for those that no card can ever hold, and what follows."""
+        statuses = {status.run_id: status for status in self.world.scheduler.statuses()}
+        hopeless = {
+            r for r, s in statuses.items() if s.reason is not None and s.reason.needs_person
+        }
+        for run_id, record in self.world.scheduler._life.runs.items():  # predecessors come first
+            if hopeless & set(record.waits_for):
+                hopeless.add(run_id)
+        return all(s.state.is_terminal or r in hopeless for r, s in statuses.items())
 
     def answer(self, attempt: AttemptId) -> None:
         """What a healthy gang does next."""

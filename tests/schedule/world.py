@@ -17,6 +17,7 @@ from orchestrator.messages import (
     ProgressReported,
     StartGang,
 )
+from orchestrator.schedule.dependencies import predecessors
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.types import (
     AttemptId,
@@ -139,10 +140,21 @@ class World:
         assert all(s.node_id in self.nodes for s in start.placement.shares), "on a lost node"
         assert start.batch.effective_batch == start.spec.effective_batch
         assert sum(start.batch.pieces) * start.batch.world_size == start.spec.effective_batch
+        for before in predecessors(start.spec):
+            state = self.scheduler.status(before).state
+            assert state is RunState.SUCCEEDED, f"{run_id} starts before {before}, {state}"
+        self._check_weights(start)
         assert list(start.checkpoints) == self.refs.get(run_id, []), "all of them, newest first"
         epoch = start.checkpoints[0].epoch if start.checkpoints else 0
         self.gangs[start.attempt] = Gang(start, list(start.placement.shares), epoch=epoch)
         self._check_new(start)
+
+    def _check_weights(self, start: StartGang) -> None:
+        source = start.spec.weights_from
+        if source is None or not self.refs.get(source):
+            assert start.weights is None
+        else:  # no epoch of this world is the best: the newest counts
+            assert start.weights == self.refs[source][0]
 
     def _check_new(self, start: StartGang) -> None:
         """A new share leaves the bytes of foreign processes alone, and whole cards to one run."""

@@ -13,6 +13,8 @@ from orchestrator.driver import drive
 from orchestrator.errors import ClusterError
 from orchestrator.messages import (
     Event,
+    GangFinished,
+    GangStarted,
     NodeJoined,
     ProgressReported,
     RunSubmitted,
@@ -20,7 +22,7 @@ from orchestrator.messages import (
 )
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.store.memory import MemoryStore
-from orchestrator.types import AttemptId, BatchPlan, Placement, RunState, Share
+from orchestrator.types import AttemptId, BatchPlan, Cause, Placement, RunState, Share
 from tests.strategies import GIB, make_node, make_spec
 
 FAULTS = Faults(
@@ -47,6 +49,7 @@ SCRIPT = Script(
         share_gib=(3, 20),
         epochs=(2, 5),
         priorities={50: 8, 30: 1, 80: 1},
+        dependent=0.3,
         too_large=0.2,
         user_errors=0.05,
     ),
@@ -98,6 +101,29 @@ def test_without_planted_mistakes_every_run_succeeds(seed: int) -> None:
     runs = dataclasses.replace(SCRIPT.runs, user_errors=0.0)
     done = Simulation(dataclasses.replace(SCRIPT, runs=runs, seed=seed)).run()
     assert {status.state for status in done.scheduler.statuses()} == {RunState.SUCCEEDED}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_run_starts_before_the_one_it_comes_after_has_succeeded(seed: int) -> None:
+    done = Simulation(dataclasses.replace(SCRIPT, seed=seed)).run()
+    before: dict[str, tuple[str, ...]] = {}
+    succeeded: set[str] = set()
+    num_dependent = 0
+    for event in done.store.replay():
+        match event:
+            case RunSubmitted(spec=spec):
+                before[spec.run_id] = spec.after
+                num_dependent += bool(spec.after)
+            case GangStarted(attempt=attempt):
+                assert succeeded.issuperset(before[attempt.run_id])
+            case GangFinished(attempt=attempt):
+                succeeded.add(attempt.run_id)
+            case _:
+                pass
+    assert num_dependent > 20
+    causes = [status.cause for status in done.scheduler.statuses()]
+    assert Cause.DEPENDENCY_FAILED in causes
+    assert Cause.USER_ERROR in causes
 
 
 def test_an_epoch_goes_on_where_the_last_checkpoint_ended() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator import messages
 from orchestrator.messages import AttemptEvent, Event
-from orchestrator.types import BatchPlan
+from orchestrator.types import BatchPlan, Part
 
 __all__ = ["EVENT_TYPES", "events", "values"]
 
@@ -41,6 +41,22 @@ def _batch_plans(draw: st.DrawFn) -> BatchPlan:
     )
 
 
+@st.composite
+def _parts(draw: st.DrawFn) -> Part:
+    counts = [draw(st.integers(0, 9)) for _ in range(2)]
+    fold, stage = (draw(st.integers(min(1, count), count)) for count in counts)
+    texts = [draw(st.text(max_size=12)) for _ in range(3)]
+    return Part(
+        series=texts[0],
+        config=texts[1],
+        fold=fold,
+        num_folds=counts[0],
+        stage=stage,
+        num_stages=counts[1],
+        stage_name=texts[2],
+    )
+
+
 def values(hint: Any) -> st.SearchStrategy[Any]:
     """Any value of a type hint."""
     if isinstance(hint, NewType):
@@ -49,6 +65,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return _PRIMITIVES[hint]
     if hint is BatchPlan:
         return _batch_plans()
+    if hint is Part:
+        return _parts()
     if is_dataclass(hint):
         hints = get_type_hints(hint)
         named = {field.name: values(hints[field.name]) for field in fields(hint)}
