@@ -19,7 +19,7 @@ def drive(
     observe: Callable[[Event], None] | None = None,
     keep_alive: bool | Callable[[], bool] = False,
 ) -> int:
-    """Run until every run is terminal and the inbox is empty.
+    """Run until every run is terminal and the inbox is empty, or the driver is asked to leave.
 
     First the journal is replayed, then what a dead driver left behind is closed; after that every
     event is durable before anything follows from it: append, handle, publish, apply.
@@ -43,7 +43,8 @@ def drive(
     loop.take(scheduler.orphans(at=clock.now()))
     while True:
         loop.follow(store.receive(clock.now()))  # in the journal already
-        if scheduler.is_idle and not (keep_alive() if callable(keep_alive) else keep_alive):
+        is_kept = keep_alive() if callable(keep_alive) else keep_alive
+        if scheduler.is_drained or (scheduler.is_idle and not is_kept):
             return loop.num_events
         loop.take(cluster.wait(until=scheduler.next_wakeup))
         due, now = scheduler.next_wakeup, clock.now()

@@ -8,6 +8,7 @@ OrchestratorError
  +- TrainingError      E2xxx  exit 1   an attempt failed, with its Cause
  +- ClusterError       E4xxx  exit 6   Ray cannot be reached or refused
  +- StoreError         E5xxx  exit 1   the store or the disk failed
+ |   +- ConflictError  E5xxx  exit 2   a key was used for something else
  +- NotFoundError      E5xxx  exit 3   no such run or file
  +- TransitionError    E9xxx  exit 1   a bug in orchestrator: an event that fits no row
 """
@@ -19,6 +20,7 @@ from orchestrator.types import Cause
 __all__ = [
     "ClusterError",
     "ConfigError",
+    "ConflictError",
     "DataError",
     "NoDeviceError",
     "NotFoundError",
@@ -98,6 +100,12 @@ class ClusterError(OrchestratorError):
 
 class StoreError(OrchestratorError):
     """The store or the disk failed; what was acknowledged before is safe."""
+
+
+class ConflictError(StoreError):
+    """The same key was used for something else; nothing was changed."""
+
+    exit_code = 2
 
 
 class NotFoundError(OrchestratorError):

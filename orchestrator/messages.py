@@ -24,6 +24,8 @@ __all__ = [
     "Action",
     "AttemptEvent",
     "CancelRequested",
+    "DrainEnded",
+    "DrainRequested",
     "Event",
     "GangFailed",
     "GangFinished",
@@ -39,6 +41,7 @@ __all__ = [
     "ProgressReported",
     "Recut",
     "ResumeRequested",
+    "RunMoved",
     "RunSubmitted",
     "StartGang",
     "StepReported",
@@ -89,6 +92,33 @@ class PriorityChanged(Event):
 
     run_id: RunId
     priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMoved(Event):
+    """A person moved a run among those of its priority: before another, else to the front or end.
+
+    It changes nothing when the other run has ended, or has another priority by now.
+    """
+
+    run_id: RunId
+    before: RunId | None = None
+    to_end: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainRequested(Event):
+    """A person asked the driver to leave: gangs save after their epoch, or stop at once (`now`).
+
+    Nothing starts any more until `DrainEnded`; the runs go on with the next driver.
+    """
+
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainEnded(Event):
+    """Another driver has come: gangs may start again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,7 +85,7 @@ class Store(Protocol):
         ...
 
     def receive(self, at: Seconds) -> Sequence[Event]:
-        """Move what people asked for (submit, stop, resume, priority) from inbox to journal.
+        """Move what people asked for (submit, stop, resume, place, drain) from inbox to journal.
 
         One transaction; the events are stamped `at` and returned in the order of asking.
         """

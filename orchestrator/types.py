@@ -263,3 +263,4 @@ class RunStatus:
     gpu: str = ""  # "node:index name" of every share, or "cpu"
     folder: str = ""
     part: Part | None = None
+    order: int = 0  # place among unfinished runs of its priority; the smaller goes first

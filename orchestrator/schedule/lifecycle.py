@@ -44,6 +44,7 @@ class Lifecycle:
         self.actions: list[Action] = []
         self.num_unfinished = 0
         self.num_queued = 0
+        self.is_draining = False  # the driver leaves: nothing starts
         self._num_started = 0
         self._evictions = EvictionOrder(is_allowed=preempt)
         self._leaving: dict[RunId, None] = {}
@@ -63,6 +64,22 @@ class Lifecycle:
         """A place at the end of the queue."""
         self.num_queued += 1
         return self.num_queued
+
+    def first_order(self) -> int:
+        """A place at the front of the queue."""
+        return min((r.order for r in self.runs.values() if not r.state.is_terminal), default=1) - 1
+
+    def order_before(self, other: RunRecord, record: RunRecord) -> int:
+        """The place just before `other` for `record`; those who are in the way move up by one."""
+        unfinished = [r for r in self.runs.values() if not r.state.is_terminal and r is not record]
+        taken = {r.order: r for r in unfinished}
+        free = other.order - 1
+        while free in taken:
+            free -= 1
+        for order in range(free + 1, other.order):
+            self.changed[taken[order].spec.run_id] = None
+            self.reorder(taken[order], taken[order].priority, order - 1)
+        return other.order - 1
 
     def wait(self, record: RunRecord, *, seconds: Seconds = 0.0) -> None:
         """Queue a run that is PENDING, after a backoff where one is given.
@@ -183,8 +200,8 @@ class Lifecycle:
                 self._end(follower, Bereft, RunState.FAILED, why_not(one), Cause.DEPENDENCY_FAILED)
                 ended.append(follower)
 
-    def reorder(self, record: RunRecord, priority: int) -> None:
-        """Change a run's priority wherever it stands."""
+    def reorder(self, record: RunRecord, priority: int, order: int) -> None:
+        """Change a run's place in the queue wherever it stands."""
         is_queued = record.deadline is None and not record.waits_for
         is_waiting = record.state is RunState.PENDING and is_queued
         is_evictable = record.state in (RunState.STARTING, RunState.RUNNING)
@@ -192,7 +209,7 @@ class Lifecycle:
             self.leave_queue(record)
         if is_evictable:
             self._evictions.remove(record)
-        record.priority = priority
+        record.priority, record.order = priority, order
         if is_waiting:
             self.queue.add(record)
         if is_evictable:

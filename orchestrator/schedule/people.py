@@ -1,10 +1,13 @@
-"""What follows from what people ask for: submit, cancel, resume, another priority."""
+"""What follows from what people ask for: submit, cancel, resume, another place, a drain."""
 
 from orchestrator.errors import PlanError
 from orchestrator.messages import (
     CancelRequested,
+    DrainEnded,
+    DrainRequested,
     PriorityChanged,
     ResumeRequested,
+    RunMoved,
     RunSubmitted,
 )
 from orchestrator.plan.batch import plan_batch
@@ -13,7 +16,7 @@ from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.runs import Bereft, Faults, RunRecord
 from orchestrator.types import Cause, RunState, StopMode, StopReason
 
-__all__ = ["cancel", "reprioritize", "resume", "submit"]
+__all__ = ["cancel", "drain", "end_drain", "move", "reprioritize", "resume", "submit"]
 
 # A wish about a run that does not exist changes nothing: it was accepted from somebody who
 # mistyped, and the journal must stay readable.
@@ -102,4 +105,44 @@ def reprioritize(life: Lifecycle, event: PriorityChanged) -> None:
         return
     record.move(PriorityChanged, record.state, life.now)
     life.changed[event.run_id] = None
-    life.reorder(record, event.priority)
+    life.reorder(record, event.priority, record.order)
+
+
+def move(life: Lifecycle, event: RunMoved) -> None:
+    """Give a run another place among those of its priority; it lasts until the run has ended."""
+    record = life.runs.get(event.run_id)
+    if record is None:
+        return
+    record.move(RunMoved, record.state, life.now)
+    if record.state.is_terminal:
+        return
+    if event.before is not None:
+        other = life.runs.get(event.before)
+        is_near = other is not None and other is not record and other.priority == record.priority
+        if other is None or not is_near or other.state.is_terminal:
+            return
+        order = life.order_before(other, record)
+    else:
+        order = life.next_order() if event.to_end else life.first_order()
+    life.changed[event.run_id] = None
+    life.reorder(record, record.priority, order)
+
+
+def drain(life: Lifecycle, event: DrainRequested) -> None:
+    """Let every gang leave, and start nothing until the next driver has come."""
+    life.is_draining = True
+    for record in life.runs.values():
+        if record.state in (RunState.STARTING, RunState.RUNNING):
+            is_polite = record.state is RunState.RUNNING and not event.now
+            mode = StopMode.AFTER_EPOCH if is_polite else None
+            life.stop(record, DrainRequested, StopReason.PREEMPTED, mode)
+            record.detail = "its driver leaves; it goes on with the next one"
+        elif record.state is RunState.STOPPING and event.now:
+            record.move(DrainRequested, RunState.STOPPING, life.now)
+            life.kill(record)
+
+
+def end_drain(life: Lifecycle, _event: DrainEnded) -> None:
+    """The next driver has come."""
+    life.is_draining = False
+    life.queue.forget()

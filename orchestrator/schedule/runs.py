@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from orchestrator.errors import TransitionError
 from orchestrator.messages import (
     CancelRequested,
+    DrainRequested,
     GangFailed,
     GangFinished,
     GangStarted,
@@ -16,6 +17,7 @@ from orchestrator.messages import (
     PriorityChanged,
     ProgressReported,
     ResumeRequested,
+    RunMoved,
     TimePassed,
 )
 from orchestrator.schedule.asks import Ask
@@ -110,6 +112,8 @@ TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
         _CANCELLED: (_PENDING,),
     },
     PriorityChanged: _UNCHANGED,
+    RunMoved: _UNCHANGED,
+    DrainRequested: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,), _STOPPING: (_STOPPING,)},
     TimePassed: {
         _PENDING: (_PENDING,),  # the backoff is over
         _STARTING: (_STOPPING,),  # start timeout
@@ -139,7 +143,7 @@ class RunRecord:
     """
 
     spec: RunSpec
-    order: int  # FIFO inside a priority
+    order: int  # FIFO inside a priority; no two unfinished runs share one
     priority: int
     ask: Ask
     batch: BatchPlan | None

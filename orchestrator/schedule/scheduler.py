@@ -7,6 +7,8 @@ from orchestrator.messages import (
     Action,
     AttemptEvent,
     CancelRequested,
+    DrainEnded,
+    DrainRequested,
     Event,
     GangFailed,
     GangFinished,
@@ -19,6 +21,7 @@ from orchestrator.messages import (
     PriorityChanged,
     ProgressReported,
     ResumeRequested,
+    RunMoved,
     RunSubmitted,
     TimePassed,
 )
@@ -41,6 +44,9 @@ _FOLLOWS: Mapping[type[Event], Callable[[Lifecycle, Any], None]] = {
     CancelRequested: people.cancel,
     ResumeRequested: people.resume,
     PriorityChanged: people.reprioritize,
+    RunMoved: people.move,
+    DrainRequested: people.drain,
+    DrainEnded: people.end_drain,
     NodeJoined: gangs.joined,
     NodeChanged: gangs.joined,
     NodeLost: gangs.lost,
@@ -100,7 +106,7 @@ class Scheduler:
         if due is not None and due <= life.now:
             for record in life.timers.due(life.now):
                 gangs.expired(life, record)
-        if life.dispatch.is_due:
+        if life.dispatch.is_due and not life.is_draining:
             self._dispatch()
         return tuple(life.actions)
 
@@ -141,6 +147,12 @@ class Scheduler:
         """True when every submitted run is terminal."""
         return self._life.num_unfinished == 0
 
+    @property
+    def is_drained(self) -> bool:
+        """True when the driver was asked to leave and every gang has left."""
+        runs = self._life.runs.values()
+        return self._life.is_draining and not any(record.state.holds_gpus for record in runs)
+
     def orphans(self, at: Seconds) -> tuple[Event, ...]:
         """What a driver that starts must assume: its predecessor's gangs and nodes are gone.
 
@@ -158,7 +170,8 @@ class Scheduler:
             for record in self._life.runs.values()
             if record.state.holds_gpus
         ]
-        return (*nodes, *orphaned)
+        drained = (DrainEnded(at=at),) if self._life.is_draining else ()
+        return (*nodes, *orphaned, *drained)
 
     def drain_changes(self) -> tuple[RunStatus, ...]:
         """Statuses that changed since the last call, in the order in which they first changed."""

@@ -17,6 +17,7 @@ def status_of(record: RunRecord, reason: PendingReason | None) -> RunStatus:
         state=record.state,
         attempt=record.attempt,
         priority=record.priority,
+        order=record.order,
         queue=spec.queue,
         epoch=record.epoch,
         epochs=spec.settings.epochs,

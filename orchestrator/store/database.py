@@ -28,10 +28,14 @@ BUSY_SECONDS = 30.0
 # https://www.sqlite.org/wal.html, "Disadvantages"
 NETWORK_FILE_SYSTEMS = frozenset(
     {
-        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gpfs"),
-        *("lustre", "nfs", "nfs4", "smb2", "smb3", "smbfs"),
+        *("afs", "beegfs", "ceph", "cifs", "davfs", "fuse", "glusterfs", "gpfs", "lustre"),
+        *("nfs", "nfs4", "pvfs2", "smb2", "smb3", "smbfs", "wekafs"),
     }
 )
+# What lies behind a FUSE mount is mostly a network; these are layers over a local disk.
+LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuse.mergerfs", "fuse.gocryptfs", "fuse.bindfs"})
+# A disk that a virtual machine's host shares: nobody else writes, but WAL may not work there.
+SHARED_FILE_SYSTEMS = frozenset({"9p", "vboxsf", "virtiofs"})
 
 # An arbitrary number that only orchestrator uses, so that two stores are not opened for the first
 # time, and then migrated, at once.
@@ -137,6 +141,7 @@ def _foreign(what: str, names: list[str]) -> StoreError:
 
 
 def _sqlite(path: Path, url: URL) -> Engine:
+    _refuse_network(path)
     make_folder(path.parent)
     if not path.exists():
         _create(path)
@@ -157,9 +162,30 @@ def _sqlite(path: Path, url: URL) -> Engine:
     return engine
 
 
+def _refuse_network(path: Path) -> None:
+    """Refuse a file whose locks and order of writes a network may not keep."""
+    place = next(parent for parent in path.parents if parent.exists())
+    kind = _file_system(place)
+    is_fuse = kind.startswith("fuse.") and kind not in LOCAL_FUSE
+    if kind in NETWORK_FILE_SYSTEMS or is_fuse:
+        raise StoreError(
+            f"the store {path} would lie on a network disk",
+            code="E5019",
+            why=(
+                f"{place} is {kind}; SQLite needs locks and memory that all its processes share,"
+                " and a network gives neither: acknowledged runs could be lost",
+            ),
+            fix=(
+                "keep the store on a local disk: --home DIR, or ORC_HOME",
+                "or in PostgreSQL, which several machines can use:"
+                " ORC_STORE=postgresql://user@host/database",
+            ),
+        )
+
+
 def _settle(path: Path | str, folder: Path) -> str:
     """Put a database into the journal mode that its folder can bear; tell which one it has."""
-    wanted = "delete" if _file_system(folder) in NETWORK_FILE_SYSTEMS else "wal"
+    wanted = "delete" if _file_system(folder) in SHARED_FILE_SYSTEMS else "wal"
     with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         if mode != wanted:

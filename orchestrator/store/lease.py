@@ -3,14 +3,16 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, extract, func, literal, select, text, update
 
 from orchestrator.errors import StoreError
 from orchestrator.store.database import Database
@@ -18,7 +20,13 @@ from orchestrator.store.schema import lease
 from orchestrator.store.sql_faults import explained
 from orchestrator.types import Seconds
 
-__all__ = ["Driver", "check_epoch", "driver_of", "held", "locked", "taken"]
+__all__ = ["Driver", "beat", "check_epoch", "driver_of", "held", "locked", "taken"]
+
+BEAT_SECONDS: Seconds = 5.0
+"""How often a driver gives a sign of life."""
+
+SILENT_SECONDS: Seconds = 60.0
+"""A driver on another host that has been silent for so long is dead; starting Ray takes less."""
 
 # The two halves of the advisory lock's key: "orch", and the schema that the tables lie in.
 _POSTGRES_KEY = "1869767528, hashtext(current_schema())"
@@ -26,18 +34,23 @@ _POSTGRES_KEY = "1869767528, hashtext(current_schema())"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Driver:
-    """Who drives a store, or did last. `since` is Unix time in seconds."""
+    """Who drives a store, or did last. `since` is Unix time in seconds.
+
+    `silent_seconds` have passed since its last sign of life, by the clock of the store; None where
+    it gives none.
+    """
 
     owner: str
     host: str
     pid: int
     since: Seconds
+    silent_seconds: Seconds | None = None
 
     @property
     def is_alive(self) -> bool:
-        """False when it ran on this host and its process is gone; True when that cannot be told."""
+        """False when its process is gone, or when it ran on another host and is silent."""
         if self.host != socket.gethostname():
-            return True
+            return self.silent_seconds is None or self.silent_seconds < SILENT_SECONDS
         try:
             # The number may have been given to a younger process since.
             return bool(psutil.Process(self.pid).create_time() <= self.since)
@@ -59,12 +72,13 @@ def held(database: Database, owner: str, since: Seconds) -> Iterator[int]:
     me = {"owner": owner, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
     with locked(database):
         with database.transaction(write=True) as connection:
-            connection.execute(update(lease).values(epoch=lease.c.epoch + 1, **me))
+            told = {**me, "beat": _now(database)}
+            connection.execute(update(lease).values(epoch=lease.c.epoch + 1, **told))
             epoch = int(connection.scalar(select(lease.c.epoch)) or 0)
         try:
             yield epoch
         finally:
-            nobody = dict.fromkeys(me)
+            nobody = dict.fromkeys((*me, "beat"))
             # These names are for people, and `is_alive` tells them apart from a living driver's;
             # the lock is free either way, and what ended the driver must not be hidden.
             with suppress(StoreError), database.transaction(write=True) as connection:
@@ -82,6 +96,20 @@ def locked(database: Database) -> Iterator[None]:
         if not got:
             raise taken(database)
         yield
+
+
+def beat(database: Database, epoch: int) -> None:
+    """Give a sign of life, unless another driver has followed."""
+    with database.transaction(write=True) as connection:
+        now = _now(database)
+        connection.execute(update(lease).where(lease.c.epoch == epoch).values(beat=now))
+
+
+def _now(database: Database) -> Any:
+    """The clock that all hosts that use the store share: the server's, or this machine's."""
+    if database.path is None:
+        return extract("epoch", func.clock_timestamp())
+    return literal(time.time())
 
 
 def check_epoch(connection: Connection, epoch: int) -> None:
@@ -105,10 +133,13 @@ def check_epoch(connection: Connection, epoch: int) -> None:
 def driver_of(database: Database) -> Driver | None:
     """Who is written down as the driver; None when the last one left in good order."""
     with database.transaction(write=False) as connection:
-        row = connection.execute(select(lease)).one()
+        row = connection.execute(select(lease, _now(database).label("now"))).one()
     if row.host is None:
         return None
-    return Driver(owner=row.owner, host=row.host, pid=row.pid, since=row.since)
+    silent = None if row.beat is None else max(0.0, float(row.now) - row.beat)
+    return Driver(
+        owner=row.owner, host=row.host, pid=row.pid, since=row.since, silent_seconds=silent
+    )
 
 
 def _lock_name(database: Database) -> str:
@@ -161,8 +192,9 @@ def taken(database: Database) -> StoreError:
         code="E5006",
         why=(str(driver) if driver else "it has just started",),
         fix=(
-            "let that driver train it too: orc train --hand-over CONFIG",
+            "let that driver train it too: orc submit CONFIG, or orc train --hand-over CONFIG",
             "use another store: --home DIR (its runs know nothing of these cards' other runs)",
-            f"or stop that process first{f': kill {driver.pid}' if driver else ''}",
+            "or let it leave first, its runs saved: orc serve --stop"
+            f"{f' (at once: kill {driver.pid})' if driver else ''}",
         ),
     )

@@ -21,13 +21,15 @@ __all__ = [
     "checkpoints",
     "inbox",
     "journal",
+    "latest",
     "lease",
     "metadata",
+    "nodes",
     "progress",
     "runs",
 ]
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. Versions are compared as text, so they keep their four digits."""
 
 VERSION_TABLE = "meta"
@@ -84,6 +86,24 @@ checkpoints = Table(  # the checkpoint written with an epoch, replaced together 
     ForeignKeyConstraint(["run_id", "epoch"], ["progress.run_id", "progress.epoch"]),
 )
 
+latest = Table(  # the epochs of a run in short, for lists: the last one, the best one, the peak
+    "latest",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.run_id"), primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("best_epoch", Integer),
+    Column("best", Text, nullable=False),
+    Column("peak_bytes", BigInteger, nullable=False),
+)
+
+nodes = Table(  # nodes that joined and were not lost: those of the driver, or of the last one
+    "nodes",
+    metadata,
+    Column("node_id", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
 inbox = Table(  # what people asked for; a taken row stays, so that its key stays taken too
     "inbox",
     metadata,
@@ -94,7 +114,9 @@ inbox = Table(  # what people asked for; a taken row stays, so that its key stay
     Column("answer", Text, nullable=False),
     Column("body", Text, nullable=False),
     Column("taken_seq", _Serial, ForeignKey("journal.seq")),
+    Column("fingerprint", Text),  # of what a submission asks for, without its id
     Index("inbox_taken", "taken_seq"),
+    Index("inbox_asking", "fingerprint"),
 )
 
 book = Table(  # measured peaks of memory, one row an attempt and cut
@@ -131,5 +153,6 @@ lease = Table(  # one row: who drives. The lock beside it decides; the epoch fen
     Column("host", Text),
     Column("pid", Integer),
     Column("since", Double),
+    Column("beat", Double),  # the last sign of life, by the clock of the store
     CheckConstraint("id = 1", name="lease_has_one_row"),
 )

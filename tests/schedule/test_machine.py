@@ -19,6 +19,7 @@ from orchestrator.messages import (
     PreemptGang,
     PriorityChanged,
     ResumeRequested,
+    RunMoved,
     RunSubmitted,
     TimePassed,
 )
@@ -147,6 +148,12 @@ class Machine(RuleBasedStateMachine):
     def reprioritize(self, data: st.DataObject, priority: int) -> None:
         run_id = self.run_id(data)
         self.tell(PriorityChanged(at=self.world.now, run_id=run_id, priority=priority))
+
+    @rule(data=st.data(), to_end=st.booleans(), is_near=st.booleans())
+    @precondition(lambda self: self.num_runs)
+    def move(self, data: st.DataObject, to_end: bool, is_near: bool) -> None:
+        run_id, other = self.run_id(data), self.run_id(data) if is_near else None
+        self.tell(RunMoved(at=self.world.now, run_id=run_id, before=other, to_end=to_end))
 
     @rule(data=st.data())
     @precondition(lambda self: self.world.over)

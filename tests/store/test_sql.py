@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from orchestrator.errors import NotFoundError, StoreError
 from orchestrator.messages import CancelRequested, Event, GangStarted, PriorityChanged, RunSubmitted
-from orchestrator.store import database, sql
+from orchestrator.store import database, reading
 from orchestrator.store.migrations import FOLDER
 from orchestrator.store.schema import HEAD, VERSION_TABLE, metadata
 from orchestrator.store.sql import SqlStore
@@ -231,7 +231,7 @@ def test_a_checkpoint_is_recorded_and_replaced_with_its_epoch(store: SqlStore) -
 def test_events_can_be_read_on_from_the_last_number(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "_PAGE", 10)
+    monkeypatch.setattr(reading, "_PAGE", 10)
     with store.drive():
         wishes: list[Event] = [
             PriorityChanged(at=float(n), run_id=RUN if n % 2 else OTHER, priority=n)
@@ -322,9 +322,9 @@ def test_a_store_that_is_locked_for_long_is_explained(
 def test_without_a_write_ahead_log_the_store_works_and_says_so(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    SqlStore(str(path)).close()  # made on a local disk, then moved to a network's
+    SqlStore(str(path)).close()  # made on a local disk, then moved to one of a machine's host
     kind = database._file_system(path.parent)  # the type of this very disk
-    monkeypatch.setattr(database, "NETWORK_FILE_SYSTEMS", frozenset({kind}))
+    monkeypatch.setattr(database, "SHARED_FILE_SYSTEMS", frozenset({kind}))
     with capture_logs() as logs, SqlStore(str(path)) as store, store.drive():
         store.append(RunSubmitted(at=1.0, spec=spec()))
         assert len(list(store.replay())) == 1
@@ -333,6 +333,36 @@ def test_without_a_write_ahead_log_the_store_works_and_says_so(
     (entry,) = logs
     assert entry["log_level"] == "warning"
     assert (entry["journal_mode"], entry["file_system"]) == ("delete", kind)
+
+
+def test_a_network_disk_is_refused_with_the_reason_before_anything_is_made(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = database._file_system(path.parent.parent)  # the type of this very disk
+    monkeypatch.setattr(database, "NETWORK_FILE_SYSTEMS", frozenset({kind}))
+    with refusal("E5019") as caught:
+        SqlStore(str(path))
+    assert f"is {kind};" in caught.value.why[0]
+    assert "PostgreSQL" in caught.value.fix[1]
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_refused"),
+    [
+        *((kind, True) for kind in ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "fuse.s3fs")),
+        *((kind, False) for kind in ("ext4", "xfs", "tmpfs", "overlay", "fuse.fuse-overlayfs")),
+    ],
+)
+def test_which_disks_are_refused(
+    kind: str, is_refused: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_file_system", lambda _folder: kind)
+    if is_refused:
+        with refusal("E5019"):
+            SqlStore(str(path))
+    else:
+        SqlStore(str(path)).close()
 
 
 def test_the_file_system_is_that_of_the_longest_mount() -> None:

@@ -1,0 +1,207 @@
+"""What lists and submissions read at once: a row a run with its epochs in short, nodes, askings."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, or_, select, update
+
+from orchestrator.messages import (
+    Event,
+    NodeChanged,
+    NodeJoined,
+    NodeLost,
+    ProgressReported,
+    RunSubmitted,
+)
+from orchestrator.store.codec import decode, from_plain, to_plain
+from orchestrator.store.database import Database
+from orchestrator.store.schema import checkpoints, inbox, latest, nodes, progress, runs
+from orchestrator.types import CheckpointRef, Node, RunId, RunSpec
+
+__all__ = [
+    "Asking",
+    "Listed",
+    "askings",
+    "listing",
+    "nodes_of",
+    "note_event",
+    "num_unfinished",
+    "projects",
+    "waiting_for",
+    "waiting_specs",
+]
+
+_CHUNK = 500  # values in one IN: every database takes as many
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run for lists: its status as plain values, and its epochs in short.
+
+    `metrics` are the last epoch's, `best` those of the best, by name; a number that JSON cannot
+    say is `{"$float": "nan"}`, as everywhere in the store.
+    """
+
+    status: dict[str, Any]
+    metrics: dict[str, Any]
+    best_epoch: int | None
+    best: dict[str, Any]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A submission; `spec` is read only where its fingerprint was not kept."""
+
+    run_id: RunId
+    has_ended: bool
+    spec: RunSpec | None = None
+
+
+def note_event(database: Database, connection: Connection, event: Event) -> None:
+    """Keep the rows of lists up to date with an event, in the transaction that records it."""
+    match event:
+        case ProgressReported():
+            _note_epoch(database, connection, event)
+        case NodeJoined(node=node):
+            statement = database.insert(nodes).values(node_id=node.node_id, body=_text(node))
+            given = {"body": statement.excluded.body}
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["node_id"], set_=given)
+            )
+        case NodeChanged(node=node):
+            change = update(nodes).where(nodes.c.node_id == node.node_id)
+            connection.execute(change.values(body=_text(node)))
+        case NodeLost(node_id=node_id):
+            connection.execute(delete(nodes).where(nodes.c.node_id == node_id))
+        case _:
+            pass
+
+
+def listing(
+    connection: Connection, *, project: str | None, limit: int | None, is_unfinished: bool
+) -> list[Listed]:
+    """Runs that a driver has taken, oldest submission first; the newest `limit` alone."""
+    columns = (
+        runs.c.body,
+        latest.c.metrics,
+        latest.c.best_epoch,
+        latest.c.best,
+        latest.c.peak_bytes,
+    )
+    query = select(*columns).select_from(runs.outerjoin(latest))
+    if project is not None:
+        query = query.where(runs.c.project == project)
+    if is_unfinished:
+        query = query.where(runs.c.is_terminal == 0)
+    query = query.order_by(runs.c.submitted_at.desc(), runs.c.run_id.desc())
+    if limit is not None:
+        query = query.limit(limit)
+    found = connection.execute(query).all()[::-1]
+    bodies = json.loads(f"[{','.join(row[0] for row in found)}]")
+    return [
+        Listed(body, _loads(row[1]), row[2], _loads(row[3]), row[4] or 0)
+        for body, row in zip(bodies, found, strict=True)
+    ]
+
+
+def waiting_specs(connection: Connection) -> list[dict[str, Any]]:
+    """The plain specs of submissions that no driver has taken, in the order of asking."""
+    query = select(inbox.c.body).where(inbox.c.taken_seq.is_(None), inbox.c.submits.is_not(None))
+    found = connection.scalars(query.order_by(inbox.c.id)).all()
+    return [record["body"]["spec"] for record in json.loads(f"[{','.join(found)}]")]
+
+
+def waiting_for(connection: Connection) -> set[str]:
+    """The runs about which something was asked that no driver has taken."""
+    query = select(inbox.c.answer).where(inbox.c.taken_seq.is_(None))
+    return set(connection.scalars(query))
+
+
+def projects(connection: Connection) -> dict[RunId, str]:
+    """The project of every run, those included that no driver has taken yet."""
+    known = connection.execute(select(runs.c.run_id, runs.c.project)).all()
+    asked = {RunId(spec["run_id"]): spec["project"] for spec in waiting_specs(connection)}
+    return {RunId(row[0]): row[1] for row in known} | asked
+
+
+def num_unfinished(connection: Connection, ids: Collection[RunId]) -> int:
+    """How many of these runs have not ended."""
+    ended, every = 0, list(ids)
+    for at in range(0, len(every), _CHUNK):
+        part = every[at : at + _CHUNK]
+        query = select(func.count()).select_from(runs)
+        query = query.where(runs.c.run_id.in_(part), runs.c.is_terminal == 1)
+        ended += connection.scalar(query) or 0
+    return len(every) - ended
+
+
+def nodes_of(connection: Connection) -> tuple[Node, ...]:
+    """The nodes of the driver that runs, or of the last one, as far as they were not lost."""
+    bodies = connection.scalars(select(nodes.c.body).order_by(nodes.c.node_id))
+    return tuple(from_plain(Node, json.loads(body)) for body in bodies)
+
+
+def askings(connection: Connection, fingerprint: str) -> list[Asking]:
+    """Submissions that may have this fingerprint, oldest first."""
+    query = (
+        select(inbox.c.answer, runs.c.is_terminal, inbox.c.fingerprint, inbox.c.body)
+        .select_from(inbox.outerjoin(runs, runs.c.run_id == inbox.c.submits))
+        .where(inbox.c.submits.is_not(None))
+        .where(or_(inbox.c.fingerprint == fingerprint, inbox.c.fingerprint.is_(None)))
+        .order_by(inbox.c.id)
+    )
+    return [
+        Asking(RunId(row.answer), bool(row.is_terminal), None if row.fingerprint else _spec(row))
+        for row in connection.execute(query)
+    ]
+
+
+def _spec(row: Any) -> RunSpec | None:
+    event = decode(row.body)
+    return event.spec if isinstance(event, RunSubmitted) else None
+
+
+def _note_epoch(database: Database, connection: Connection, event: ProgressReported) -> None:
+    run_id, row = event.attempt.run_id, event.progress
+    known = connection.execute(select(latest).where(latest.c.run_id == run_id)).first()
+    metrics = json.dumps(to_plain(row)["metrics"], allow_nan=False, separators=(",", ":"))
+    best_epoch, best = (known.best_epoch, known.best) if known else (None, "{}")
+    if event.checkpoint is not None and event.checkpoint.is_best:
+        if best_epoch is None or row.epoch >= best_epoch:
+            best_epoch, best = row.epoch, metrics
+    elif best_epoch == row.epoch:  # a newer attempt repeats that epoch, and it is not the best now
+        best_epoch, best = _best(connection, run_id)
+    values = {
+        "epoch": row.epoch,
+        "metrics": metrics,
+        "best_epoch": best_epoch,
+        "best": best,
+        "peak_bytes": max(row.peak_bytes, known.peak_bytes if known else 0),
+    }
+    if known and known.epoch > row.epoch:
+        values |= {"epoch": known.epoch, "metrics": known.metrics}
+    statement = database.insert(latest).values(run_id=run_id, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["run_id"], set_=values))
+
+
+def _best(connection: Connection, run_id: str) -> tuple[int | None, str]:
+    query = select(checkpoints.c.epoch, checkpoints.c.body).where(checkpoints.c.run_id == run_id)
+    refs = [(n, from_plain(CheckpointRef, json.loads(body))) for n, body in connection.execute(query)]
+    epoch = max((n for n, ref in refs if ref.is_best), default=None)
+    of_epoch = select(progress.c.body).where(
+        progress.c.run_id == run_id, progress.c.epoch == epoch
+    )
+    body = None if epoch is None else connection.scalar(of_epoch)
+    return epoch, "{}" if body is None else json.dumps(json.loads(body)["metrics"])
+
+
+def _loads(text: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found
+
+
+def _text(value: object) -> str:
+    return json.dumps(to_plain(value), allow_nan=False, separators=(",", ":"))
