@@ -189,11 +189,11 @@ def _note_epoch(database: Database, connection: Connection, event: ProgressRepor
 
 def _best(connection: Connection, run_id: str) -> tuple[int | None, str]:
     query = select(checkpoints.c.epoch, checkpoints.c.body).where(checkpoints.c.run_id == run_id)
-    refs = [(n, from_plain(CheckpointRef, json.loads(body))) for n, body in connection.execute(query)]
+    refs = [
+        (n, from_plain(CheckpointRef, json.loads(body))) for n, body in connection.execute(query)
+    ]
     epoch = max((n for n, ref in refs if ref.is_best), default=None)
-    of_epoch = select(progress.c.body).where(
-        progress.c.run_id == run_id, progress.c.epoch == epoch
-    )
+    of_epoch = select(progress.c.body).where(progress.c.run_id == run_id, progress.c.epoch == epoch)
     body = None if epoch is None else connection.scalar(of_epoch)
     return epoch, "{}" if body is None else json.dumps(json.loads(body)["metrics"])
 

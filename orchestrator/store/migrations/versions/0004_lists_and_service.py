@@ -1,4 +1,4 @@
-"""Lists read one row a run, nodes are kept, submissions are found by what they ask, drivers beat."""
+"""Lists read one row a run, nodes are kept, askings are found by what they ask, drivers beat."""
 
 import json
 from typing import Any
@@ -40,12 +40,12 @@ def upgrade() -> None:
 
 
 def _latest(connection: sa.Connection) -> list[dict[str, Any]]:
-    best: dict[str, int] = {}
-    for run_id, epoch, body in connection.execute(
-        sa.text("SELECT run_id, epoch, body FROM checkpoints ORDER BY epoch")
-    ):
-        if json.loads(body).get("is_best"):
-            best[run_id] = epoch
+    query = sa.text("SELECT run_id, epoch, body FROM checkpoints ORDER BY epoch")
+    best: dict[str, int] = {
+        run_id: epoch
+        for run_id, epoch, body in connection.execute(query)
+        if json.loads(body).get("is_best")
+    }
     found: dict[str, dict[str, Any]] = {}
     for run_id, epoch, body in connection.execute(
         sa.text("SELECT run_id, epoch, body FROM progress ORDER BY epoch")
