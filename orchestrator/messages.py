@@ -13,6 +13,7 @@ from orchestrator.types import (
     NodeId,
     Placement,
     Progress,
+    QueueRule,
     RunId,
     RunSpec,
     Seconds,
@@ -39,6 +40,7 @@ __all__ = [
     "PreemptGang",
     "PriorityChanged",
     "ProgressReported",
+    "QueueChanged",
     "Recut",
     "ResumeRequested",
     "RunMoved",
@@ -119,6 +121,13 @@ class DrainRequested(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainEnded(Event):
     """Another driver has come: gangs may start again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueChanged(Event):
+    """A person gave a queue another weight or quota."""
+
+    rule: QueueRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

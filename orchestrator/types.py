@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from orchestrator.batches import BatchPlan
+from orchestrator.hardware import Bytes, Card, DeviceMemory, Node, NodeId, Placement, Share
 from orchestrator.series import Part
 from orchestrator.states import (
     Cause,
@@ -18,16 +19,14 @@ from orchestrator.states import (
 
 __all__ = [
     "AttemptId", "BatchPlan", "Bytes", "Card", "Cause", "CheckpointRef", "DeviceKind",
-    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "Outcome", "Part", "PendingReason",
-    "Placement", "Progress", "RetryBudget", "RunId", "RunSpec", "RunState", "RunStatus",
-    "Scalar", "Seconds", "Share", "StepProgress", "StopMode", "StopReason", "TrainSettings",
-    "TrainTask",
+    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "Outcome", "Part",
+    "PendingReason", "Placement", "Progress", "QueueRule", "RetryBudget", "RunId", "RunSpec",
+    "RunState", "RunStatus", "Scalar", "Seconds", "Share", "StepProgress", "StopMode",
+    "StopReason", "TrainSettings", "TrainTask",
 ]  # fmt: skip
 
 RunId = NewType("RunId", str)
-NodeId = NewType("NodeId", str)
 Seconds: TypeAlias = float
-Bytes: TypeAlias = int
 Scalar: TypeAlias = str | int | float | bool | None
 Metrics: TypeAlias = Mapping[str, float]
 
@@ -44,61 +43,22 @@ class AttemptId:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceMemory:
-    """Memory of one card in bytes, as the driver of the card counts it."""
+class QueueRule:
+    """What a queue may have. `weight` is its part of the cluster beside other queues.
 
-    total_bytes: Bytes
-    used_bytes: Bytes
-    foreign_bytes: Bytes = 0  # held by processes that are not ours; part of used_bytes
+    `max_gpus` is its quota: the cards that its runs may hold at a time, a share of a card
+    counting as that part of it; None is no limit.
+    """
 
-    @property
-    def free_bytes(self) -> Bytes:
-        """Bytes nobody holds."""
-        return self.total_bytes - self.used_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """One GPU of a node. `memory_bytes` is what NVML calls total; headroom is not yet taken."""
-
-    index: int
     name: str
-    memory_bytes: Bytes
-    foreign_bytes: Bytes = 0
-    is_emulated: bool = False
-    uuid: str = ""
+    weight: float = 1.0
+    max_gpus: float | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A machine that can run gangs."""
-
-    node_id: NodeId
-    cards: tuple[Card, ...]
-    num_cpus: float = 1.0
-    hostname: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """What one worker takes: bytes of one card, or, with `card` None, CPUs of the node alone."""
-
-    node_id: NodeId
-    card: int | None
-    memory_bytes: Bytes
-    num_cpus: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a gang runs: one share per worker, in rank order."""
-
-    shares: tuple[Share, ...]
-
-    @property
-    def world_size(self) -> int:
-        """Workers in the gang."""
-        return len(self.shares)
+    def __post_init__(self) -> None:
+        if not (0.0 < self.weight < float("inf")):
+            raise ValueError(f"the weight of queue {self.name!r} must be above 0")
+        if self.max_gpus is not None and not self.max_gpus > 0.0:
+            raise ValueError(f"the quota of queue {self.name!r} must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ def make_spec(
     options: Mapping[str, Scalar] | None = None,
     after: tuple[str, ...] = (),
     weights_from: str | None = None,
+    queue: str = "default",
+    patience: int = 100,
 ) -> RunSpec:
     """A run of the fake trainer."""
     return RunSpec(
@@ -63,7 +65,12 @@ def make_spec(
         project="p",
         trainer="fake",
         settings=TrainSettings(
-            model="fake", data="none", imgsz=32, epochs=epochs, options=options or {}
+            model="fake",
+            data="none",
+            imgsz=32,
+            epochs=epochs,
+            patience=patience,
+            options=options or {},
         ),
         effective_batch=batch or 8 * num_gpus,
         folder=f"/runs/{name}",
@@ -73,6 +80,7 @@ def make_spec(
         micro_batch=micro_batch,
         gpu_types=gpu_types,
         num_cpus=num_cpus,
+        queue=queue,
         priority=priority,
         retry=retry or RetryBudget(),
         max_duration_seconds=max_duration_seconds,

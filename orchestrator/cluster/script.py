@@ -115,7 +115,12 @@ def nodes(groups: Sequence[NodeGroup]) -> tuple[Node, ...]:
     made: list[Node] = []
     for group in groups:
         cards = tuple(
-            Card(index=index, name=group.gpu, memory_bytes=int(group.memory_gib * GIB))
+            Card(
+                index=index,
+                name=group.gpu,
+                memory_bytes=int(group.memory_gib * GIB),
+                worth=group.speed,
+            )
             for index in range(group.gpus)
         )
         for _ in range(group.count):

@@ -13,7 +13,7 @@ from orchestrator.device.catalogue_file import CardModel, read_models
 from orchestrator.errors import ConfigError
 from orchestrator.types import Bytes, Card
 
-__all__ = ["CardModel", "catalogue", "emulated_cards", "find_card"]
+__all__ = ["CardModel", "catalogue", "emulated_cards", "find_card", "worth_of"]
 
 _GIB = 1 << 30
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*(gib|gb|mib|mb)(?![\w])", re.IGNORECASE)
@@ -80,6 +80,27 @@ def find_card(text: str) -> CardModel:
             fix=(f"leave the size out, or give a card of its own: 'custom {wanted:g}GiB'",),
         )
     return _only(text, fitting)
+
+
+def worth_of(name: str) -> float:
+    """How fast a card trains, as a multiple of the RTX 2060; 1 where the catalogue does not know.
+
+    The geometric mean of the ratios of memory bandwidth and of the fp16 rate (tensor cores where
+    there are some). A step of a convolutional network is bound partly by the one and partly by
+    the other, so each alone would mislead; a rule of thumb that measured epochs replace.
+    """
+    try:
+        card, unit = find_card(name), find_card("RTX 2060")
+    except ConfigError:
+        return 1.0
+    rate, unit_rate = _rate(card), _rate(unit)
+    if not (rate and unit_rate and card.bandwidth_gb_s and unit.bandwidth_gb_s):
+        return 1.0
+    return float((rate / unit_rate * card.bandwidth_gb_s / unit.bandwidth_gb_s) ** 0.5)
+
+
+def _rate(card: CardModel) -> float | None:
+    return card.fp16_tensor_tflops or card.fp32_tflops
 
 
 def emulated_cards(text: str | Sequence[str]) -> tuple[Card, ...]:

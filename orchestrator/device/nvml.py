@@ -8,6 +8,7 @@ from functools import cache
 import psutil
 import pynvml
 
+from orchestrator.device.catalogue import worth_of
 from orchestrator.device.driver import DriverError, DriverReader, GpuProcess, NvmlReader
 from orchestrator.errors import NoDeviceError
 from orchestrator.types import Bytes, Card, DeviceMemory
@@ -163,7 +164,14 @@ def _read_card(
             fix="use a card with memory of its own, or `device: cpu`",
         )
     foreign = _foreign(used, reader.processes(index), ours)
-    return Card(index=index, name=name, memory_bytes=total, foreign_bytes=foreign, uuid=uuid)
+    return Card(
+        index=index,
+        name=name,
+        memory_bytes=total,
+        foreign_bytes=foreign,
+        uuid=uuid,
+        worth=worth_of(name),
+    )
 
 
 def _foreign(used: Bytes, processes: Sequence[GpuProcess], ours: Collection[int]) -> Bytes:

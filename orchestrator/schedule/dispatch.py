@@ -1,34 +1,38 @@
 """Who starts now, for whom room is made, and for whom room is kept.
 
-Waiting runs are looked at in the order of the queue. A run that fits starts. For one that does
-not fit, in this order:
+Waiting runs are looked at in the order of the queue: the higher priority first, then the queue
+that has had least of its fair share, then the order of submission. A run whose queue has used up
+its quota waits, in nobody's way. A run that fits starts. For one that does not fit, in this order:
 
 1. Room is *made* when gangs of lower priority are in the way (unless preemption is off).
 2. Otherwise runs behind it may pass it, but only while it has waited less than
    `hold_after_seconds`. After that room is *kept* for it: the nodes that are nearest to holding
-   it take no run that is behind it in the queue. Nothing new comes there, what is there ends,
-   so it starts: nobody starves. At most a tenth of the nodes is kept at a time, and always
-   those of the first run that waits.
+   it take no run that is behind it in the queue, unless that one is forecast to end before what
+   is there (backfill). Nothing that lasts comes there, what is there ends, so it starts: nobody
+   starves. At most a tenth of the nodes is kept at a time, and always those of the first run
+   that waits.
 
 A run that no known card could ever hold waits aside and is in nobody's way.
 """
 
 import heapq
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TypeAlias
 
 from orchestrator.schedule.asks import Ask, Route, Router
 from orchestrator.schedule.cards import NodeRoom
+from orchestrator.schedule.claims import Claims
+from orchestrator.schedule.clearing import Clearing
+from orchestrator.schedule.fair import FairShare
+from orchestrator.schedule.forecast import Forecasts
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.nearest import nearest
 from orchestrator.schedule.order import EvictionOrder, Queue, Shape
 from orchestrator.schedule.placement import IsOpen, find, find_on
-from orchestrator.schedule.preempt import Claim, World, choose, may_gain, nodes_of, will_fit
-from orchestrator.schedule.preempt_spread import Reach, choose_spread
+from orchestrator.schedule.preempt import World, may_gain, will_fit
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import NodeId, Placement, RunId, Seconds
+from orchestrator.types import DeviceKind, NodeId, Placement, RunId, Seconds
 
 __all__ = ["Decision", "Dispatch", "Evict", "Start"]
 
@@ -53,6 +57,9 @@ class Evict:
 
 Decision: TypeAlias = Start | Evict
 
+# Priority (negative), rank of the queue, order of submission; the run, its place in the shape.
+_Head: TypeAlias = tuple[int, float, int, RunId, int, Shape]
+
 
 @dataclass(slots=True, kw_only=True)
 class Dispatch:
@@ -65,24 +72,28 @@ class Dispatch:
     evictions: EvictionOrder
     leaving: Mapping[RunId, None]  # gangs that will be gone within the yield grace
     hold_after_seconds: Seconds
-    claims: dict[RunId, tuple[NodeId, ...]] = field(default_factory=dict)
-    _claimants: dict[NodeId, list[RunRecord]] = field(default_factory=dict)
+    fair: FairShare
+    forecasts: Forecasts
+    claims: Claims = field(init=False)
+    _now: Seconds = 0.0
+    _ranks: dict[str, float] = field(default_factory=dict)  # queue -> which goes first
     _coming: dict[RunId, None] = field(default_factory=dict)  # whose claims are known to do
     _left: dict[NodeId, None] = field(default_factory=dict)  # where someone began to leave since
-    _failed: dict[RunId, int] = field(default_factory=dict)  # reach at which no claim was found
-    _reach: Reach = field(default_factory=Reach)
     _taken: dict[NodeId, None] = field(default_factory=dict)  # where something started since
     _world: World = field(init=False)
+    _clearing: Clearing = field(init=False)
 
     def __post_init__(self) -> None:
+        self.claims = Claims(self.ledger, self._ranks)
         self._world = World(
             runs=self.runs,
             ledger=self.ledger,
             leaving=self.leaving,
             evictions=self.evictions,
-            claimed=self._claimants,
-            ahead=self._ahead,
+            claimed=self.claims.by_node,
+            ahead=self.claims.ahead,
         )
+        self._clearing = Clearing(self._world)
 
     @property
     def is_due(self) -> bool:
@@ -92,27 +103,38 @@ class Dispatch:
     def decide(self, now: Seconds) -> Iterator[Decision]:
         """Go through the queue once."""
         self.queue.is_fresh = False
+        self._now = now
+        ranks = self._rank_queues(now)
         heads = [
-            (shape.waiting[0], 0, shape)
+            _head(shape, 0, ranks[shape.queue])
             for shape in self.queue.shapes.values()
             if self._route(shape).reason is None
         ]
         heapq.heapify(heads)
         is_first = True
         while heads:
-            entry, at, shape = heads[0]
-            record = self.runs[entry[2]]
+            _, rank, _, run_id, at, shape = heads[0]
+            if rank != ranks[shape.queue]:  # its queue has got something since
+                heapq.heapreplace(heads, _head(shape, at, ranks[shape.queue]))
+                continue
+            record = self.runs[run_id]
+            if not self._is_within_quota(record, shape):
+                heapq.heappop(heads)
+                continue
             placement = self._find(record, shape) if at == 0 else None
             if placement is not None:
                 self.drop(record)
                 self._taken.update(dict.fromkeys(share.node_id for share in placement.shares))
                 yield Start(record, placement)
-                _advance(heads, shape, 0)
+                if len(ranks) > 1:
+                    ranks[shape.queue] = self.fair.rank(shape.queue, now)
+                _advance(heads, shape, 0, ranks[shape.queue])
                 continue
             shape.is_blocked = True
             goes_on = yield from self._wait(record, shape, now, is_first=is_first)
             is_first = False
-            _advance(heads, shape, at + 1 if goes_on else len(shape.waiting))
+            at = at + 1 if goes_on else len(shape.waiting)
+            _advance(heads, shape, at, ranks[shape.queue])
         self.ledger.grown.clear()
         self._taken.clear()
         self._left.clear()
@@ -120,19 +142,12 @@ class Dispatch:
     def drop(self, record: RunRecord) -> None:
         """Give up what is claimed for a run."""
         self._coming.pop(record.spec.run_id, None)
-        self._failed.pop(record.spec.run_id, None)
-        for node_id in self.claims.pop(record.spec.run_id, ()):
-            claimants = self._claimants[node_id]
-            claimants.remove(record)
-            if not claimants:
-                del self._claimants[node_id]
-            if node_id in self.ledger.nodes:
-                self.ledger.grown[node_id] = None
-                self.ledger.note(node_id)
+        self._clearing.forget(record.spec.run_id)
+        self.claims.drop(record)
 
     def doubt(self) -> None:
         """Nodes changed: what room was made for is checked again."""
-        self._taken.update(dict.fromkeys(self._claimants))
+        self._taken.update(dict.fromkeys(self.claims.by_node))
         self.queue.is_fresh = True
 
     def leaves(self, record: RunRecord) -> None:
@@ -141,17 +156,38 @@ class Dispatch:
 
     def lose(self, node_id: NodeId) -> None:
         """A node is gone, and so are the claims that counted on it."""
-        for record in tuple(self._claimants.get(node_id, ())):
+        for record in self.claims.on(node_id):
             self.drop(record)
 
     def is_made_room_for(self, record: RunRecord) -> bool:
         """True when gangs are leaving nodes that are claimed for the run."""
-        rooms = self._rooms(self.claims.get(record.spec.run_id, ()))
+        rooms = self.claims.rooms(record.spec.run_id)
         return any(run_id in self.leaving for room in rooms for run_id in room.runs)
 
-    def is_kept(self, record: RunRecord, room: NodeRoom) -> bool:
-        """True when a node is kept for a run that goes before this one."""
-        return any(other.key < record.key for other in self._claimants.get(room.node.node_id, ()))
+    def _rank_queues(self, now: Seconds) -> dict[str, float]:
+        """What decides between queues; nothing where there is one only."""
+        names = dict.fromkeys(shape.queue for shape in self.queue.shapes.values())
+        self._ranks.clear()
+        for name in names:
+            self._ranks[name] = self.fair.rank(name, now) if len(names) > 1 else 0.0
+        return self._ranks
+
+    def least_gpus(self, ask: Ask) -> float:
+        """Cards that an ask would count for in its queue's quota, on the largest that match."""
+        pools = self.router.route(ask).pools
+        if ask.size is None or not pools:
+            return 0.0 if ask.device is DeviceKind.CPU else float(ask.num_workers)
+        return ask.num_workers * ask.size / max(pool.memory_bytes for pool in pools)
+
+    def _is_within_quota(self, record: RunRecord, shape: Shape) -> bool:
+        """False when the queue holds all that it may; then nothing is made or kept for the run."""
+        if self.fair.rule(shape.queue).max_gpus is None:
+            return True
+        if self.fair.allows(shape.queue, self.least_gpus(shape.ask)):
+            return True
+        self.drop(record)
+        shape.forget()  # what becomes free meanwhile is not noted for it
+        return False
 
     def _route(self, shape: Shape) -> Route:
         if shape.route is None:
@@ -183,12 +219,12 @@ class Dispatch:
     ) -> Generator[Evict, None, bool]:
         """Make or keep room for a run; returns whether the next of its shape needs a look too."""
         route = self._route(shape)
-        claimed = self.claims.get(record.spec.run_id, ())
+        claimed = self.claims.nodes(record.spec.run_id)
         if record.spec.run_id in self._coming and self._is_coming(record, route, claimed):
             return True
-        claim = self._choose(record, shape, route)
+        claim = self._clearing.choose(record, shape, route, self._left)
         if claim is not None:
-            self._hold(record, claim.nodes)
+            self.claims.hold(record, claim.nodes)
             self._coming[record.spec.run_id] = None
             for run_id in claim.victims:
                 yield Evict(self.runs[run_id], record)
@@ -199,9 +235,9 @@ class Dispatch:
             )
         if now - record.queued_at < self.hold_after_seconds:
             return False
-        has_budget = len(self._claimants) < len(self.ledger.nodes) * KEPT_NODES
+        has_budget = len(self.claims) < len(self.ledger.nodes) * KEPT_NODES
         if not claimed and (is_first or has_budget):
-            self._hold(record, nearest(record.ask, route, self.ledger, self._is_open(record)))
+            self._keep(record, nearest(record.ask, route, self.ledger, self._is_open(record)))
         return has_budget
 
     def _is_coming(self, record: RunRecord, route: Route, claimed: tuple[NodeId, ...]) -> bool:
@@ -216,70 +252,31 @@ class Dispatch:
         del self._coming[record.spec.run_id]
         return False
 
-    def _choose(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
-        if route.is_spread:
-            return self._choose_spread(record, shape, route)
-        hopeless = shape.hopeless_priority
-        nodes: Iterable[NodeId]
-        if hopeless is None or record.priority > hopeless:
-            gangs = chain(self.leaving, self.evictions.below(record.priority))
-            nodes = (node_id for run_id in gangs for node_id in nodes_of(self.runs[run_id]))
-        else:
-            nodes = (*self.ledger.grown, *self._left)
-            if not may_gain(record, route, nodes, self._world):
-                return None
-        return choose(record, route, self._world, self._distinct_rooms(nodes))
-
-    def _choose_spread(self, record: RunRecord, shape: Shape, route: Route) -> Claim | None:
-        if self.ledger.num_changes < shape.patience.get(record.priority, 0):
-            return None
-        if not self.evictions.has_below(record.priority):
-            return None
-        pools, most = self._reach.enough(record, route, self._world)
-        if not pools:
-            shape.patience[record.priority] = self._reach.not_before
-            return None
-        if most <= self._failed.get(record.spec.run_id, 0):
-            return None
-        claim = choose_spread(record, pools, self._world)
-        if claim is None:
-            self._failed[record.spec.run_id] = most
-        return claim
-
-    def _ahead(self, record: RunRecord, room: NodeRoom) -> Sequence[Ask]:
-        claimants = self._claimants.get(room.node.node_id)
-        if not claimants:
-            return ()
-        before = [other for other in claimants if other.key < record.key]
-        return [other.ask for other in sorted(before, key=lambda other: other.key)]
-
-    def _hold(self, record: RunRecord, nodes: tuple[NodeId, ...]) -> None:
-        self.drop(record)
-        if nodes:
-            self.claims[record.spec.run_id] = nodes
-            for node_id in nodes:
-                self.ledger.note(node_id)
-                self._claimants.setdefault(node_id, []).append(record)
+    def _keep(self, record: RunRecord, nodes: tuple[NodeId, ...]) -> None:
+        """Keep nodes for a run until what is there has ended."""
+        holders = {run_id for room in self._rooms(nodes) for run_id in room.runs}
+        ready_at = self.forecasts.ends_at((self.runs[run_id] for run_id in holders), self._now)
+        self.claims.hold(record, nodes, ready_at=ready_at)
 
     def _is_open(self, record: RunRecord) -> IsOpen:
-        if not self._claimants:
+        if not self.claims.by_node:
             return _always
-        return lambda room: not self.is_kept(record, room)
-
-    def _distinct_rooms(self, node_ids: Iterable[NodeId]) -> Iterator[NodeRoom]:
-        seen: set[NodeId] = set()
-        for node_id in node_ids:
-            if node_id not in seen and node_id in self.ledger.nodes:
-                seen.add(node_id)
-                yield self.ledger.nodes[node_id]
+        left = self.forecasts.left(record) if self.claims.has_forecast else None
+        ends_at = None if left is None else self._now + left.most
+        return lambda room: not self.claims.keeps_out(record, room, ends_at)
 
     def _rooms(self, node_ids: Iterable[NodeId]) -> list[NodeRoom]:
         return [self.ledger.nodes[n] for n in node_ids if n in self.ledger.nodes]
 
 
-def _advance(heads: list[tuple[tuple[int, int, RunId], int, Shape]], shape: Shape, at: int) -> None:
+def _head(shape: Shape, at: int, rank: float) -> _Head:
+    priority, order, run_id = shape.waiting[at]
+    return (priority, rank, order, run_id, at, shape)
+
+
+def _advance(heads: list[_Head], shape: Shape, at: int, rank: float) -> None:
     if at < len(shape.waiting):
-        heapq.heapreplace(heads, (shape.waiting[at], at, shape))
+        heapq.heapreplace(heads, _head(shape, at, rank))
     else:
         heapq.heappop(heads)
 

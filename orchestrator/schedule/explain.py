@@ -28,6 +28,7 @@ _SENTENCES = {
     PendingReason.NO_MATCHING_GPU: "no card of the cluster matches, so waiting cannot help",
     PendingReason.EXCEEDS_CLUSTER: "it asks for more than the cluster has, so waiting cannot help",
     PendingReason.WAITING_FOR_RUNS: "other runs have to succeed first",
+    PendingReason.QUOTA: "its queue holds as many cards as it may",
     PendingReason.WAITING_FOR_PREEMPTED: "gangs of lower priority are leaving for it",
     PendingReason.FRAGMENTED: "enough cards have room, but not on one node or of one kind",
     PendingReason.WAITING_FOR_CPU_OR_RAM: "cards have room, but their nodes lack CPUs",
@@ -45,6 +46,12 @@ def pending_reason(record: RunRecord, dispatch: Dispatch) -> PendingReason | Non
     route = dispatch.router.route(record.ask)
     if route.reason is not None:
         return route.reason
+    return _reason_to_wait(record, route, dispatch)
+
+
+def _reason_to_wait(record: RunRecord, route: Route, dispatch: Dispatch) -> PendingReason:
+    if not dispatch.fair.allows(record.spec.queue, dispatch.least_gpus(record.ask)):
+        return PendingReason.QUOTA
     if dispatch.is_made_room_for(record):
         return PendingReason.WAITING_FOR_PREEMPTED
     if record.ask.device is DeviceKind.CPU:

@@ -66,6 +66,8 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
         return
     record.move(ProgressReported, record.state, life.now)
     record.progress = event.progress
+    if event.checkpoint is not None and event.checkpoint.is_best:
+        record.best_epoch = event.progress.epoch
     if event.progress.epoch > record.epoch:
         record.epoch = event.progress.epoch
         if record.faults.losses_without_progress:
@@ -76,6 +78,7 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
         record.batch = replace(record.batch, micro_batch=event.progress.micro_batch)
     if event.checkpoint is not None:
         record.checkpoints = (event.checkpoint, *record.checkpoints)
+    life.forecasts.progressed(record, event.progress, life.now)
 
 
 def recut(life: Lifecycle, event: MicroBatchChanged) -> None:

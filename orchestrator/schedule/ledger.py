@@ -94,6 +94,17 @@ class Ledger:
                 card.is_whole = is_whole
                 self._index(card, before)
 
+    def charge(self, shares: Iterable[Share], *, is_whole: bool) -> tuple[float, float]:
+        """Worth of shares, and their number in cards; a share counts as that part of its card."""
+        worth = num = 0.0
+        for share in shares:
+            if share.card is not None:
+                card = self.nodes[share.node_id].cards[share.card].card
+                part = 1.0 if is_whole else share.memory_bytes / max(card.memory_bytes, 1)
+                worth += part * card.worth
+                num += part
+        return worth, num
+
     def give_back(self, run_id: RunId, shares: Iterable[Share]) -> None:
         """Free shares of nodes that are still there."""
         for share in shares:

@@ -4,6 +4,8 @@ from orchestrator.messages import Action, KillGang, PreemptGang, StartGang
 from orchestrator.schedule.asks import Router
 from orchestrator.schedule.dependencies import Dependencies, why_not
 from orchestrator.schedule.dispatch import Dispatch
+from orchestrator.schedule.fair import FairShare
+from orchestrator.schedule.forecast import Forecasts
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder, Queue
 from orchestrator.schedule.runs import Bereft, Outranked, Placed, RunRecord
@@ -39,6 +41,8 @@ class Lifecycle:
         self.router = Router(self.ledger)
         self.queue = Queue()
         self.timers = Timers()
+        self.fair = FairShare()
+        self.forecasts = Forecasts()
         self.now: Seconds = 0.0
         self.changed: dict[RunId, None] = {}
         self.actions: list[Action] = []
@@ -58,6 +62,8 @@ class Lifecycle:
             evictions=self._evictions,
             leaving=self._leaving,
             hold_after_seconds=hold_after_seconds,
+            fair=self.fair,
+            forecasts=self.forecasts,
         )
 
     def next_order(self) -> int:
@@ -112,7 +118,10 @@ class Lifecycle:
         record.placement, record.held = placement, placement.shares
         record.gpu = gpu_text(placement, self.ledger)
         record.detail = ""
+        record.pace = None
         self.ledger.take(record.spec.run_id, placement.shares, is_whole=record.ask.size is None)
+        record.charge = self.ledger.charge(placement.shares, is_whole=record.ask.size is None)
+        self.fair.take(record.spec.queue, *record.charge, self.now)
         self._evictions.add(record)
         self.timers.set(record, self.now + self._start_timeout)
         self.changed[record.spec.run_id] = None
@@ -166,6 +175,10 @@ class Lifecycle:
         """The attempt is over: what it held is free."""
         self._end_of_training(record)
         self.ledger.give_back(record.spec.run_id, record.held)
+        worth, num_gpus = record.charge
+        if num_gpus:
+            self.fair.take(record.spec.queue, -worth, -num_gpus, self.now)
+            record.charge = (0.0, 0.0)
         record.held, record.placement, record.stop = (), None, None
         self._evictions.remove(record)
         self._leaving.pop(record.spec.run_id, None)
@@ -237,6 +250,7 @@ class Lifecycle:
         record.waits_for = ()
         record.ended_at, record.detail, record.cause = self.now, detail, cause
         self.num_unfinished -= 1
+        self.forecasts.ended(record, self.now)
 
     def _leaves_by(self, record: RunRecord) -> None:
         self.timers.set(record, self.now + self._grace)

@@ -15,9 +15,10 @@ _EVICTABLE = frozenset({RunState.STARTING, RunState.RUNNING})
 
 @dataclass(slots=True, eq=False)
 class Shape:
-    """All waiting runs with one ask: when the first does not fit, none of them does."""
+    """All waiting runs of a queue with one ask: when the first does not fit, none of them does."""
 
     ask: Ask
+    queue: str
     waiting: list[tuple[int, int, RunId]] = field(default_factory=list)  # sorted: first goes first
     is_blocked: bool = False  # room can only be on nodes that have grown
     hopeless_priority: int | None = None  # at this priority nobody could be asked to leave
@@ -34,14 +35,15 @@ class Queue:
     """Runs that wait for room, higher priority first, then in the order of submission."""
 
     def __init__(self) -> None:
-        self.shapes: dict[Ask, Shape] = {}
+        self.shapes: dict[tuple[str, Ask], Shape] = {}
         self.is_fresh = False  # something joined that has not been looked at
 
     def add(self, record: RunRecord) -> None:
         """Let a run wait."""
-        shape = self.shapes.get(record.ask)
+        key = (record.spec.queue, record.ask)
+        shape = self.shapes.get(key)
         if shape is None:
-            shape = self.shapes[record.ask] = Shape(record.ask)
+            shape = self.shapes[key] = Shape(record.ask, record.spec.queue)
         entry = _entry(record)
         insort(shape.waiting, entry)
         if shape.waiting[0] is entry:
@@ -52,7 +54,8 @@ class Queue:
 
     def remove(self, record: RunRecord) -> None:
         """Take a run out; nothing happens when it does not wait."""
-        shape = self.shapes.get(record.ask)
+        key = (record.spec.queue, record.ask)
+        shape = self.shapes.get(key)
         entry = _entry(record)
         if shape is None:
             return
@@ -60,7 +63,7 @@ class Queue:
         if at < len(shape.waiting) and shape.waiting[at] == entry:
             del shape.waiting[at]
             if not shape.waiting:
-                del self.shapes[record.ask]
+                del self.shapes[key]
 
     def forget(self) -> None:
         """Look at everything again: the order has changed."""

@@ -6,6 +6,7 @@ from orchestrator.messages import (
     DrainEnded,
     DrainRequested,
     PriorityChanged,
+    QueueChanged,
     ResumeRequested,
     RunMoved,
     RunSubmitted,
@@ -16,7 +17,7 @@ from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.runs import Bereft, Faults, RunRecord
 from orchestrator.types import Cause, RunState, StopMode, StopReason
 
-__all__ = ["cancel", "drain", "end_drain", "move", "reprioritize", "resume", "submit"]
+__all__ = ["cancel", "drain", "end_drain", "move", "reprioritize", "resume", "set_rule", "submit"]
 
 # A wish about a run that does not exist changes nothing: it was accepted from somebody who
 # mistyped, and the journal must stay readable.
@@ -146,3 +147,12 @@ def end_drain(life: Lifecycle, _event: DrainEnded) -> None:
     """The next driver has come."""
     life.is_draining = False
     life.queue.forget()
+
+
+def set_rule(life: Lifecycle, event: QueueChanged) -> None:
+    """Give a queue another weight or quota; gangs that run go on even where it is smaller."""
+    life.fair.rules[event.rule.name] = event.rule
+    life.queue.forget()
+    for shape in life.queue.shapes.values():
+        if shape.queue == event.rule.name:
+            life.changed.update((run_id, None) for _, _, run_id in shape.waiting)

@@ -155,11 +155,14 @@ class RunRecord:
     stop: StopReason | None = None
     placement: Placement | None = None
     held: tuple[Share, ...] = ()
+    charge: tuple[float, float] = (0.0, 0.0)  # worth and number of the cards that it holds
     start_order: int = 0  # newest gangs are preempted first
     faults: Faults = field(default_factory=Faults)
     waits_for: tuple[RunId, ...] = ()  # runs that have yet to succeed
     avoid: tuple[NodeId, ...] = ()  # nodes that failed this run since its last progress
     epoch: int = 0  # the highest completed
+    best_epoch: int = 0  # the last that was the best until then; 0 while none is known
+    pace: Seconds | None = None  # seconds of an epoch on the cards of this attempt
     progress: Progress | None = None
     checkpoints: tuple[CheckpointRef, ...] = ()
     first_started_at: Seconds | None = None

@@ -20,6 +20,7 @@ from orchestrator.messages import (
     NodeLost,
     PriorityChanged,
     ProgressReported,
+    QueueChanged,
     ResumeRequested,
     RunMoved,
     RunSubmitted,
@@ -28,6 +29,7 @@ from orchestrator.messages import (
 from orchestrator.schedule import gangs, people, runs
 from orchestrator.schedule.dispatch import Evict, Start
 from orchestrator.schedule.explain import explain, pending_reason
+from orchestrator.schedule.forecast import Forecast, Score
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.status import status_of
 from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds, Share
@@ -47,6 +49,7 @@ _FOLLOWS: Mapping[type[Event], Callable[[Lifecycle, Any], None]] = {
     RunMoved: people.move,
     DrainRequested: people.drain,
     DrainEnded: people.end_drain,
+    QueueChanged: people.set_rule,
     NodeJoined: gangs.joined,
     NodeChanged: gangs.joined,
     NodeLost: gangs.lost,
@@ -196,6 +199,15 @@ class Scheduler:
     def explain(self, run_id: RunId, at: Seconds) -> Explanation:
         """Why a run is where it is; KeyError when there is no such run."""
         return explain(self._life.runs[run_id], self._life.dispatch, at)
+
+    def forecast(self, run_id: RunId) -> Forecast | None:
+        """Time that a run still needs once it runs; None while nothing is known of its kind."""
+        return self._life.forecasts.left(self._life.runs[run_id])
+
+    @property
+    def score(self) -> Score:
+        """How good the forecasts of runs that have succeeded were."""
+        return self._life.forecasts.score
 
     def nodes(self) -> tuple[Node, ...]:
         """The nodes that are known, in the order in which they joined."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.device.catalogue import CardModel, catalogue, emulated_cards, find_card
+from orchestrator.device.catalogue import CardModel, catalogue, emulated_cards, find_card, worth_of
 from orchestrator.device.catalogue_file import ARCHITECTURES, read_models
 from orchestrator.errors import ConfigError
 
@@ -262,3 +262,11 @@ def test_a_file_that_breaks_its_rules_does_not_load(
     assert len(read_models(broken(lambda _: None))) == 3
     with pytest.raises(ValueError, match=r"cards\.yaml"):
         read_models(broken(change))
+
+
+def test_worth_orders_cards_as_people_would_and_is_1_where_nothing_is_known() -> None:
+    names = ["GTX 1660 Ti", "RTX 2060", "RTX 3060", "RTX 4090", "H100"]
+    worths = [worth_of(name) for name in names]
+    assert worths == sorted(worths)
+    assert worth_of("RTX 2060") == 1.0
+    assert worth_of("a card of tomorrow") == 1.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator import messages
 from orchestrator.messages import AttemptEvent, Event
-from orchestrator.types import BatchPlan, Part
+from orchestrator.types import BatchPlan, Part, QueueRule
 
 __all__ = ["EVENT_TYPES", "events", "values"]
 
@@ -57,16 +57,30 @@ def _parts(draw: st.DrawFn) -> Part:
     )
 
 
+_above_zero = st.floats(min_value=1e-6, max_value=1e9)
+_rules = st.builds(
+    QueueRule,
+    name=st.text(max_size=12),
+    weight=_above_zero,
+    max_gpus=st.none() | _above_zero,
+)
+
+
+_WITH_RULES: dict[Any, st.SearchStrategy[Any]] = {
+    BatchPlan: _batch_plans(),
+    Part: _parts(),
+    QueueRule: _rules,
+}
+
+
 def values(hint: Any) -> st.SearchStrategy[Any]:
     """Any value of a type hint."""
     if isinstance(hint, NewType):
         return values(hint.__supertype__)
     if hint in _PRIMITIVES:
         return _PRIMITIVES[hint]
-    if hint is BatchPlan:
-        return _batch_plans()
-    if hint is Part:
-        return _parts()
+    if hint in _WITH_RULES:
+        return _WITH_RULES[hint]
     if is_dataclass(hint):
         hints = get_type_hints(hint)
         named = {field.name: values(hints[field.name]) for field in fields(hint)}
