@@ -37,6 +37,7 @@ __all__ = [
     "NodeChanged",
     "NodeJoined",
     "NodeLost",
+    "PlaceMended",
     "PreemptGang",
     "PriorityChanged",
     "ProgressReported",
@@ -128,6 +129,14 @@ class QueueChanged(Event):
     """A person gave a queue another weight or quota."""
 
     rule: QueueRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceMended(Event):
+    """A person mended a card, or with `card` None a node, that was put aside after failures."""
+
+    node_id: NodeId
+    card: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

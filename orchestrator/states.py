@@ -70,6 +70,7 @@ class Cause(StrEnum):
     WORKER_LOST = "WORKER_LOST"
     NODE_LOST = "NODE_LOST"
     START_FAILED = "START_FAILED"
+    HANG = "HANG"  # no sign of life for far longer than its steps take
     KILLED = "KILLED"
     DRIVER_LOST = "DRIVER_LOST"
     DEPENDENCY_FAILED = "DEPENDENCY_FAILED"  # a run that had to succeed first did not
@@ -98,6 +99,7 @@ class PendingReason(StrEnum):
     FRAGMENTED = "FRAGMENTED"
     WAITING_FOR_CPU_OR_RAM = "WAITING_FOR_CPU_OR_RAM"
     EXTERNAL_PROCESS = "EXTERNAL_PROCESS"
+    SET_ASIDE = "SET_ASIDE"
     WAITING_FOR_RUNS = "WAITING_FOR_RUNS"
     WAITING_FOR_PREEMPTED = "WAITING_FOR_PREEMPTED"
     BACKOFF = "BACKOFF"

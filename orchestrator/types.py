@@ -63,15 +63,19 @@ class QueueRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryBudget:
-    """How often a run may fail, by cause, before it is given up.
+    """How often a run may fail, by class of cause; one failure more and it is given up.
 
-    `user_errors` counts exceptions of the training itself and bad data; `out_of_memory` counts
-    smaller cuts; `losses_without_progress` counts consecutive infrastructure faults between
-    which no epoch was completed (a run that makes progress is never given up for those).
+    Which cause counts where, and what an epoch pays back, is in `schedule.retry`.
     """
 
     user_errors: int = 1
+    nan_losses: int = 2
     out_of_memory: int = 16
+    hangs: int = 3
+    device_faults: int = 10
+    disk_full: int = 12
+    node_losses: int = 50
+    kills: int = 10
     losses_without_progress: int = 10
 
 

@@ -1,6 +1,7 @@
 """How an attempt ended: exceptions of the training, and deaths of workers, as causes."""
 
 import errno
+import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,17 +14,34 @@ from orchestrator.types import AttemptId, Cause, Metrics, Outcome, Seconds
 __all__ = ["Ending", "ending_event", "failure", "failure_of", "told_by_ray"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-# Texts of torch.AcceleratorError (torch 2.11 and later; a RuntimeError before) that no retry of the
-# same process can survive. A device-side assert is left out: an index out of range is the user's.
+# Texts of torch.AcceleratorError (torch 2.11 and later; a RuntimeError before), of cuDNN, cuBLAS
+# and NVML that no retry of the same process can survive.
 _DEVICE_FAULTS = (
     "illegal memory access",
+    "illegal instruction",
     "unspecified launch failure",
     "uncorrectable ecc error",
+    "uncorrectable nvlink error",
     "device is lost",
+    "gpu is lost",
     "gpu has fallen off the bus",
+    "hardware stack error",
     "hardware error",
     "misaligned address",
+    "devices busy or unavailable",
+    "device(s) is/are busy or unavailable",
+    "cuda error: unknown error",
+    "xid",
+    "nvml",
+    "cudnn_status_internal_error",
+    "cudnn_status_execution_failed",
+    "cublas_status_execution_failed",
+    "cublas_status_not_initialized",
 )
+# What the card itself says of a mistake: an index out of range fails an assertion in a kernel, and
+# a torch that was built without the card's architecture has no kernel at all.
+_NO_KERNELS = ("no kernel image is available", "invalid device function")
+_MISTAKES = ("device-side assert", *_NO_KERNELS, "error: invalid")
 _MAX_DETAIL = 400  # characters of Ray's own explanation
 _TAIL_FRAMES = 4  # of the traceback, told to people; the log holds all of it
 
@@ -67,7 +85,9 @@ def failure_of(error: Exception, *, is_card_out_of_memory: bool) -> Ending:
         lines = [error.what, *error.why, *(f"fix: {line}" for line in error.fix)]
     else:
         lines = [f"{type(error).__name__}: {error}{_where(error)}"]
-        if cause is Cause.USER_ERROR:
+        if code == _NO_KERNELS_CODE:
+            lines.append(f"fix: {_NO_KERNELS_FIX}")
+        elif cause is Cause.USER_ERROR:
             lines += _last_frames(error)
     return Ending(cause=cause, code=code, detail="\n".join(lines))
 
@@ -89,6 +109,8 @@ def _cause_and_code(error: Exception, *, is_card_out_of_memory: bool) -> tuple[C
     if isinstance(error, OrchestratorError):
         return Cause.USER_ERROR, error.code
     cause = _foreign_cause(error, is_card_out_of_memory=is_card_out_of_memory)
+    if cause is Cause.USER_ERROR and _has_no_kernels(error):
+        return cause, _NO_KERNELS_CODE
     return cause, _CODES[cause]
 
 
@@ -107,7 +129,16 @@ def _foreign_cause(error: Exception, *, is_card_out_of_memory: bool) -> Cause:
 
 def _is_device_fault(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return any(fault in text for fault in _DEVICE_FAULTS)
+    if any(mistake in text for mistake in _MISTAKES):
+        return False
+    if any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__):
+        return True  # whatever else the card says is of the card; torch is not imported to ask
+    return any(re.search(rf"\b{re.escape(fault)}", text) for fault in _DEVICE_FAULTS)
+
+
+def _has_no_kernels(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_KERNELS)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -139,4 +170,9 @@ _CODES = {
     Cause.OUT_OF_MEMORY: "E4113",
     Cause.DISK_FULL: "E4115",
     Cause.DEVICE_FAULT: "E4116",
+    Cause.HANG: "E4117",
 }
+_NO_KERNELS_CODE = "E4118"
+_NO_KERNELS_FIX = (
+    "install a torch that was built for this card, or leave the card out with resources.gpu_type"
+)

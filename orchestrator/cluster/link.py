@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,7 @@ from orchestrator.types import (
     StopMode,
 )
 
-__all__ = ["RayLink", "StopFlag", "first_verified", "verified_weights"]
+__all__ = ["RayLink", "Signs", "StopFlag", "first_verified", "verified_weights"]
 
 _STEP_INTERVAL: Seconds = 0.5  # signs of life are for people; more than two a second help nobody
 
@@ -40,6 +41,33 @@ class StopFlag:
             self.mode = mode
 
 
+class Signs:
+    """When the trainer last came by. Written by one thread, read by another."""
+
+    def __init__(self) -> None:
+        self._at: Seconds = time.monotonic()
+        self._is_waiting = False
+
+    def give(self) -> None:
+        """The trainer is alive."""
+        self._at = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While inside, it waits for the driver: that silence is not the trainer's."""
+        self._is_waiting = True
+        try:
+            yield
+        finally:
+            self.give()
+            self._is_waiting = False
+
+    @property
+    def quiet_seconds(self) -> Seconds:
+        """Seconds since then."""
+        return 0.0 if self._is_waiting else time.monotonic() - self._at
+
+
 class RayLink:
     """Implements RunLink for one attempt in its worker.
 
@@ -49,6 +77,7 @@ class RayLink:
         checkpoints: The run's checkpoints.
         device: Asked for the peak where the trainer leaves it 0.
         stop: Set by the worker when the gang is asked to leave.
+        signs: Told of every call.
         resume_from: The newest checkpoint that could be verified.
     """
 
@@ -60,6 +89,7 @@ class RayLink:
         checkpoints: Checkpoints,
         device: Device,
         stop: StopFlag,
+        signs: Signs,
         resume_from: CheckpointRef | None,
     ) -> None:
         self._attempt = attempt
@@ -67,6 +97,7 @@ class RayLink:
         self._checkpoints = checkpoints
         self._device = device
         self._stop = stop
+        self._signs = signs
         self._resume_from = resume_from
         self._last_step: Seconds = -_STEP_INTERVAL
         self._last_number = 0  # of the newest report, as the inbox counts
@@ -78,10 +109,12 @@ class RayLink:
 
     def stop_requested(self) -> StopMode | None:
         """How soon to leave; None means go on."""
+        self._signs.give()
         return self._stop.mode
 
     def step(self, step: StepProgress) -> None:
         """Push a sign of life, at most two a second, without waiting."""
+        self._signs.give()
         now = time.monotonic()
         if now - self._last_step >= _STEP_INTERVAL:
             self._last_step = now
@@ -89,6 +122,7 @@ class RayLink:
 
     def recut(self, recut: Recut) -> None:
         """Push a change of the micro-batch, without waiting."""
+        self._signs.give()
         self._inbox.report.remote(Report(attempt=self._attempt, content=recut))
 
     def save(
@@ -105,11 +139,13 @@ class RayLink:
         replace the checkpoint that the journal names, and a restart would find none of those it
         knows.
         """
-        ray.get(self._inbox.recorded.remote(self._last_number))
+        with self._signs.waiting():
+            ray.get(self._inbox.recorded.remote(self._last_number))
         return self._checkpoints.write(self._attempt, epoch, write, is_best=is_best, check=check)
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """Push a completed epoch, and return when the inbox has it."""
+        self._signs.give()
         if not progress.peak_bytes:
             progress = replace(
                 progress,
@@ -117,7 +153,8 @@ class RayLink:
                 peak_reserved_bytes=self._device.peak_reserved_bytes(),
             )
         sent = Report(attempt=self._attempt, content=progress, checkpoint=checkpoint)
-        self._last_number = ray.get(self._inbox.report.remote(sent))
+        with self._signs.waiting():
+            self._last_number = ray.get(self._inbox.report.remote(sent))
 
 
 def first_verified(

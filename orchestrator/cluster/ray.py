@@ -11,8 +11,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.endings import Ending, ending_event, failure, told_by_ray
 from orchestrator.cluster.groups import CardGroups
+from orchestrator.cluster.hangs import HangWatch
 from orchestrator.cluster.inbox import InboxReader, Report
 from orchestrator.cluster.nodes import RayNodes
+from orchestrator.cluster.pulse import Patience
 from orchestrator.cluster.worker import Started, Worker, attempt_log
 from orchestrator.messages import (
     Action,
@@ -62,6 +64,7 @@ class RayCluster:
         list_cards: Lists the real cards of the host it runs on.
         local_cards: The cards of this machine when the Ray is our own; None for a Ray that was
             joined, whose nodes are asked.
+        patience: How long a worker may be silent before it counts as hung.
     """
 
     def __init__(
@@ -70,10 +73,13 @@ class RayCluster:
         *,
         list_cards: Callable[[], Sequence[Card]],
         local_cards: Sequence[Card] | None = None,
+        patience: Patience | None = None,
     ) -> None:
+        self._zero = time.time() - _uptime()
         self._parts = parts
         self._nodes = RayNodes(list_cards, local_cards)
         self._groups = CardGroups()
+        self._hangs = HangWatch(patience or Patience())
         self._reader = InboxReader(ray.get_runtime_context().get_node_id())
         self._worker = ray.remote(Worker)  # made once: each is sent to Ray's control process
         self._gangs: dict[AttemptId, _Gang] = {}
@@ -81,8 +87,8 @@ class RayCluster:
         self._early: deque[Event] = deque()  # known before anything had to be waited for
 
     def now(self) -> Seconds:
-        """Seconds since the Unix epoch."""
-        return time.time()
+        """Seconds since the Unix epoch; a clock that is set while we run changes nothing."""
+        return self._zero + _uptime()
 
     def apply(self, action: Action) -> None:
         """Begin to carry out an action; what comes of it is an event."""
@@ -106,6 +112,8 @@ class RayCluster:
         events = [*self._nodes.compare(self.now()), *self._early]
         self._early.clear()
         timeout = _HEARTBEAT if until is None else min(_HEARTBEAT, until - self.now())
+        for attempt, doom in self._hangs.overdue():
+            self._kill(attempt, doom)
         for ref in self._ready(0.0 if events else max(0.0, timeout)):
             events += self._resolve(ref)
         waiting = {gang.share.node_id for gang in self._gangs.values() if gang.actor is None}
@@ -124,6 +132,7 @@ class RayCluster:
 
     def _ready(self, timeout: Seconds) -> list[Any]:
         refs = [self._reader.polled, *self._groups.waited, *self._nodes.waited, *self._refs]
+        refs += self._hangs.waited
         ready, _ = ray.wait(refs, num_returns=1, timeout=timeout)
         if ready:  # whatever else is ready comes along
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
@@ -137,6 +146,8 @@ class RayCluster:
             return [] if node_id is None else self._launch_waiting(node_id)
         if ref in self._nodes.waited:
             return self._nodes.resolve(ref, self.now())
+        for hung, doom in self._hangs.resolve(ref):
+            self._kill(hung, doom)
         attempt = self._refs.pop(ref, None)
         if attempt is None:
             return []  # ended by something that was ready together with it
@@ -151,11 +162,13 @@ class RayCluster:
             return [*events, *self._end(attempt, self._death(gang, error))]
         if isinstance(answer, Ending):
             return self._end(attempt, answer)
-        wrong = _wrong_card(gang.card, answer.accelerators)
+        wrong = answer.is_elsewhere(gang.card)
         if wrong:
             return self._end(attempt, failure(Cause.START_FAILED, wrong))
         gang.is_running = True
         gang.pid = answer.pid
+        ray_node = self._nodes.ray_id(gang.share.node_id)
+        self._hangs.begin(gang.order, gang.actor, gang.pid, ray_node)
         self._refs[gang.actor.fit.remote()] = attempt
         return [GangStarted(at=self.now(), attempt=attempt, pids=(answer.pid,))]
 
@@ -237,6 +250,7 @@ class RayCluster:
         events = self._said() if self._gangs[attempt].is_running else []
         gang = self._gangs.pop(attempt)
         self._groups.give_back(attempt)
+        self._hangs.end(attempt)
         if gang.actor is not None:
             ray.kill(gang.actor)
         return [*events, ending_event(attempt, ending, self.now())]
@@ -269,14 +283,13 @@ class RayCluster:
             return []  # the poll finds the same, and ends every gang
 
     def _events(self, reports: Sequence[Report]) -> list[Event]:
+        for report in reports:
+            self._hangs.note(report)
         now = self.now()  # an attempt that has ended says no more
         return [report.event(now) for report in reports if report.attempt in self._gangs]
 
 
-def _wrong_card(card: Card | None, accelerators: tuple[str, ...]) -> str:
-    """Why the worker is not where the ledger put it; empty when it is."""
-    if card is None or card.is_emulated:
-        return ""
-    if len(accelerators) == 1 and accelerators[0] in (str(card.index), card.uuid):
-        return ""
-    return f"Ray gave the worker accelerators {accelerators} instead of card {card.index}"
+def _uptime() -> Seconds:
+    """Seconds that no change of the date moves; where it can be had, sleep is counted too."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)

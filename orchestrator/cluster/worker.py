@@ -13,10 +13,11 @@ from typing import Any
 import ray
 
 from orchestrator.cluster.endings import Ending, failure_of
-from orchestrator.cluster.link import RayLink, StopFlag, first_verified, verified_weights
+from orchestrator.cluster.link import RayLink, Signs, StopFlag, first_verified, verified_weights
+from orchestrator.cluster.stacks import dumped_on_signal
 from orchestrator.messages import StartGang
 from orchestrator.ports import Device, Parts
-from orchestrator.types import Card, StopMode, TrainTask
+from orchestrator.types import Card, Seconds, StopMode, TrainTask
 
 __all__ = ["Started", "Worker", "attempt_folder", "attempt_log"]
 
@@ -29,6 +30,14 @@ class Started:
 
     pid: int
     accelerators: tuple[str, ...]
+
+    def is_elsewhere(self, card: Card | None) -> str:
+        """Why the worker is not where the ledger put it; empty when it is."""
+        if card is None or card.is_emulated:
+            return ""
+        if len(self.accelerators) == 1 and self.accelerators[0] in (str(card.index), card.uuid):
+            return ""
+        return f"Ray gave the worker accelerators {self.accelerators} instead of card {card.index}"
 
 
 def attempt_log(order: StartGang) -> Path:
@@ -64,6 +73,7 @@ class Worker:
         self._inbox = inbox
         self._card = card
         self._stop = StopFlag()
+        self._signs = Signs()
         os.environ.update(parts.environment(card, num_cpus))
 
     def start(self) -> Started:
@@ -75,12 +85,17 @@ class Worker:
         """Ask the training to leave. Runs beside `fit`, in a thread of its own."""
         self._stop.ask(mode)
 
+    def quiet_seconds(self) -> Seconds:
+        """Seconds since the trainer last came by. Runs beside `fit`, in a thread of its own."""
+        return self._signs.quiet_seconds
+
     def fit(self) -> Ending:
         """Train, and say how it ended. Never raises: what went wrong is in the answer."""
         device: Device | None = None
 
         def train() -> Ending:
             nonlocal device
+            self._signs.give()
             _redirect(attempt_log(self._order))
             share = self._order.placement.shares[0]
             device = self._parts.device(self._card, share.memory_bytes)
@@ -104,6 +119,7 @@ class Worker:
             checkpoints=checkpoints,
             device=device,
             stop=self._stop,
+            signs=self._signs,
             resume_from=resume_from,
         )
         task = TrainTask(
@@ -114,7 +130,7 @@ class Worker:
             weights=weights,
         )
         device.reset_peak()
-        with device.session():
+        with dumped_on_signal(folder), device.session():
             outcome, metrics = self._parts.trainer(order.spec.trainer).fit(task, device, link)
         return Ending(outcome=outcome, metrics=dict(metrics))
 

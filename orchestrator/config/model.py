@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from orchestrator.config.retry import RetryModel, retry_block
+
 __all__ = [
     "NAME_PATTERN",
     "RESERVED",
@@ -14,7 +16,6 @@ __all__ = [
     "MemoryModel",
     "ProjectModel",
     "ResourcesModel",
-    "RetryModel",
     "ScheduleModel",
     "memory_size",
 ]
@@ -144,12 +145,6 @@ def _one_or_more(value: object) -> object:
     )
 
 
-def _retry(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return {"user_errors": value}
-    return value
-
-
 def _cpus(value: object) -> object:
     return None if value == "auto" else value
 
@@ -222,14 +217,6 @@ class MemoryModel(_Block):
     )
 
 
-class RetryModel(_Block):
-    """How often a run may fail before it is given up, by cause."""
-
-    user_errors: int = Field(1, ge=0, le=1000)
-    out_of_memory: int = Field(16, ge=0, le=1000)
-    losses_without_progress: int = Field(10, ge=0, le=1000)
-
-
 class ScheduleModel(_Block):
     """When and how a run is started."""
 
@@ -239,7 +226,7 @@ class ScheduleModel(_Block):
         float | None, BeforeValidator(_duration, json_schema_input_type=str | float | None)
     ] = Field(None, description="such as 90m, 6h, 1d12h, or seconds")
     retry: Annotated[
-        RetryModel, BeforeValidator(_retry, json_schema_input_type=RetryModel | int)
+        RetryModel, BeforeValidator(retry_block, json_schema_input_type=RetryModel | int)
     ] = Field(default_factory=lambda: RetryModel.model_validate({}))
 
 

@@ -12,9 +12,9 @@ from orchestrator.config.model import (
     MemoryModel,
     ProjectModel,
     ResourcesModel,
-    RetryModel,
     ScheduleModel,
 )
+from orchestrator.config.retry import RetryModel
 from orchestrator.config.rules import (
     TIMM_PREFIX,
     Place,

@@ -28,11 +28,13 @@ class CardRoom:
     users: dict[RunId, Bytes] = field(default_factory=dict)  # a run has one rank per card
     is_whole: bool = False  # taken as a whole: nobody shares it
     is_gone: bool = False  # no longer reported by its node
+    aside: str = ""  # why nothing new may come here; see `schedule.health`
+    is_on_trial: bool = False  # it was put aside, and is tried with one run
 
     @property
     def free_bytes(self) -> Bytes:
         """Bytes that a further share may take; below zero when foreign processes grew."""
-        if self.is_whole or self.is_gone:
+        if self.is_whole or self.is_gone or self.aside or (self.is_on_trial and self.users):
             return 0
         return self.card.memory_bytes - self.card.foreign_bytes - self.used_bytes
 
@@ -44,14 +46,14 @@ class CardRoom:
             if run_id not in leaving:
                 used += size
                 is_used = True
-        if is_used and self.is_whole:
+        if self.aside or (is_used and (self.is_whole or self.is_on_trial)):
             return -1, False
         is_free = not is_used and card.foreign_bytes <= card.memory_bytes * FOREIGN_TOLERANCE
         return card.memory_bytes - card.foreign_bytes - used, is_free
 
     def has_room(self, size: Size, *, leaving: frozenset[RunId] = frozenset()) -> bool:
         """True when a share of this size fits, once the runs `leaving` are gone."""
-        if self.is_gone:
+        if self.is_gone or self.aside:
             return False
         staying = [run_id for run_id in self.users if run_id not in leaving] if leaving else None
         num_users = len(self.users) if staying is None else len(staying)
@@ -60,7 +62,7 @@ class CardRoom:
             return num_users == 0 and self.card.foreign_bytes <= limit
         if staying is None:
             return self.free_bytes >= size
-        if self.is_whole and staying:
+        if (self.is_whole or self.is_on_trial) and staying:
             return False
         used = sum(self.users[run_id] for run_id in staying)
         return self.card.memory_bytes - self.card.foreign_bytes - used >= size
@@ -76,7 +78,14 @@ class NodeRoom:
     free_cpus: float = 0.0
     runs: dict[RunId, list[Share]] = field(default_factory=dict)
     model: "Model" = (0.0, ())
+    aside: str = ""  # why nothing new may come here, on no card and no CPU
+    is_on_trial: bool = False
     outlooks: dict[int, "Outlook"] = field(default_factory=dict)  # priority -> kept until a change
+
+    @property
+    def is_open(self) -> bool:
+        """False while the node is put aside, and while it is tried with one run."""
+        return not self.aside and not (self.is_on_trial and self.runs)
 
 
 class Outlook:

@@ -26,6 +26,7 @@ from orchestrator.schedule.claims import Claims
 from orchestrator.schedule.clearing import Clearing
 from orchestrator.schedule.fair import FairShare
 from orchestrator.schedule.forecast import Forecasts
+from orchestrator.schedule.health import Health
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.nearest import nearest
 from orchestrator.schedule.order import EvictionOrder, Queue, Shape
@@ -67,6 +68,7 @@ class Dispatch:
 
     runs: Mapping[RunId, RunRecord]
     ledger: Ledger
+    health: Health
     router: Router
     queue: Queue
     evictions: EvictionOrder
@@ -260,10 +262,10 @@ class Dispatch:
 
     def _is_open(self, record: RunRecord) -> IsOpen:
         if not self.claims.by_node:
-            return _always
+            return _is_in_service
         left = self.forecasts.left(record) if self.claims.has_forecast else None
         ends_at = None if left is None else self._now + left.most
-        return lambda room: not self.claims.keeps_out(record, room, ends_at)
+        return lambda room: room.is_open and not self.claims.keeps_out(record, room, ends_at)
 
     def _rooms(self, node_ids: Iterable[NodeId]) -> list[NodeRoom]:
         return [self.ledger.nodes[n] for n in node_ids if n in self.ledger.nodes]
@@ -281,8 +283,8 @@ def _advance(heads: list[_Head], shape: Shape, at: int, rank: float) -> None:
         heapq.heappop(heads)
 
 
-def _always(_: NodeRoom) -> bool:
-    return True
+def _is_in_service(room: NodeRoom) -> bool:
+    return room.is_open
 
 
 def _is_elsewhere(room: NodeRoom, record: RunRecord) -> bool:

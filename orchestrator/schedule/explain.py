@@ -33,6 +33,7 @@ _SENTENCES = {
     PendingReason.FRAGMENTED: "enough cards have room, but not on one node or of one kind",
     PendingReason.WAITING_FOR_CPU_OR_RAM: "cards have room, but their nodes lack CPUs",
     PendingReason.EXTERNAL_PROCESS: "processes outside the orchestrator hold the room",
+    PendingReason.SET_ASIDE: "the cards that could hold it were put aside after failures",
     PendingReason.WAITING_FOR_GPU: "other runs hold the cards",
 }
 
@@ -109,6 +110,9 @@ def _cards_reason(ask: Ask, route: Route, ledger: Ledger) -> PendingReason:
     ]
     if most + len(foreign) >= ask.num_workers and foreign:
         return PendingReason.EXTERNAL_PROCESS
+    aside = [card for card in ledger.aside.values() if card.pool in fitting and not card.users]
+    if most + len(aside) >= ask.num_workers and aside:
+        return PendingReason.SET_ASIDE
     if sum(fitting.values()) >= ask.num_workers:
         return PendingReason.FRAGMENTED
     return PendingReason.WAITING_FOR_GPU
@@ -185,6 +189,8 @@ def _blockers(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[st
             place = f"{card.node.node.node_id}:{card.card.index}"
             held = _size(card.card.foreign_bytes)
             lines.append((0.0, f"{place} processes outside the orchestrator hold {held}"))
+        if card.aside:
+            lines.append((0.0, f"{card.aside}; {_opens(card, dispatch, at)}"))
     for (run_id, node_id), indices in holders.items():
         other = dispatch.runs[run_id]
         cards = ",".join(map(str, sorted(indices)))
@@ -204,6 +210,13 @@ def _waited_for(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[
         yield f"{run_id} ({_progress(other, at)}{f', {why}' if why else ''})"
     if len(record.waits_for) > MAX_LINES:
         yield f"and {len(record.waits_for) - MAX_LINES} more"
+
+
+def _opens(card: CardRoom, dispatch: Dispatch, at: Seconds) -> str:
+    opens_at = dispatch.health.opens_at(card.node.node.node_id, card.card.index)
+    if opens_at is None:
+        return "until a person says that it is mended"
+    return f"tried again in {_span(opens_at - at)}"
 
 
 def _usable(route: Route, ledger: Ledger) -> Iterator[CardRoom]:

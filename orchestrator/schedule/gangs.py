@@ -70,9 +70,9 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
         record.best_epoch = event.progress.epoch
     if event.progress.epoch > record.epoch:
         record.epoch = event.progress.epoch
-        if record.faults.losses_without_progress:
-            record.faults = replace(record.faults, losses_without_progress=0)
+        record.faults = retry.paid_back(record.faults)
         record.avoid = ()
+        life.health.succeeded(record.held, is_finished=False)
     if record.batch and 0 < event.progress.micro_batch < record.batch.micro_batch:
         # The trainer had to cut its steps smaller; the next attempt starts with that cut.
         record.batch = replace(record.batch, micro_batch=event.progress.micro_batch)
@@ -100,6 +100,7 @@ def finished(life: Lifecycle, event: GangFinished) -> None:
     """The run is complete, even when it was about to leave."""
     record = _current(life, event)
     if record is not None:
+        life.health.succeeded(record.held, is_finished=True)
         life.end(record, GangFinished, RunState.SUCCEEDED)
 
 
@@ -129,6 +130,7 @@ def joined(life: Lifecycle, event: NodeJoined | NodeChanged) -> None:
     if isinstance(event, NodeChanged) and event.node.node_id not in life.ledger.nodes:
         return
     life.ledger.join(event.node)
+    life.health.apply(event.node.node_id)
     life.inventory_changed()
 
 
@@ -146,6 +148,7 @@ def lost(life: Lifecycle, event: NodeLost) -> None:
         life.stop(record, NodeLost, reason, None)
         if not is_leaving:
             record.detail = f"node {event.node_id} was lost"
+    life.health.lost(life.now)
     life.inventory_changed()
 
 
@@ -205,6 +208,8 @@ def _ended_as_asked(life: Lifecycle, record: RunRecord, trigger: type) -> bool:
 
 def _retry(life: Lifecycle, record: RunRecord, trigger: type, cause: Cause, detail: str) -> None:
     assert record.batch is not None, "a gang was started without a batch"
+    if life.health.failed(record.spec, record.held, cause, life.now):
+        life.dispatch.doubt()
     verdict = retry.decide(
         cause, faults=record.faults, budget=record.spec.retry, batch=record.batch
     )

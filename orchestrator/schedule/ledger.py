@@ -34,6 +34,7 @@ class Ledger:
         self.by_free_cpus: list[tuple[float, int]] = []
         self.grown: dict[NodeId, None] = {}
         self.foreign: dict[tuple[NodeId, int], CardRoom] = {}  # cards that others use too
+        self.aside: dict[tuple[NodeId, int], CardRoom] = {}  # cards that are not trusted
         self.inventory = 0
         self.most_cards = 0  # of a node
         self.models: dict[Model, int] = {}  # nodes of each make-up: few, however many nodes
@@ -69,6 +70,7 @@ class Ledger:
         for card in room.cards.values():
             self._unlist(card)
             self.foreign.pop((node_id, card.card.index), None)
+            self.aside.pop((node_id, card.card.index), None)
         del self.by_order[room.order]
         del self.by_free_cpus[bisect_left(self.by_free_cpus, (room.free_cpus, room.order))]
         self._count_model(room.model, -1)
@@ -122,6 +124,21 @@ class Ledger:
                     del room.cards[share.card]
             self.grown[share.node_id] = None
             self.note(share.node_id)
+
+    def shut(self, card: CardRoom, aside: str, *, is_on_trial: bool) -> None:
+        """Let nothing new come to a card while `aside` says why, and one run while on trial."""
+        if (card.aside, card.is_on_trial) == (aside, is_on_trial):
+            return
+        before = self._unindex(card)
+        card.aside, card.is_on_trial = aside, is_on_trial
+        self._index(card, before)
+        node_id = card.node.node.node_id
+        if aside:
+            self.aside[node_id, card.card.index] = card
+        else:
+            self.aside.pop((node_id, card.card.index), None)
+        self.grown[node_id] = None
+        self.note(node_id)
 
     def note(self, node_id: NodeId) -> None:
         """Remember that what could be had from a node is another than before."""
@@ -200,6 +217,7 @@ class Ledger:
         card = room.cards[index]
         self._unlist(card)
         card.is_gone = True
+        self.aside.pop((room.node.node_id, index), None)
         if not card.users:
             del room.cards[index]
 

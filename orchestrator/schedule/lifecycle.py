@@ -6,6 +6,7 @@ from orchestrator.schedule.dependencies import Dependencies, why_not
 from orchestrator.schedule.dispatch import Dispatch
 from orchestrator.schedule.fair import FairShare
 from orchestrator.schedule.forecast import Forecasts
+from orchestrator.schedule.health import Health
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder, Queue
 from orchestrator.schedule.runs import Bereft, Outranked, Placed, RunRecord
@@ -38,6 +39,7 @@ class Lifecycle:
         self.runs: dict[RunId, RunRecord] = {}
         self.dependencies = Dependencies(self.runs)
         self.ledger = Ledger()
+        self.health = Health(self.ledger)
         self.router = Router(self.ledger)
         self.queue = Queue()
         self.timers = Timers()
@@ -57,6 +59,7 @@ class Lifecycle:
         self.dispatch = Dispatch(
             runs=self.runs,
             ledger=self.ledger,
+            health=self.health,
             router=self.router,
             queue=self.queue,
             evictions=self._evictions,

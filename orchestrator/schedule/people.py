@@ -5,6 +5,7 @@ from orchestrator.messages import (
     CancelRequested,
     DrainEnded,
     DrainRequested,
+    PlaceMended,
     PriorityChanged,
     QueueChanged,
     ResumeRequested,
@@ -17,7 +18,17 @@ from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.runs import Bereft, Faults, RunRecord
 from orchestrator.types import Cause, RunState, StopMode, StopReason
 
-__all__ = ["cancel", "drain", "end_drain", "move", "reprioritize", "resume", "set_rule", "submit"]
+__all__ = [
+    "cancel",
+    "drain",
+    "end_drain",
+    "mended",
+    "move",
+    "reprioritize",
+    "resume",
+    "set_rule",
+    "submit",
+]
 
 # A wish about a run that does not exist changes nothing: it was accepted from somebody who
 # mistyped, and the journal must stay readable.
@@ -156,3 +167,9 @@ def set_rule(life: Lifecycle, event: QueueChanged) -> None:
     for shape in life.queue.shapes.values():
         if shape.queue == event.rule.name:
             life.changed.update((run_id, None) for _, _, run_id in shape.waiting)
+
+
+def mended(life: Lifecycle, event: PlaceMended) -> None:
+    """Trust a card or a node again that was put aside."""
+    life.health.trust(event.node_id, event.card)
+    life.dispatch.doubt()

@@ -1,15 +1,14 @@
 """What follows when an attempt ends badly: again, cut smaller, on a larger card, or given up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.plan.batch import smaller
 from orchestrator.schedule.runs import Faults
 from orchestrator.types import BatchPlan, Cause, RetryBudget, Seconds
 
-__all__ = ["Again", "GiveUp", "backoff_seconds", "decide"]
+__all__ = ["Again", "GiveUp", "backoff_seconds", "decide", "paid_back"]
 
-INFRASTRUCTURE_BASE_SECONDS = 2.0
-USER_ERROR_BASE_SECONDS = 10.0
 MAX_BACKOFF_SECONDS = 300.0
 
 
@@ -31,16 +30,67 @@ class GiveUp:
     why: str
 
 
-def backoff_seconds(base: Seconds, num_failures: int) -> Seconds:
-    """Return base, 2 base, 4 base, ... up to five minutes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """What one class of causes costs, and how long to wait after it."""
+
+    budget: str  # field of RetryBudget and of Faults
+    base_seconds: Seconds
+    most_seconds: Seconds = MAX_BACKOFF_SECONDS
+    remedy: str = ""
+
+
+_USER = _Rule(budget="user_errors", base_seconds=10.0)
+_LOST = _Rule(budget="losses_without_progress", base_seconds=2.0)
+_RULES: Mapping[Cause, _Rule] = {
+    Cause.USER_ERROR: _USER,
+    Cause.DEPENDENCY_FAILED: _USER,  # ends runs that wait; no attempt reports it
+    Cause.NAN_LOSS: _Rule(  # the next attempt begins with the last checkpoint, whose loss was fine
+        budget="nan_losses",
+        base_seconds=10.0,
+        remedy="a lower lr0, amp: bf16 or fp32, or another seed; then resume it",
+    ),
+    Cause.HANG: _Rule(
+        budget="hangs",
+        base_seconds=2.0,
+        remedy="its stacks tell where it stands; data on a slow disk and workers are usual",
+    ),
+    Cause.DEVICE_FAULT: _Rule(budget="device_faults", base_seconds=2.0),
+    Cause.DISK_FULL: _Rule(  # room appears when a person or another run's end makes it
+        budget="disk_full",
+        base_seconds=30.0,
+        most_seconds=1800.0,
+        remedy="free space on the disk of the run's folder; then resume it",
+    ),
+    Cause.NODE_LOST: _Rule(budget="node_losses", base_seconds=2.0),
+    Cause.KILLED: _Rule(budget="kills", base_seconds=2.0),
+    Cause.WORKER_LOST: _LOST,
+    Cause.START_FAILED: _LOST,
+    Cause.HOST_OUT_OF_MEMORY: _LOST,
+}
+# Infrastructure may fail for ever as long as a run gets on in between.
+_PAID_BACK = dict.fromkeys(rule.budget for cause, rule in _RULES.items() if cause.is_infrastructure)
+
+
+def backoff_seconds(
+    base: Seconds, num_failures: int, most: Seconds = MAX_BACKOFF_SECONDS
+) -> Seconds:
+    """Return base, 2 base, 4 base, ... up to `most`."""
     doublings = min(num_failures - 1, 16)  # far above the cap; keeps the power finite
-    return min(base * 2.0**doublings, MAX_BACKOFF_SECONDS)
+    return min(base * 2.0**doublings, most)
+
+
+def paid_back(faults: Faults) -> Faults:
+    """What is left of the faults once a further epoch is complete: those of the project itself."""
+    if any(getattr(faults, name) for name in _PAID_BACK):
+        return replace(faults, **dict.fromkeys(_PAID_BACK, 0))
+    return faults
 
 
 def decide(
     cause: Cause, *, faults: Faults, budget: RetryBudget, batch: BatchPlan
 ) -> Again | GiveUp:
-    """Decide by the cause; the three budgets are counted apart.
+    """Decide by the cause; every class of causes has a budget of its own.
 
     Args:
         cause: What the world reported.
@@ -55,27 +105,23 @@ def decide(
         return _cut(faults, budget, batch)
     if cause is Cause.DRIVER_LOST:
         return Again(faults=faults, batch=batch)
-    if cause.is_infrastructure:
-        num = faults.losses_without_progress + 1
-        faults = replace(faults, losses_without_progress=num)
-        if num > budget.losses_without_progress:
-            return GiveUp(faults=faults, why=f"lost {num} times without completing an epoch")
-        wait = backoff_seconds(INFRASTRUCTURE_BASE_SECONDS, num)
-        return Again(faults=faults, batch=batch, wait_seconds=wait)
-    return _user_fault(cause, faults, budget, batch)
-
-
-def _user_fault(
-    cause: Cause, faults: Faults, budget: RetryBudget, batch: BatchPlan
-) -> Again | GiveUp:
     if cause is Cause.DATA_ERROR:
         return GiveUp(faults=faults, why="the data has to be corrected first, so it is not retried")
-    num = faults.user_errors + 1
-    faults = replace(faults, user_errors=num)
-    if num > budget.user_errors:
-        return GiveUp(faults=faults, why=f"failed {num} times (retry.user_errors allows {num - 1})")
-    wait = backoff_seconds(USER_ERROR_BASE_SECONDS, num)
+    rule = _RULES[cause]
+    num = getattr(faults, rule.budget) + 1
+    faults = replace(faults, **{rule.budget: num})
+    if num > getattr(budget, rule.budget):
+        return GiveUp(faults=faults, why=_why(cause, rule, num))
+    wait = backoff_seconds(rule.base_seconds, num, rule.most_seconds)
     return Again(faults=faults, batch=batch, wait_seconds=wait)
+
+
+def _why(cause: Cause, rule: _Rule, num: int) -> str:
+    words = f"failed {num} times"
+    if cause.is_infrastructure:
+        words += " without completing an epoch"
+    words += f" (retry.{rule.budget} allows {num - 1})"
+    return f"{words}; {rule.remedy}" if rule.remedy else words
 
 
 def _cut(faults: Faults, budget: RetryBudget, batch: BatchPlan) -> Again | GiveUp:

@@ -125,10 +125,16 @@ TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """What a run has spent of its retry budget."""
+    """What a run has spent of its retry budget; named as the fields of `RetryBudget`."""
 
     user_errors: int = 0
+    nan_losses: int = 0
     out_of_memory: int = 0
+    hangs: int = 0
+    device_faults: int = 0
+    disk_full: int = 0
+    node_losses: int = 0
+    kills: int = 0
     losses_without_progress: int = 0
 
 

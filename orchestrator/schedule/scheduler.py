@@ -18,6 +18,7 @@ from orchestrator.messages import (
     NodeChanged,
     NodeJoined,
     NodeLost,
+    PlaceMended,
     PriorityChanged,
     ProgressReported,
     QueueChanged,
@@ -50,6 +51,7 @@ _FOLLOWS: Mapping[type[Event], Callable[[Lifecycle, Any], None]] = {
     DrainRequested: people.drain,
     DrainEnded: people.end_drain,
     QueueChanged: people.set_rule,
+    PlaceMended: people.mended,
     NodeJoined: gangs.joined,
     NodeChanged: gangs.joined,
     NodeLost: gangs.lost,
@@ -109,6 +111,9 @@ class Scheduler:
         if due is not None and due <= life.now:
             for record in life.timers.due(life.now):
                 gangs.expired(life, record)
+        tried = life.health.next
+        if tried is not None and tried <= life.now:
+            life.health.try_again(life.now)
         if life.dispatch.is_due and not life.is_draining:
             self._dispatch()
         return tuple(life.actions)
@@ -143,7 +148,8 @@ class Scheduler:
     @property
     def next_wakeup(self) -> Seconds | None:
         """The moment at which `TimePassed` is wanted, if nothing happens before."""
-        return self._life.timers.next
+        due = (self._life.timers.next, self._life.health.next)
+        return min((at for at in due if at is not None), default=None)
 
     @property
     def is_idle(self) -> bool:

@@ -32,8 +32,8 @@ _CRASH_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 class FakeOptions:
     """What `settings.options` may say to the fake trainer.
 
-    The planted faults strike in attempts up to `fault_attempts`; a crash by default only in the
-    first, every other fault in all of them. Zero means never.
+    The planted faults strike in attempts up to `fault_attempts`; a crash and a hang by default only
+    in the first, every other fault in all of them. Zero means never.
     """
 
     epoch_seconds: float = 0.0
@@ -44,6 +44,7 @@ class FakeOptions:
     fail_at_epoch: int = 0
     nan_at_epoch: int = 0
     crash_at_epoch: int = 0
+    hang_at_epoch: int = 0
     oom_above_micro_batch: int = 0
     fault_attempts: int = 0
 
@@ -69,7 +70,8 @@ class FakeOptions:
 
     def strikes(self, fault: str, task: TrainTask) -> bool:
         """True when the fault is planted in this attempt."""
-        default = 1 if fault == "crash_at_epoch" else task.attempt.number
+        is_brief = fault in ("crash_at_epoch", "hang_at_epoch")
+        default = 1 if is_brief else task.attempt.number
         return bool(getattr(self, fault)) and task.attempt.number <= (
             self.fault_attempts or default
         )
@@ -207,12 +209,19 @@ def _check_memory(task: TrainTask, device: Device, options: FakeOptions, peak: B
 def _strike(task: TrainTask, options: FakeOptions, epoch: int) -> None:
     if options.strikes("crash_at_epoch", task) and epoch >= options.crash_at_epoch:
         os._exit(_CRASH_EXIT_CODE)
+    if options.strikes("hang_at_epoch", task) and epoch >= options.hang_at_epoch:
+        _hang()
     if options.strikes("nan_at_epoch", task) and epoch >= options.nan_at_epoch:
         raise TrainingError(
             f"the loss became NaN in epoch {epoch}", cause=Cause.NAN_LOSS, code="E2110"
         )
     if options.strikes("fail_at_epoch", task) and epoch >= options.fail_at_epoch:
         raise ValueError(f"planted mistake in epoch {epoch}")
+
+
+def _hang() -> None:
+    """Neither report nor listen; the name is what a dump of the stacks shows."""
+    threading.Event().wait()
 
 
 def _number(name: str, value: Scalar) -> float:

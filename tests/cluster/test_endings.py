@@ -12,6 +12,10 @@ from orchestrator.types import AttemptId, Cause, Outcome, RunId
 ATTEMPT = AttemptId(run_id=RunId("r"), number=2)
 
 
+class AcceleratorError(RuntimeError):
+    """Named as torch's own, which says everything about CUDA that is not out of memory."""
+
+
 def caught(error: Exception) -> Exception:
     """The error with a traceback, as a worker catches it."""
     with pytest.raises(type(error)) as info:
@@ -38,6 +42,17 @@ def wrapped(error: Exception) -> Exception:
         (MemoryError("x"), Cause.HOST_OUT_OF_MEMORY),
         (RuntimeError("CUDA error: an illegal memory access"), Cause.DEVICE_FAULT),
         (RuntimeError("CUDA error: device-side assert triggered"), Cause.USER_ERROR),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), Cause.DEVICE_FAULT),
+        (RuntimeError("CUDA error: unspecified launch failure"), Cause.DEVICE_FAULT),
+        (RuntimeError("NVRM: Xid 79, GPU has fallen off the bus"), Cause.DEVICE_FAULT),
+        (RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED"), Cause.DEVICE_FAULT),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Cause.DEVICE_FAULT),
+        (RuntimeError("CUDA error: no kernel image is available"), Cause.USER_ERROR),
+        (RuntimeError("a tensor named maxid has the wrong shape"), Cause.USER_ERROR),
+        (ValueError("unspecified launch failure"), Cause.USER_ERROR),
+        (AcceleratorError("CUDA error: operation not permitted"), Cause.DEVICE_FAULT),
+        (AcceleratorError("CUDA error: device-side assert triggered"), Cause.USER_ERROR),
+        (AcceleratorError("CUDA error: invalid configuration argument"), Cause.USER_ERROR),
         (ValueError("x"), Cause.USER_ERROR),
     ],
 )
@@ -45,6 +60,13 @@ def test_every_error_has_its_cause(error: Exception, cause: Cause) -> None:
     ending = failure_of(caught(error), is_card_out_of_memory=False)
     assert ending.cause is cause
     assert ending.code.startswith("E")
+
+
+def test_a_card_without_kernels_is_told_with_its_remedy_and_a_code_of_its_own() -> None:
+    text = "CUDA error: no kernel image is available for execution on the device"
+    ending = failure_of(caught(RuntimeError(text)), is_card_out_of_memory=False)
+    assert (ending.cause, ending.code) == (Cause.USER_ERROR, "E4118")
+    assert "resources.gpu_type" in ending.detail
 
 
 def test_the_device_decides_what_is_out_of_memory_but_a_named_cause_stands() -> None:

@@ -1,6 +1,9 @@
 """Laws about who may wait, by brute force over all cards; slow and plain on purpose."""
 
+from dataclasses import replace
+
 from orchestrator.schedule.asks import Ask, is_kind
+from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.types import Card, DeviceKind, Node, NodeId, RunId, RunState, Share
@@ -52,7 +55,9 @@ def room_for(
         for share in other.held
     ]
     per_node = {
-        node.node_id: _fitting(record.ask, node, held, life.runs) for node in scheduler.nodes()
+        node.node_id: _fitting(record.ask, _in_service(node, life), held, life.runs)
+        for node in scheduler.nodes()
+        if life.ledger.nodes[node.node_id].is_open
     }
     if route.is_spread or record.ask.device is DeviceKind.CPU:
         kinds = {kind for found in per_node.values() for kind, _ in found}
@@ -73,6 +78,13 @@ def room_for(
         or not route.is_mixed
         or _has_cpus(record, scheduler, node_id, held)
     )
+
+
+def _in_service(node: Node, life: Lifecycle) -> Node:
+    """The node without the cards that are put aside, or tried by one run already."""
+    rooms = life.ledger.nodes[node.node_id].cards
+    shut = [i for i, room in rooms.items() if room.aside or (room.is_on_trial and room.users)]
+    return replace(node, cards=tuple(card for card in node.cards if card.index not in shut))
 
 
 def _fitting(

@@ -1,0 +1,62 @@
+"""A process writes where its threads stand when it is told to, even with its GIL held."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster.stacks import dump, dumped_on_signal, stacks_file
+
+CHILD = """
+import ctypes, sys
+from pathlib import Path
+from orchestrator.cluster.stacks import dumped_on_signal
+
+def stand_still():
+    print("ready", flush=True)
+    libc = ctypes.PyDLL(None)  # unlike CDLL, it keeps the GIL
+    while libc.sleep(100):
+        pass
+
+with dumped_on_signal(Path(sys.argv[1])):
+    stand_still()
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", CHILD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def test_the_stacks_of_a_process_that_holds_its_gil_are_written(
+    child: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert dump(child.pid, str(stacks_file(tmp_path)))
+    assert "in stand_still" in stacks_file(tmp_path).read_text()
+    assert child.poll() is None, "it lives on"
+
+
+def test_nothing_is_sent_to_a_process_that_has_not_opened_the_file(
+    child: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert not dump(child.pid, str(tmp_path / "another"))
+    assert child.poll() is None
+
+
+def test_a_process_that_is_gone_has_no_stacks(child: subprocess.Popen[str], tmp_path: Path) -> None:
+    child.kill()
+    child.wait()
+    assert not dump(child.pid, str(stacks_file(tmp_path)))
+
+
+def test_an_attempt_that_never_hung_leaves_no_file(tmp_path: Path) -> None:
+    with dumped_on_signal(tmp_path):
+        assert stacks_file(tmp_path).exists()
+    assert not stacks_file(tmp_path).exists()
