@@ -1,6 +1,7 @@
 """A card or a node on which unlike runs fail is put aside, tried again, and trusted when mended."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ def desk() -> Desk:
     return made
 
 
-def run(name: str, project: str = "p", gib: float | None = 4, **how: object) -> RunSpec:
-    spec = make_spec(name, gib=gib, retry=PATIENT, **how)  # type: ignore[arg-type]
+def run(name: str, project: str = "p", gib: float | None = 4, **how: Any) -> RunSpec:
+    spec = make_spec(name, gib=gib, retry=PATIENT, **how)
     return dataclasses.replace(spec, project=project)
 
 
@@ -198,7 +199,7 @@ def test_never_more_than_half_of_the_cards_are_aside(desk: Desk) -> None:
 def test_for_ever_only_where_another_card_of_the_kind_is_in_service() -> None:
     desk = Desk()
     desk.node("a", LARGE, SMALL)
-    only_large = {"gpu_types": ("RTX 4090",)}
+    only_large: dict[str, Any] = {"gpu_types": ("RTX 4090",)}
     for number in range(MAX_TIMES + 2):
         runs = (run(f"{n}{number}", n, **only_large) for n in ("x", "y"))
         for spec in runs:
