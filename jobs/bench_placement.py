@@ -111,6 +111,7 @@ class CardSum:
         self._speeds, self._scales = speeds, speeds.scales(objective)
 
     def __call__(self, there: Sequence[str], kind: str) -> float | None:
+        """For the signatures on a card of this kind."""
         if len(there) > 2:
             return None
         if len(there) < 2:

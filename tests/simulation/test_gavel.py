@@ -9,7 +9,9 @@ from orchestrator.simulation.gavel import read_mix, read_speeds
 
 ISOLATED = "gpu,consolidated,model,batch_size,num_gpus,steps_per_s,samples_per_s\n"
 COLOCATED = "gpu,consolidated,num_gpus,model1,batch1,model2,batch2,steps_per_s1,steps_per_s2\n"
-ALONE = ISOLATED + "v100,1,LM,5,1,10,50\nv100,1,LM,5,2,19,95\nv100,0,LM,5,1,9,45\nv100,1,A3C,,1,4,\n"
+ALONE = (
+    ISOLATED + "v100,1,LM,5,1,10,50\nv100,1,LM,5,2,19,95\nv100,0,LM,5,1,9,45\nv100,1,A3C,,1,4,\n"
+)
 PAIRS = COLOCATED + "v100,1,1,LM,5,LM,5,6,7\nv100,1,1,LM,5,A3C,,8,2\nv100,1,1,A3C,,A3C,,0,0\n"
 
 
