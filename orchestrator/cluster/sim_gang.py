@@ -31,7 +31,9 @@ class Gang:
     leaves_after_epoch: bool = False
     num_kills: int = 0
     plan: int = 0  # entries of the heap with an older plan are void
-    epoch_seconds: Seconds = 0.0
+    epoch_seconds: Seconds = 0.0  # of the epoch under way
+    epoch_began: Seconds = 0.0
+    done: float = 0.0  # part of the epoch under way that an earlier attempt has done
     peak_bytes: float = 0.0  # the true footprint
     fault: tuple[int, Cause, str] | None = None  # planted: from which epoch on, and what
     events: list[AttemptEvent] = field(default_factory=list)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from orchestrator.errors import PlanError
 from orchestrator.types import BatchPlan, RunSpec
 
-__all__ = ["balanced", "plan_batch", "smaller"]
+__all__ = ["balanced", "plan_batch", "recut_over", "smaller"]
 
 
 def balanced(num_samples: int, limit: int) -> int:
@@ -58,6 +58,20 @@ def plan_batch(spec: RunSpec) -> BatchPlan:
         effective_batch=batch,
         world_size=world,
         micro_batch=rank_batch if limit is None else balanced(rank_batch, limit),
+    )
+
+
+def recut_over(batch: BatchPlan, world_size: int) -> BatchPlan:
+    """The same effective batch over another number of ranks, in micro-batches no larger.
+
+    Raises:
+        ValueError: the effective batch does not divide among so many ranks.
+    """
+    rank_batch = batch.effective_batch // world_size
+    return BatchPlan(
+        effective_batch=batch.effective_batch,
+        world_size=world_size,
+        micro_batch=balanced(rank_batch, batch.micro_batch) if rank_batch else 1,
     )
 
 

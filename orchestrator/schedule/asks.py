@@ -24,6 +24,7 @@ class Ask:
     gpu_types: tuple[str, ...]
     num_cpus: float  # per worker
     over_bytes: Bytes = 0  # cards must have more memory than this
+    may_spread: bool = False  # over several nodes even where one could hold it
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Ask":

@@ -53,6 +53,8 @@ def pending_reason(record: RunRecord, dispatch: Dispatch) -> PendingReason | Non
 def _reason_to_wait(record: RunRecord, route: Route, dispatch: Dispatch) -> PendingReason:
     if not dispatch.fair.allows(record.spec.queue, dispatch.least_gpus(record.ask)):
         return PendingReason.QUOTA
+    if record.is_aside:
+        return PendingReason.WAITING_FOR_GPU
     if dispatch.is_made_room_for(record):
         return PendingReason.WAITING_FOR_PREEMPTED
     if record.ask.device is DeviceKind.CPU:

@@ -1,6 +1,10 @@
 """What can be done with a run: wait, start, be asked to leave, be killed, end."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from orchestrator.messages import Action, KillGang, PreemptGang, StartGang
+from orchestrator.plan.batch import recut_over
 from orchestrator.schedule.asks import Router
 from orchestrator.schedule.dependencies import Dependencies, why_not
 from orchestrator.schedule.dispatch import Dispatch
@@ -43,6 +47,8 @@ class Lifecycle:
         self.router = Router(self.ledger)
         self.queue = Queue()
         self.timers = Timers()
+        self.is_sized: Callable[[RunRecord], bool] = _is_never_sized  # by a policy
+        self.learn: Callable[[RunRecord, Seconds], None] = _learn_nothing  # from an epoch
         self.fair = FairShare()
         self.forecasts = Forecasts()
         self.now: Seconds = 0.0
@@ -101,8 +107,21 @@ class Lifecycle:
         else:
             self.timers.set(record, None)
             record.queued_at = self.now
-            if not record.waits_for:
+            self._size(record)
+            if record.is_queued:
                 self.queue.add(record)
+
+    def _size(self, record: RunRecord) -> None:
+        """Give a run that waits the number of cards that a policy wants for it, if one does."""
+        if record.wanted_gpus is None:
+            if not record.attempt and self.is_sized(record):
+                record.is_aside = True  # the next round decides
+            return
+        width, record.wanted_gpus = record.wanted_gpus, None
+        record.is_aside = width == 0
+        if width and record.batch is not None:
+            record.ask = replace(record.ask, num_workers=width)
+            record.batch = recut_over(record.batch, width)
 
     def leave_queue(self, record: RunRecord) -> None:
         """Take a run that is PENDING out of the queue."""
@@ -218,8 +237,7 @@ class Lifecycle:
 
     def reorder(self, record: RunRecord, priority: int, order: int) -> None:
         """Change a run's place in the queue wherever it stands."""
-        is_queued = record.deadline is None and not record.waits_for
-        is_waiting = record.state is RunState.PENDING and is_queued
+        is_waiting = record.is_queued
         is_evictable = record.state in (RunState.STARTING, RunState.RUNNING)
         if is_waiting:
             self.leave_queue(record)
@@ -270,5 +288,16 @@ class Lifecycle:
     def _end_of_training(self, record: RunRecord) -> None:
         """Count the time of an attempt until it is asked to leave, or leaves by itself."""
         if record.attempt_started_at is not None:
-            record.ran_seconds += self.now - record.attempt_started_at
+            seconds = self.now - record.attempt_started_at
+            record.ran_seconds += seconds
+            if record.placement is not None:
+                record.attained += seconds * record.placement.world_size
             record.attempt_started_at = None
+
+
+def _is_never_sized(_: RunRecord) -> bool:
+    return False
+
+
+def _learn_nothing(_: RunRecord, __: Seconds) -> None:
+    pass

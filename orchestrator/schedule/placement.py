@@ -3,8 +3,8 @@
 The rules, in this order:
 
 1. Cards of one gang are of one kind, unless no kind alone could ever hold it.
-2. A gang that some node of the cluster could hold alone goes to one node; only a larger one is
-   spread, over as few nodes as possible.
+2. A gang that some node of the cluster could hold alone goes to one node; only a larger one, or
+   one that may be, is spread, over as few nodes as possible.
 3. The smallest card that is large enough, and on it the tightest fit, so that room for large
    gangs stays in one piece.
 """
@@ -32,15 +32,21 @@ def find(ask: Ask, route: Route, ledger: Ledger, is_open: IsOpen) -> Placement |
     if route.is_mixed:
         return _find_mixed(ask, route, ledger, is_open)
     for pool in route.pools:
-        if route.is_spread:
-            chosen = _spread(ask, pool, ledger, is_open)
-        elif ask.num_workers == 1 and ask.size is not None:
-            chosen = _tightest_card(ask, ask.size, pool, ledger, is_open)
-        else:
-            chosen = _tightest_node(ask, pool, ledger, is_open)
+        chosen = _in_pool(ask, route, pool, ledger, is_open)
         if chosen:
             return Placement(tuple(_share(card, ask) for card in chosen))
     return None
+
+
+def _in_pool(ask: Ask, route: Route, pool: Pool, ledger: Ledger, is_open: IsOpen) -> list[CardRoom]:
+    if route.is_spread:
+        return _spread(ask, pool, ledger, is_open)
+    if ask.num_workers == 1 and ask.size is not None:
+        return _tightest_card(ask, ask.size, pool, ledger, is_open)
+    chosen = _tightest_node(ask, pool, ledger, is_open)
+    if not chosen and ask.may_spread:
+        return _spread(ask, pool, ledger, is_open)
+    return chosen
 
 
 def _tightest_card(
@@ -110,7 +116,8 @@ def find_on(
     if route.reason is not None:
         return None
     rooms = list(rooms)
-    if ask.device is DeviceKind.CPU or route.is_mixed or route.is_spread:
+    is_spread = route.is_spread or (ask.may_spread and ask.num_workers > 1)
+    if ask.device is DeviceKind.CPU or route.is_mixed or is_spread:
         return find(ask, route, ledger, is_open) if any(map(is_open, rooms)) else None
     wanted = ask.num_workers
     for pool in route.pools:

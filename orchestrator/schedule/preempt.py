@@ -114,7 +114,7 @@ def may_gain(record: RunRecord, route: Route, nodes: Iterable[NodeId], world: Wo
     What fits now, or could be cleared, is never more; so most looks at a node end here.
     """
     ask = record.ask
-    if route.is_spread or route.is_mixed or ask.device is DeviceKind.CPU:
+    if route.is_spread or route.is_mixed or ask.may_spread or ask.device is DeviceKind.CPU:
         return True
     for node_id in nodes:
         room = world.nodes.get(node_id)

@@ -59,6 +59,10 @@ class Placed:
     """Decision of the scheduler: a whole gang has room."""
 
 
+class Resized:
+    """Decision of a policy: a gang shall have another number of cards."""
+
+
 class Outranked:
     """Decision of the scheduler: a run of higher priority needs the room."""
 
@@ -79,6 +83,7 @@ TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
     Placed: {_PENDING: (_STARTING,)},
     Bereft: {_PENDING: (_FAILED,)},
     Outranked: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,)},
+    Resized: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,)},
     GangStarted: {
         **_AFTER_ITS_END,
         _STARTING: (_RUNNING,),
@@ -168,6 +173,10 @@ class RunRecord:
     avoid: tuple[NodeId, ...] = ()  # nodes that failed this run since its last progress
     epoch: int = 0  # the highest completed
     best_epoch: int = 0  # the last that was the best until then; 0 while none is known
+    pace_of_one: Seconds | None = None  # seconds of an epoch as they would be on one card
+    attained: float = 0.0  # card-seconds of attempts that are over
+    wanted_gpus: int | None = None  # with how many cards it shall come back; None: as many
+    is_aside: bool = False  # waits out of the queue until a policy gives it cards
     pace: Seconds | None = None  # seconds of an epoch on the cards of this attempt
     progress: Progress | None = None
     checkpoints: tuple[CheckpointRef, ...] = ()
@@ -191,6 +200,12 @@ class RunRecord:
     def key(self) -> tuple[int, int]:
         """Place in the queue: the smaller key goes first."""
         return (-self.priority, self.order)
+
+    @property
+    def is_queued(self) -> bool:
+        """True while it waits in the queue: not for a moment, other runs or a policy's round."""
+        is_free = self.deadline is None and not self.waits_for and not self.is_aside
+        return self.state is RunState.PENDING and is_free
 
     @property
     def is_leaving_soon(self) -> bool:
@@ -231,7 +246,7 @@ def check(records: Iterable[RunRecord]) -> None:
         name = f"{record.spec.run_id} {record.state}"
         if record.state.holds_gpus:
             assert record.placement is not None, name
-            assert record.placement.world_size == record.spec.num_gpus, f"{name}: not whole"
+            assert record.placement.world_size == record.ask.num_workers, f"{name}: not whole"
             assert set(record.held) <= set(record.placement.shares), name
             if record.state is not RunState.STOPPING:
                 assert record.held == record.placement.shares, f"{name}: not whole"
@@ -243,4 +258,6 @@ def check(records: Iterable[RunRecord]) -> None:
             assert record.deadline is not None, f"{name}: could wait for ever"
         if record.batch is not None:
             assert record.batch.effective_batch == record.spec.effective_batch, name
-            assert record.batch.world_size == record.spec.num_gpus, name
+            assert record.batch.world_size == record.ask.num_workers, name
+            least = record.spec.min_gpus or record.spec.num_gpus
+            assert least <= record.ask.num_workers <= record.spec.num_gpus, name

@@ -32,6 +32,9 @@ from orchestrator.schedule.dispatch import Evict, Start
 from orchestrator.schedule.explain import explain, pending_reason
 from orchestrator.schedule.forecast import Forecast, Score
 from orchestrator.schedule.lifecycle import Lifecycle
+from orchestrator.schedule.policy import Policy
+from orchestrator.schedule.rearrange import Rearrange
+from orchestrator.schedule.speedup import Speedups
 from orchestrator.schedule.status import status_of
 from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds, Share
 
@@ -78,6 +81,9 @@ class Scheduler:
             and killed again until the world says that it is gone.
         hold_after_seconds: A run that has waited this long is passed by nobody behind it; the
             rule is in `schedule.dispatch`.
+        policy: Says in rounds how many cards each run shall have; without one, each run gets
+            what it asks for, in the order of the queue.
+        speedups: How much faster runs train with more cards; learned by default.
     """
 
     def __init__(
@@ -87,6 +93,8 @@ class Scheduler:
         start_timeout_seconds: Seconds = 300.0,
         yield_grace_seconds: Seconds = 60.0,
         hold_after_seconds: Seconds = 600.0,
+        policy: Policy | None = None,
+        speedups: Speedups | None = None,
     ) -> None:
         self._life = Lifecycle(
             preempt=preempt,
@@ -94,6 +102,11 @@ class Scheduler:
             yield_grace_seconds=yield_grace_seconds,
             hold_after_seconds=hold_after_seconds,
         )
+        self._rounds: Rearrange | None = None
+        if policy is not None:
+            self._rounds = Rearrange(policy, speedups or Speedups())
+            self._life.is_sized = self._rounds.joins
+            self._life.learn = self._rounds.progressed
 
     def handle(self, event: Event) -> tuple[Action, ...]:
         """Take an event in; what must be done follows.
@@ -148,7 +161,8 @@ class Scheduler:
     @property
     def next_wakeup(self) -> Seconds | None:
         """The moment at which `TimePassed` is wanted, if nothing happens before."""
-        due = (self._life.timers.next, self._life.health.next)
+        round_at = None if self._rounds is None else self._rounds.wakeup
+        due = (self._life.timers.next, self._life.health.next, round_at)
         return min((at for at in due if at is not None), default=None)
 
     @property

@@ -1,0 +1,61 @@
+"""What a policy is asked, in rounds: how many cards shall each run have from now on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.types import RunId, RunSpec, Seconds, StopMode
+
+__all__ = ["Candidate", "Policy", "legal_widths"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A run that could have cards, as a policy sees it.
+
+    `speedups[i]` is how many times faster it trains with `widths[i]` cards than with one.
+    `left_seconds` is what is left at the speed of one card; None while nothing is known.
+    """
+
+    run_id: RunId
+    widths: tuple[int, ...]  # that are allowed, the least first
+    speedups: tuple[float, ...]
+    width: int  # cards that it has now; 0 while it waits
+    left_seconds: Seconds | None
+    attained_seconds: float  # card-seconds that it has had
+    submitted_at: Seconds
+    priority: int
+    order: int  # FIFO inside a priority
+
+
+class Policy(Protocol):
+    """Decides who has how many cards; a pure function of what it is told."""
+
+    @property
+    def round_seconds(self) -> Seconds:
+        """Time between two decisions."""
+        ...
+
+    @property
+    def resize_mode(self) -> StopMode:
+        """How a gang is asked to leave so that it comes back with another width."""
+        ...
+
+    def widths(
+        self, now: Seconds, candidates: Sequence[Candidate], num_gpus: int
+    ) -> Mapping[RunId, int]:
+        """Cards of each run in the next round; a run that is missing gets none.
+
+        Args:
+            now: The time.
+            candidates: In the order of submission.
+            num_gpus: Cards for all of them together.
+        """
+        ...
+
+
+def legal_widths(spec: RunSpec) -> tuple[int, ...]:
+    """Numbers of cards that a run may have: those among which its batch divides, least first."""
+    least = spec.num_gpus if spec.min_gpus is None else spec.min_gpus
+    widths = range(least, spec.num_gpus + 1)
+    return tuple(width for width in widths if spec.effective_batch % width == 0)

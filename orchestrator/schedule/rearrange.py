@@ -1,0 +1,125 @@
+"""Rounds: a policy says how many cards each run shall have, and gangs are resized to that.
+
+Only runs that take whole cards are sized by a policy. Each round it is told of all that could
+train. A gang that shall have another number of cards is asked to leave, and comes back with the
+new one from its checkpoint; one that shall have none waits *aside*, out of the queue, until a
+later round gives it some. The effective batch stays what it is: only its cut over ranks changes.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from orchestrator.schedule.lifecycle import Lifecycle
+from orchestrator.schedule.policy import Candidate, Policy, legal_widths
+from orchestrator.schedule.runs import Resized, RunRecord
+from orchestrator.schedule.speedup import Speedups
+from orchestrator.types import (
+    DeviceKind,
+    RunId,
+    RunState,
+    Seconds,
+    StopReason,
+)
+
+__all__ = ["Rearrange"]
+
+
+@dataclass(slots=True)
+class Rearrange:
+    """Asks the policy when a round is due, and lets gangs follow its answer."""
+
+    policy: Policy
+    speedups: Speedups
+    runs: dict[RunId, RunRecord] = field(default_factory=dict)  # sized by the policy, unfinished
+    next_at: Seconds = float("-inf")
+
+    def joins(self, record: RunRecord) -> bool:
+        """Take a run under the policy's care; False for one that it does not size."""
+        spec = record.spec
+        if spec.device is not DeviceKind.GPU or record.ask.size is not None:
+            return False
+        self.runs[spec.run_id] = record
+        record.ask = replace(record.ask, may_spread=True)
+        return True
+
+    @property
+    def wakeup(self) -> Seconds | None:
+        """When the next round is due; None while there is nobody to size."""
+        return self.next_at if self.runs else None
+
+    def look(self, life: Lifecycle) -> None:
+        """Hold a round if one is due."""
+        if not self.runs or life.now < self.next_at:
+            return
+        self.next_at = life.now + self.policy.round_seconds
+        for run_id in [run_id for run_id, r in self.runs.items() if r.state.is_terminal]:
+            del self.runs[run_id]
+        movable = [record for record in self.runs.values() if _is_movable(record)]
+        candidates = [self._candidate(record, life.now) for record in movable]
+        widths = self.policy.widths(life.now, candidates, self._num_gpus(life))
+        for record in movable:
+            self._follow(life, record, widths.get(record.spec.run_id, 0))
+
+    def _candidate(self, record: RunRecord, now: Seconds) -> Candidate:
+        spec, widths = record.spec, legal_widths(record.spec)
+        attempt = now - record.attempt_started_at if record.attempt_started_at is not None else 0.0
+        width = record.placement.world_size if record.placement is not None else 0
+        return Candidate(
+            run_id=spec.run_id,
+            widths=widths,
+            speedups=tuple(self.speedups.of(spec, width) for width in widths),
+            width=width,
+            left_seconds=self._left(record),
+            attained_seconds=record.attained + attempt * width,
+            submitted_at=record.submitted_at,
+            priority=record.priority,
+            order=record.order,
+        )
+
+    def _left(self, record: RunRecord) -> Seconds | None:
+        """What is left at the speed of one card."""
+        if record.pace_of_one is None:
+            return None
+        return max(record.spec.settings.epochs - record.epoch, 0) * record.pace_of_one
+
+    def _num_gpus(self, life: Lifecycle) -> int:
+        """Cards for those who can be moved: all, but what others hold or are promised."""
+        total = sum(1 for card in life.ledger.cards() if not card.is_gone)
+        others = 0
+        for record in life.runs.values():
+            if record.state.is_terminal or _is_movable(record):
+                continue
+            if record.spec.run_id in self.runs and record.wanted_gpus is not None:
+                others += record.wanted_gpus  # it leaves to come back with so many
+            elif record.state.holds_gpus and not record.is_leaving_soon:
+                others += sum(share.card is not None for share in record.held)
+        return max(total - others, 0)
+
+    def _follow(self, life: Lifecycle, record: RunRecord, width: int) -> None:
+        if record.state is RunState.PENDING:
+            if width != (0 if record.is_aside else record.ask.num_workers):
+                life.leave_queue(record)
+                record.wanted_gpus = width
+                life.wait(record)
+            return
+        assert record.placement is not None, "a gang that holds cards has a place"
+        if width == record.placement.world_size:
+            return
+        record.wanted_gpus = width
+        is_up = record.state is RunState.RUNNING
+        mode = self.policy.resize_mode if is_up else None
+        old = record.placement.world_size
+        life.stop(record, Resized, StopReason.PREEMPTED, mode)
+        record.detail = f"from {old} to {width} cards" if width else "makes room: others go first"
+
+    def progressed(self, record: RunRecord, seconds: Seconds) -> None:
+        """An epoch of a run is complete."""
+        width = record.placement.world_size if record.placement is not None else 0
+        self.speedups.progressed(record.spec, width, seconds)
+        if width and seconds > 0:
+            record.pace_of_one = seconds * self.speedups.of(record.spec, width)
+
+
+def _is_movable(record: RunRecord) -> bool:
+    if record.state is RunState.PENDING:
+        return record.deadline is None and not record.waits_for
+    return record.state in (RunState.STARTING, RunState.RUNNING)
