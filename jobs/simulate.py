@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.cluster.script import Script, events
 from orchestrator.cluster.sim import SimCluster
+from orchestrator.cluster.sim_pace import Physics
 from orchestrator.cluster.sim_report import report
 from orchestrator.config.files import read_file
 from orchestrator.driver import drive
@@ -50,7 +51,7 @@ def simulate(script: Script) -> dict[str, Any]:
         events(script),
         faults=script.faults,
         seed=script.seed,
-        speeds={group.gpu: group.speed for group in script.nodes},
+        physics=Physics(speeds={group.gpu: group.speed for group in script.nodes}),
     )
     gc.disable()  # the journal only grows: searching it for rubbish takes a fifth of the time
     began, began_cpu = time.perf_counter(), time.process_time()

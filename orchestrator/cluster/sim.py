@@ -1,10 +1,9 @@
 """A Cluster and a Clock made of a heap of future events; time is whatever the next one says."""
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
 
 from orchestrator.cluster.script import Faults
 from orchestrator.cluster.sim_cards import SimCards
@@ -13,11 +12,11 @@ from orchestrator.cluster.sim_gang import (
     Luck,
     finished,
     is_out_of_memory,
-    option,
     peak_bytes,
     planted,
     report,
 )
+from orchestrator.cluster.sim_pace import Pace, Physics
 from orchestrator.errors import ClusterError
 from orchestrator.messages import (
     Action,
@@ -33,25 +32,18 @@ from orchestrator.messages import (
     PreemptGang,
     StartGang,
 )
-from orchestrator.types import AttemptId, Cause, NodeId, RunId, Seconds, StopMode
+from orchestrator.types import AttemptId, Cause, NodeId, Seconds, StopMode
 
-__all__ = ["Pace", "SimCluster", "Span"]
+__all__ = ["SimCluster"]
 
-START_SECONDS = (5.0, 20.0)
-YIELD_SECONDS = (1.0, 10.0)
 KILL_SECONDS = 1.0
 VANISH_SECONDS = 5.0  # at most this long before the report a lost node is already gone
 DETECT_SECONDS = (0.5, 8.0)  # after a node or worker died, until its gang is told as failed
 LATE_SECONDS = (1.0, 900.0)
-CUT_COSTS = 0.1  # accumulating gradients costs a tenth of the speed
 MAX_EMPTY_WAITS = 10_000  # the scheduler wakes up for ever and nothing comes of it
 
 
 _Step = Callable[[], Event | None]
-
-Span: TypeAlias = tuple[Seconds, Seconds]
-Pace: TypeAlias = Callable[[StartGang, int], Seconds]
-"""Seconds of an epoch (counted from 1) of a gang, given where and how it runs."""
 
 
 class SimCluster:
@@ -66,12 +58,7 @@ class SimCluster:
         happenings: What happens by itself (`cluster.script.events`).
         faults: How often what goes wrong.
         seed: Equal seeds and equal actions give equal events.
-        speeds: What the seconds of an epoch are divided by, per name of card.
-        pace: Seconds of each epoch, in place of the option `epoch_seconds`.
-        start_seconds: From the order to start until the gang is up, between these.
-        yield_seconds: From the order to leave until the gang has left, between these.
-        keeps_unfinished_epochs: Whether a gang that is asked to leave within an epoch saves what
-            it has done of it, as some systems do; ours repeats the epoch.
+        physics: How long things take.
     """
 
     def __init__(
@@ -80,26 +67,19 @@ class SimCluster:
         *,
         faults: Faults | None = None,
         seed: int = 0,
-        speeds: Mapping[str, float] | None = None,
-        pace: Pace | None = None,
-        start_seconds: Span = START_SECONDS,
-        yield_seconds: Span = YIELD_SECONDS,
-        keeps_unfinished_epochs: bool = False,
+        physics: Physics | None = None,
     ) -> None:
         self._now: Seconds = 0.0
         self._heap: list[tuple[Seconds, int, Gang | None, int, _Step]] = []
         self._count = 0
         self._faults = faults or Faults()
         self._luck = Luck(self._faults, seed)
-        self._cards = SimCards(speeds or {})
+        physics = physics or Physics()
+        self._cards = SimCards(physics.speeds)
+        self._pace = Pace(physics, self._luck, self._cards)
         self._gangs: dict[AttemptId, Gang] = {}
         self._gangs_on: dict[NodeId, dict[AttemptId, Gang]] = {}
         self._num_empty_waits = 0
-        self._pace = pace
-        self._start_seconds, self._yield_seconds = start_seconds, yield_seconds
-        self._unfinished: dict[RunId, tuple[int, float]] | None = (
-            {} if keeps_unfinished_epochs else None
-        )
         self.num_arrivals = 0  # of runs that are still to come
         self.busy_card_seconds = 0.0
         for event in happenings:
@@ -197,7 +177,7 @@ class SimCluster:
         for share in action.placement.shares:
             self._gangs_on.setdefault(share.node_id, {})[action.attempt] = gang
         self._cards.occupy(gang.start)
-        seconds = self._luck.between(action.attempt, "start", self._start_seconds)
+        seconds = self._pace.starting(gang)
         if self._luck.strikes(gang, "slow_start"):
             seconds += self._faults.slow_start_seconds
         if any(share.node_id not in self._cards.nodes for share in action.placement.shares):
@@ -209,8 +189,7 @@ class SimCluster:
 
     def _started(self, gang: Gang) -> Event:
         gang.is_up = True
-        gang.done = self._done_before(gang)
-        gang.epoch_seconds = self._epoch_seconds(gang)
+        self._pace.begin(gang)
         gang.fault = planted(gang.start)
         if is_out_of_memory(gang):
             detail = f"micro-batch {gang.start.batch.micro_batch} does not fit"
@@ -235,11 +214,9 @@ class SimCluster:
             self._plan(gang, 0.0, lambda: self._end(gang, finished(gang, self._now)))
             return
         fault = gang.fault
-        gang.epoch_began = self._now
-        if self._pace is not None:
-            gang.epoch_seconds = self._epoch_seconds(gang)
+        seconds = self._pace.next_epoch(gang, self._now)
         if fault is None or gang.epoch + 1 < fault[0]:
-            self._plan(gang, gang.epoch_seconds * (1.0 - gang.done), lambda: self._epoch(gang))
+            self._plan(gang, seconds, lambda: self._epoch(gang))
         else:
             _, cause, detail = fault
             self._fail(gang, cause, detail, (gang.epoch_seconds / 2,) * 2)
@@ -259,21 +236,11 @@ class SimCluster:
             gang.leaves_after_epoch = True
         elif not self._luck.strikes(gang, "lost_yield"):
             gang.plan += 1
-            self._keep_unfinished(gang)
+            self._pace.interrupt(gang, self._now)
             self._leave(gang)
 
-    def _keep_unfinished(self, gang: Gang) -> None:
-        if self._unfinished is not None and gang.epoch_seconds > 0:
-            part = (self._now - gang.epoch_began) / gang.epoch_seconds
-            done = min(gang.done + part, 1.0)
-            self._unfinished[gang.start.spec.run_id] = (gang.epoch, done)
-
-    def _done_before(self, gang: Gang) -> float:
-        epoch, done = (self._unfinished or {}).get(gang.start.spec.run_id, (0, 0.0))
-        return done if epoch == gang.epoch else 0.0
-
     def _leave(self, gang: Gang) -> None:
-        seconds = self._luck.between(gang.start.attempt, "yield", self._yield_seconds)
+        seconds = self._pace.leaving(gang)
         yielded = GangYielded(at=0.0, attempt=gang.start.attempt)
         self._plan(gang, seconds, lambda: self._end(gang, replace(yielded, at=self._now)))
 
@@ -315,18 +282,6 @@ class SimCluster:
         if self._faults.late_event:
             gang.events.append(event)
         return event
-
-    def _epoch_seconds(self, gang: Gang) -> Seconds:
-        start = gang.start
-        if self._pace is not None:
-            return self._pace(start, gang.epoch + 1)
-        seconds = float(option(start, "epoch_seconds", 60.0))
-        if start.batch.accumulation_steps > 1:
-            seconds *= 1.0 + CUT_COSTS
-        if self._luck.strikes(gang, "straggler"):
-            seconds *= self._faults.straggler_factor
-        speeds = (self._cards.speed(share) for share in start.placement.shares)
-        return seconds / min(speeds, default=1.0)
 
     def _plan(self, gang: Gang, seconds: Seconds, step: _Step) -> None:
         self._count += 1

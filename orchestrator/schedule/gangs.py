@@ -79,7 +79,8 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
     if event.checkpoint is not None:
         record.checkpoints = (event.checkpoint, *record.checkpoints)
     life.forecasts.progressed(record, event.progress, life.now)
-    life.learn(record, event.progress.seconds)
+    if life.sizing is not None:
+        life.sizing.progressed(record, event.progress.seconds)
 
 
 def recut(life: Lifecycle, event: MicroBatchChanged) -> None:

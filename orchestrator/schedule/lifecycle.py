@@ -1,6 +1,5 @@
 """What can be done with a run: wait, start, be asked to leave, be killed, end."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from orchestrator.messages import Action, KillGang, PreemptGang, StartGang
@@ -13,6 +12,7 @@ from orchestrator.schedule.forecast import Forecasts
 from orchestrator.schedule.health import Health
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder, Queue
+from orchestrator.schedule.policy import Sizing
 from orchestrator.schedule.runs import Bereft, Outranked, Placed, RunRecord
 from orchestrator.schedule.status import gpu_text
 from orchestrator.schedule.timers import Timers
@@ -47,8 +47,7 @@ class Lifecycle:
         self.router = Router(self.ledger)
         self.queue = Queue()
         self.timers = Timers()
-        self.is_sized: Callable[[RunRecord], bool] = _is_never_sized  # by a policy
-        self.learn: Callable[[RunRecord, Seconds], None] = _learn_nothing  # from an epoch
+        self.sizing: Sizing | None = None  # where a policy says who gets how many cards
         self.fair = FairShare()
         self.forecasts = Forecasts()
         self.now: Seconds = 0.0
@@ -114,7 +113,7 @@ class Lifecycle:
     def _size(self, record: RunRecord) -> None:
         """Give a run that waits the number of cards that a policy wants for it, if one does."""
         if record.wanted_gpus is None:
-            if not record.attempt and self.is_sized(record):
+            if self.sizing is not None and self.sizing.joins(record) and not record.attempt:
                 record.is_aside = True  # the next round decides
             return
         width, record.wanted_gpus = record.wanted_gpus, None
@@ -293,11 +292,3 @@ class Lifecycle:
             if record.placement is not None:
                 record.attained += seconds * record.placement.world_size
             record.attempt_started_at = None
-
-
-def _is_never_sized(_: RunRecord) -> bool:
-    return False
-
-
-def _learn_nothing(_: RunRecord, __: Seconds) -> None:
-    pass

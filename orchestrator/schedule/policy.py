@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import RunId, RunSpec, Seconds, StopMode
 
-__all__ = ["Candidate", "Policy", "legal_widths"]
+__all__ = ["Candidate", "Policy", "Sizing", "legal_widths"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,18 @@ class Policy(Protocol):
             candidates: In the order of submission.
             num_gpus: Cards for all of them together.
         """
+        ...
+
+
+class Sizing(Protocol):
+    """What follows from a policy, as far as the life of a run goes."""
+
+    def joins(self, record: RunRecord) -> bool:
+        """Take a run under the policy's care; False for one that it does not size."""
+        ...
+
+    def progressed(self, record: RunRecord, seconds: Seconds) -> None:
+        """An epoch of a run took so long."""
         ...
 
 

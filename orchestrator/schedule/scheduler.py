@@ -105,8 +105,7 @@ class Scheduler:
         self._rounds: Rearrange | None = None
         if policy is not None:
             self._rounds = Rearrange(policy, speedups or Speedups())
-            self._life.is_sized = self._rounds.joins
-            self._life.learn = self._rounds.progressed
+            self._life.sizing = self._rounds
 
     def handle(self, event: Event) -> tuple[Action, ...]:
         """Take an event in; what must be done follows.
