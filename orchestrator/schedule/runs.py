@@ -44,6 +44,7 @@ __all__ = [
     "Faults",
     "Outranked",
     "Placed",
+    "Resized",
     "RunRecord",
     "check",
 ]
