@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from orchestrator.client.fitting import kinds_of
 from orchestrator.client.suggest import model_target
+from orchestrator.config.fields import memory_size
 from orchestrator.config.load import Config
-from orchestrator.config.model import memory_size
 from orchestrator.device.catalogue import catalogue, emulated_cards, find_card
 from orchestrator.errors import ConfigError
 from orchestrator.plan.budget import LEAST_BUDGET, Target

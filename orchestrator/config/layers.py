@@ -9,7 +9,7 @@ from orchestrator.errors import ConfigError
 __all__ = ["Layer", "Origin", "Override", "layer_of", "parse_overrides"]
 
 BLOCKS = frozenset(
-    {("cluster",), ("resources",), ("schedule",), ("schedule", "retry"), ("memory",)}
+    {("cluster",), ("resources",), ("schedule",), ("schedule", "retry"), ("memory",), ("folds",)}
 )
 MAX_OVERRIDE = 4096  # characters
 

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from orchestrator.config.files import check_top, read_file, user_config_path, user_document
 from orchestrator.config.layers import Layer, Origin, Override, layer_of, parse_overrides
-from orchestrator.config.model import FileModel, ProjectModel
-from orchestrator.config.project import build_project, known_beside, name_from
+from orchestrator.config.model import FileModel
+from orchestrator.config.places import COMMAND_LINE, SHARED, places_of, typed_origin
+from orchestrator.config.project import build_project, known_beside
 from orchestrator.config.rules import Place, card_problems
 from orchestrator.config.types import Config, Project, Setting
-from orchestrator.config.words import Problem, nearest, problems_of, raise_problems
-from orchestrator.config.yaml import Document, KeyPath, path_text, read_yaml, shown
-from orchestrator.errors import ConfigError
+from orchestrator.config.words import Problem, problems_of, raise_problems
+from orchestrator.config.yaml import Document, KeyPath, path_text, read_yaml
 
 __all__ = [
     "Config",
@@ -32,9 +32,6 @@ __all__ = [
     "user_config_path",
 ]
 
-_SHARED = ("cluster", "runs")
-_PROJECT_KEYS = frozenset(ProjectModel.model_fields)
-_COMMAND_LINE = "command line"
 _ENVIRONMENT: Mapping[str, KeyPath] = {
     "ORC_RUNS": ("runs",),
     "ORC_ADDRESS": ("cluster", "address"),
@@ -62,14 +59,15 @@ def load_config(
     """
     variables = os.environ if environment is None else environment
     words = parse_overrides(overrides)
-    empty = Document(name=_COMMAND_LINE, value={})
+    empty = Document(name=COMMAND_LINE, value={})
     document = read_file(Path(path)) if path is not None else empty
     user = user_document(variables)
     top = check_top(document)
     folder = Path(path).resolve().parent if path is not None else Path.cwd()
     shared = _shared(user, document, variables, words)
-    places = _places(user, document, [w for w in words if w.path[0] not in _SHARED])
+    places, wrong = places_of(user, document, [w for w in words if w.path[0] not in SHARED])
     projects, problems = [], _shared_problems(shared)
+    problems.extend(wrong)
     for place in places:
         project, found = build_project(place, folder)
         problems.extend(found)
@@ -86,7 +84,7 @@ def load_shared(
     """What holds without any project: the cluster and the runs folder; raises as `load_config`."""
     variables = os.environ if environment is None else environment
     words = parse_overrides(overrides)
-    empty = Document(name=_COMMAND_LINE, value={})
+    empty = Document(name=COMMAND_LINE, value={})
     shared = _shared(user_document(variables), empty, variables, words)
     raise_problems(_shared_problems(shared))
     return _config(empty.name, Path.cwd(), shared, ())
@@ -114,7 +112,7 @@ def _shared(
     layer = Layer()
     for each in (user, document):
         values = each.value or {}
-        layer = layer_of({k: values[k] for k in _SHARED if k in values}, each, ()).over(layer)
+        layer = layer_of({k: values[k] for k in SHARED if k in values}, each, ()).over(layer)
     for variable, path in _ENVIRONMENT.items():
         if text := variables.get(variable):
             is_list = path[-1] == "emulate" and not text.startswith("[")
@@ -123,90 +121,9 @@ def _shared(
                 value = read_yaml(text, variable).value
             layer.put(path, value, Origin(path=path_text(path), where=variable))
     for word in words:
-        if word.path[0] in _SHARED:
-            layer.put(word.path, word.value, _typed(word))
+        if word.path[0] in SHARED:
+            layer.put(word.path, word.value, typed_origin(word))
     return layer
-
-
-def _typed(word: Override) -> Origin:
-    return Origin(path=path_text(word.path), where=_COMMAND_LINE)
-
-
-def _places(user: Document, document: Document, words: Sequence[Override]) -> list[Place]:
-    """Every project's values, from the lowest layer to the highest."""
-    top = document.value or {}
-    base = layer_of((user.value or {}).get("defaults") or {}, user, ("defaults",))
-    base = layer_of(top.get("defaults") or {}, document, ("defaults",)).over(base)
-    blocks: list[tuple[KeyPath, object]]
-    if "projects" in top:
-        blocks = [(("projects", i), block) for i, block in enumerate(top["projects"])]
-    else:
-        alone = {k: v for k, v in top.items() if k not in (*_SHARED, "defaults")}
-        blocks = [((), alone)] if alone or words else []
-    if not blocks:
-        raise ConfigError(
-            f"{document.name} has no project",
-            code="E1012",
-            fix=("add `projects:` with a name, model and data each, or model: and data:",),
-        )
-    names = [block.get("name") for _, block in blocks if isinstance(block, dict)]
-    targets = [(word, _target(word, names)) for word in words]
-    _check_words(targets, [name for name in names if isinstance(name, str)])
-    return [_place(base, document, at, block, targets) for at, block in blocks]
-
-
-def _place(
-    base: Layer,
-    document: Document,
-    at: KeyPath,
-    block: object,
-    words: Sequence[tuple[Override, str | None]],
-) -> Place:
-    where = document.where(at)
-    if not isinstance(block, dict):
-        raise ConfigError(
-            f"{path_text(at)} must be a block of keys, not {shown(repr(block))} ({where})",
-            code="E1011",
-            fix=("write `- name: ...` with model: and data: below it",),
-        )
-    layer = layer_of(block, document, at).over(base)
-    for word, target in words:
-        if target is None:
-            layer.put(word.path, word.value, _typed(word))
-    for word, target in words:
-        if target is not None and target == block.get("name"):
-            layer.put(word.path[target.count(".") + 1 :], word.value, _typed(word))
-    if not at and ("name",) not in layer.leaves:
-        source = document.name if document.lines else str(layer.values().get("model"))
-        layer.put(("name",), name_from(source), Origin(path="name", where=where))
-    return Place(base=path_text(at), where=where, layer=layer)
-
-
-def _target(word: Override, names: Sequence[object]) -> str | None:
-    """The project that a `NAME.key=value` word is for; names may have dots, the longest wins."""
-    key = ".".join(word.path)
-    fitting = [n for n in names if isinstance(n, str) and key.startswith(f"{n}.")]
-    return max(fitting, key=len, default=None)
-
-
-def _check_words(words: Sequence[tuple[Override, str | None]], names: Sequence[str]) -> None:
-    """A dotted word must begin with a block, or with the name of a project."""
-    blocks = ("resources", "schedule", "memory")
-    for word, target in words:
-        first, key = shown(word.path[0]), shown(".".join(word.path))
-        if first in ("projects", "defaults"):
-            raise ConfigError(
-                f"{key} cannot be set on the command line",
-                code="E1017",
-                fix=("write key=value for all projects, or NAME.key=value for one",),
-            )
-        if len(word.path) > 1 and first not in blocks and target is None:
-            known = {*names, *blocks, *_PROJECT_KEYS}
-            raise ConfigError(
-                f"{key}: {first} is neither a project nor a block ({_COMMAND_LINE})",
-                code="E1017",
-                fix=(f"the nearest: {', '.join(nearest(first, known))}",),
-            )
 
 
 def _shared_problems(shared: Layer) -> list[Problem]:
@@ -222,6 +139,8 @@ def _repeated(projects: Sequence[Project], document: Document, several: bool) ->
     seen: dict[str, str] = {}
     problems = []
     for project in projects:
+        if project.stage is not None and project.stage.number > 1:
+            continue
         if project.name in seen and several:
             problems.append(
                 Problem(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.model import (
     ClusterModel,
+    FoldsModel,
     MemoryModel,
     ProjectModel,
     ResourcesModel,
@@ -23,7 +25,7 @@ from orchestrator.config.rules import (
     option_problems,
     trainer_of,
 )
-from orchestrator.config.types import MADE, Fitting, Project, Setting
+from orchestrator.config.types import MADE, Fitting, Folds, Project, Setting
 from orchestrator.config.words import Problem, path_in, problems_of
 from orchestrator.config.yaml import KeyPath
 from orchestrator.plan.budget import Headroom
@@ -39,6 +41,7 @@ _BLOCK_KEYS: dict[KeyPath, frozenset[str]] = {
     ("resources",): frozenset(ResourcesModel.model_fields),
     ("memory",): frozenset(MemoryModel.model_fields),
     ("schedule",): frozenset(ScheduleModel.model_fields),
+    ("folds",): frozenset(FoldsModel.model_fields),
     ("schedule", "retry"): frozenset(RetryModel.model_fields),
 }
 
@@ -64,19 +67,20 @@ def build_project(place: Place, folder: Path) -> tuple[Project | None, list[Prob
     Returns:
         The project, or None with the problems found.
     """
-    values = place.layer.values()
+    values = {key: value for key, value in place.layer.values().items() if key != "stages"}
     try:
         model = ProjectModel.model_validate(values)
+        whole = model if place.whole is None else ProjectModel.model_validate(place.whole.values())
     except ValidationError as error:
         problems = problems_of(error.errors(include_url=False), place.of, known_beside)
         return None, problems + option_problems(place, values)
     problems = option_problems(place, values) + contradictions(place, model)
     if problems:
         return None, problems
-    return _project(place, model, folder), []
+    return _project(place, model, whole, folder), []
 
 
-def _project(place: Place, model: ProjectModel, folder: Path) -> Project:
+def _project(place: Place, model: ProjectModel, whole: ProjectModel, folder: Path) -> Project:
     trainer = trainer_of(model.model, model.trainer)
     is_classifier = trainer == "timm" or "-cls" in model.model
     settings = TrainSettings(
@@ -97,9 +101,24 @@ def _project(place: Place, model: ProjectModel, folder: Path) -> Project:
         name=model.name,
         template=_template(model, trainer, settings),
         where=place.where,
-        resolved=_resolved(model, settings),
+        resolved=_resolved(whole, settings, _folds(model, folder)),
         settings=_settings(place, model),
         fitting=_fitting(model),
+        stage=place.stage,
+        folds=_folds(model, folder),
+    )
+
+
+def _folds(model: ProjectModel, folder: Path) -> Folds | None:
+    if model.folds is None:
+        return None
+    by = model.folds.by
+    is_file = by is not None and by.lower().endswith(".csv")
+    return Folds(
+        k=model.folds.k,
+        by=resolve_path(by, folder) if by is not None and is_file else by,
+        seed=model.folds.seed,
+        stratify=model.folds.stratify,
     )
 
 
@@ -152,10 +171,15 @@ def resolve_path(text: str, folder: Path) -> str:
     return text
 
 
-def _resolved(model: ProjectModel, settings: TrainSettings) -> dict[str, Any]:
-    """The block that, run again, gives the same run."""
+def _resolved(model: ProjectModel, settings: TrainSettings, folds: Folds | None) -> dict[str, Any]:
+    """The block that, run again, gives the same run, or all runs of the project."""
     block = _plain(model) | {"model": settings.model, "data": settings.data}
-    block["imgsz"] = settings.imgsz
+    if folds is not None:
+        block["folds"] = {k: v for k, v in asdict(folds).items() if v is not None}
+    if not block.pop("stages"):
+        block["imgsz"] = settings.imgsz
+    else:
+        block["stages"] = model.stages
     return {key: value for key, value in block.items() if value is not None}
 
 
@@ -179,6 +203,8 @@ def _size(num_bytes: int) -> str:
 def _settings(place: Place, model: ProjectModel) -> tuple[Setting, ...]:
     rows = []
     for path, value in _flat(_plain(model), ()):
+        if path == ("stages",):
+            continue  # each stage has rows of its own
         written = path in place.layer.leaves or path[:1] in place.layer.leaves
         origin = place.layer.origin(path) if written else None
         rows.append(

@@ -6,6 +6,7 @@ from typing import Any
 from orchestrator.config.layers import Layer
 from orchestrator.config.model import ProjectModel
 from orchestrator.config.options import check_option, option_keys
+from orchestrator.config.types import Stage
 from orchestrator.config.words import Problem, path_in, unknown_key
 from orchestrator.config.yaml import KeyPath, path_text, shown
 from orchestrator.errors import OrchestratorError
@@ -45,6 +46,8 @@ class Place:
     base: str
     where: str
     layer: Layer
+    stage: Stage | None = None
+    whole: Layer | None = None  # the project with its stages, where `layer` is that of one stage
 
     def of(self, path: KeyPath) -> tuple[str, str]:
         """The path as people wrote it, and the place."""

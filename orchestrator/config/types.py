@@ -12,7 +12,7 @@ from orchestrator.plan.budget import Headroom
 from orchestrator.plan.choose import Ladder
 from orchestrator.types import RunId, RunSpec
 
-__all__ = ["Config", "Fitting", "Project", "Setting"]
+__all__ = ["Config", "Fitting", "Folds", "Project", "Setting", "Stage"]
 
 MADE = "made:"  # prefix of a data set that is made on the spot
 
@@ -36,10 +36,30 @@ class Fitting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Which stage of a project, counted from 1."""
+
+    number: int
+    count: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folds:
+    """How the data is split into `k` folds. `by` is a regular expression, or the path of a .csv."""
+
+    k: int
+    by: str | None = None
+    seed: int = 0
+    stratify: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """One training of a config, checked, but not yet a run: it has no id and no folder.
 
-    `where` is the place to name in messages; `resolved` is the block that reproduces the run.
+    A project with stages is one of these a stage, side by side. With folds it becomes a run for
+    each. `where` is the place to name in messages; `resolved` is the block that reproduces it.
     """
 
     name: str
@@ -48,6 +68,16 @@ class Project:
     resolved: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[Setting, ...] = ()
     fitting: Fitting = field(default_factory=Fitting)
+    stage: Stage | None = None
+    folds: Folds | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, with the stage if it is one: what tells it from others of the config."""
+        stage = self.stage
+        return (
+            f"{self.name} stage {stage.number}/{stage.count} {stage.name}" if stage else self.name
+        )
 
     @property
     def made(self) -> str | None:

@@ -52,12 +52,17 @@ def find_pictures(folder: Path, seed: int) -> tuple[PictureSet, PictureSet]:
     Args:
         folder: Holds `train/<class>` and `val/<class>`, or `<class>` alone (also below `train`):
             then a fifth of each class is set aside for validation, the same for the same seed.
+            Or a file that lists them (`trainer.picture_lists`).
         seed: Decides the fifth.
 
     Raises:
         DataError: A folder is missing or empty, there are fewer than two classes, or `val` has
             a class that `train` does not have.
     """
+    if folder.name.endswith(".pictures.json"):
+        from orchestrator.trainer.picture_lists import read_lists
+
+        return read_lists(folder)
     if not folder.is_dir():
         raise DataError(
             f"the data set {folder} is not a folder",

@@ -1,0 +1,143 @@
+"""Projects of several runs: stages one after the other, folds side by side, each run asked once."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from orchestrator.client.access import Client, fingerprint, new_run_id
+from orchestrator.client.folds import fold_data
+from orchestrator.config.load import Config, Project
+from orchestrator.messages import RunSubmitted
+from orchestrator.types import Part, RunId, RunSpec, RunState
+
+__all__ = ["PartOrder", "bare", "part_orders", "projects_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartOrder:
+    """One run of a series on its way. `continues` names the run that it is already."""
+
+    spec: RunSpec
+    project: Project
+    key: str
+    continues: RunId | None
+    remarks: tuple[str, ...] = ()
+
+
+def projects_of(config: Config) -> Iterator[tuple[Project, ...]]:
+    """The projects of a config, each with all its stages."""
+    for _, stages in groupby(config.projects, key=lambda project: project.name):
+        yield tuple(stages)
+
+
+def bare(spec: RunSpec) -> RunSpec:
+    """A run without what ties it to others: equal for equal trainings."""
+    return replace(spec, after=(), weights_from=None, part=None)
+
+
+def part_orders(
+    stages: Sequence[Project],
+    config: Config,
+    client: Client,
+    at: float,
+    data: Callable[[Project], str | None],
+) -> tuple[PartOrder, ...]:
+    """All runs of a project with stages or folds, in an order in which they may be asked for.
+
+    A series that is under way goes on: its runs stay as they are, and what was never asked for is
+    asked for. Once all its runs have ended, the same config begins a new series.
+
+    Args:
+        stages: The project, stage by stage.
+        config: Says where runs lie.
+        client: The store.
+        at: Unix time.
+        data: Finds or makes the whole data set of a project; None where it is as it stands.
+
+    Raises:
+        DataError, ConfigError: As `folds.fold_data`.
+        StoreError: The store failed.
+    """
+    first = stages[0]
+    whole = [stage.spec(RunId(""), Path(), data(stage)) for stage in stages]
+    above = config.runs / first.name
+    folds, remarks, identity = 0, tuple[str, ...](), ""
+    sets = (whole[0].settings.data,)
+    if first.folds is not None:
+        split = fold_data(whole[0], first.folds, above / "folds")
+        folds, sets, remarks = first.folds.k, split.data, split.remarks
+        identity = split.identity
+    asked = [fingerprint(replace(spec, folder=str(above / "run"))) for spec in whole]
+    made_of = json.dumps([asked, identity, [str(stage.stage) for stage in stages]])
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    series, known = _under_way(client, first.name, digest, max(1, folds) * len(stages))
+    orders: list[PartOrder] = []
+    for fold, own in enumerate(sets, 1):
+        before: RunId | None = None
+        for stage, spec in zip(stages, whole, strict=True):
+            part = _part(series, digest, fold if folds else 0, folds, stage)
+            run_id = known.get((part.fold, part.stage)) or new_run_id(at)
+            made = replace(
+                spec,
+                run_id=run_id,
+                folder=str((above / run_id).resolve()),
+                settings=replace(spec.settings, data=own),
+                after=() if before is None else (before,),
+                weights_from=before,
+                part=part,
+            )
+            orders.append(
+                PartOrder(
+                    spec=made,
+                    project=stage,
+                    key=f"{first.name}:{series}:{part.fold}:{part.stage}",
+                    continues=run_id if (part.fold, part.stage) in known else None,
+                    remarks=() if orders else remarks,
+                )
+            )
+            before = run_id
+    return tuple(orders)
+
+
+def _part(series: str, digest: str, fold: int, folds: int, project: Project) -> Part:
+    stage = project.stage
+    return Part(
+        series=series,
+        config=digest,
+        fold=fold,
+        num_folds=folds,
+        stage=stage.number if stage else 0,
+        num_stages=stage.count if stage else 0,
+        stage_name=stage.name if stage else "",
+    )
+
+
+def _under_way(
+    client: Client, project: str, digest: str, num_runs: int
+) -> tuple[str, dict[tuple[int, int], RunId]]:
+    """The series of a config that has not ended, or the next one; and its runs, by their part."""
+    found: dict[str, dict[tuple[int, int], RunId]] = {}
+    open_: dict[str, bool] = {}
+    for part, run_id, state in _runs(client, project):
+        if part.config == digest:
+            found.setdefault(part.series, {})[part.fold, part.stage] = run_id
+            open_[part.series] = open_.get(part.series, False) or not state.is_terminal
+    under_way = [s for s, runs in found.items() if open_[s] or len(runs) < num_runs]
+    if under_way:
+        return under_way[0], found[under_way[0]]
+    return f"{digest}-{len(found)}", {}
+
+
+def _runs(client: Client, project: str) -> Iterator[tuple[Part, RunId, RunState]]:
+    if not client.path.exists():
+        return
+    with client.store() as store:
+        known = [(s.part, s.run_id, s.state) for s in store.statuses(project)]
+        asked = [e.spec for e in store.waiting() if isinstance(e, RunSubmitted)]
+    for spec in asked:
+        if spec.project == project:
+            known.append((spec.part, spec.run_id, RunState.PENDING))
+    yield from ((part, run_id, state) for part, run_id, state in known if part is not None)
