@@ -160,10 +160,11 @@ def _ls(
 
 @app.command("show")
 def _show(run: RunName, as_json: Json = False, home: Home = None) -> None:
-    """Show one run with its epochs."""
-    from orchestrator.console import read
+    """Show one run with its epochs, or all folds and stages of a project that has several."""
+    from orchestrator.console import read, series
 
-    read.show(_client(home).show(run), as_json=as_json)
+    if not series.show_series(_client(home), run, as_json=as_json):
+        read.show(_client(home).show(run), as_json=as_json)
 
 
 @app.command("logs")

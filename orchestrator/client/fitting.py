@@ -145,10 +145,17 @@ def _said(spec: RunSpec, plans: Sequence[CardPlan]) -> str:
     cut = f"{plan.micro_batch} x {plan.accumulation_steps}"
     rungs = f", given up: {', '.join(plan.rungs)}" if plan.rungs else ""
     return (
-        f"{spec.project}: batch {plan.effective_batch} as {cut} needs"
+        f"{_name(spec)}: batch {plan.effective_batch} as {cut} needs"
         f" {(plan.predicted_peak_bytes or 0) / 2**30:.2f} GiB on {plan.gpu}{emulated}"
         f" ({plan.confidence}){rungs}"
     )
+
+
+def _name(spec: RunSpec) -> str:
+    """The project, with its stage if it is one; all folds are planned alike."""
+    part = spec.part
+    stage = replace(part, fold=0, num_folds=0) if part else None
+    return f"{spec.project} {stage}" if part and part.num_stages else spec.project
 
 
 def _too_small(

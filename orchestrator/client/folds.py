@@ -123,9 +123,8 @@ def _labels(picture: Path) -> tuple[int, ...]:
         text = label_of(picture).read_text("utf-8-sig")
     except FileNotFoundError:
         return ()
-    return tuple(
-        sorted({int(float(line.split()[0])) for line in text.splitlines() if line.split()})
-    )
+    rows = (line.split() for line in text.splitlines())
+    return tuple(sorted({int(float(row[0])) for row in rows if row}))
 
 
 def _sorted(

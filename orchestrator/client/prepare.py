@@ -3,39 +3,26 @@
 import platform
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib import metadata
+from itertools import groupby
 from typing import Any
 
 from orchestrator.client.access import Client, fingerprint, new_run_id
-from orchestrator.client.fitting import Fitted, fit_run, kinds_of, write_plan
+from orchestrator.client.fitting import fit_run, kinds_of, write_plan
 from orchestrator.client.plans import Planner
+from orchestrator.client.series import Order, bare, part_orders, projects_of
 from orchestrator.config.load import Config, Project
 from orchestrator.config.yaml import write_yaml
 from orchestrator.memory.facts import facts_of
+from orchestrator.plan.job import Facts
 from orchestrator.types import Card, DeviceKind, RunId, RunSpec
 
 __all__ = ["Order", "order_runs", "submit_orders"]
 
 _LIBRARIES = ("orchestrator", "ray", "torch", "torchvision", "ultralytics", "timm", "numpy")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """One project on its way to being a run. `continues` names the unfinished run it is already."""
-
-    spec: RunSpec
-    project: Project
-    key: str
-    continues: RunId | None = None
-    fitted: Fitted | None = None
-
-    @property
-    def run_id(self) -> RunId:
-        """The run that this order ends in."""
-        return self.continues or self.spec.run_id
 
 
 def order_runs(
@@ -59,12 +46,20 @@ def order_runs(
         PlanError: E2022, a run fits on none of the cards; E2020, nothing of them is free.
         StoreError: The store failed.
     """
-    orders = tuple(_order(project, config, client, at) for project in config.projects)
+    projects = projects_of(config)
+    orders = tuple(each for stages in projects for each in _orders(stages, config, client, at))
     wanted = [order for order in orders if cards and planner and _is_planned(order)]
     if not wanted or planner is None:
         return orders
     plans = planner()
-    fitted = {order.spec.run_id: _fitted(order, cards or (), plans) for order in wanted}
+    facts: dict[str, Facts] = {}  # folds of one data set have those of the whole set
+    for order in wanted:
+        if order.project.label not in facts:
+            facts[order.project.label] = facts_of(_on_all_data(order))
+    fitted = {
+        order.spec.run_id: _fitted(order, facts[order.project.label], cards or (), plans)
+        for order in wanted
+    }
     return tuple(fitted.get(order.spec.run_id, order) for order in orders)
 
 
@@ -74,22 +69,37 @@ def _is_planned(order: Order) -> bool:
     return order.continues is None and is_trained_here and order.project.fitting.is_predicted
 
 
-def _fitted(order: Order, cards: Sequence[Card], planner: Planner) -> Order:
+def _on_all_data(order: Order) -> RunSpec:
+    if order.data is None:
+        return order.spec
+    return replace(order.spec, settings=replace(order.spec.settings, data=order.data))
+
+
+def _fitted(order: Order, facts: Facts, cards: Sequence[Card], planner: Planner) -> Order:
     spec, fitting = order.spec, order.project.fitting
-    fitted = fit_run(spec, facts_of(spec), fitting, kinds_of(cards, spec.gpu_types), planner)
-    return replace(order, spec=replace(fitted.spec, asked=fingerprint(spec)), fitted=fitted)
+    fitted = fit_run(spec, facts, fitting, kinds_of(cards, spec.gpu_types), planner)
+    asked = fingerprint(bare(spec))
+    return replace(order, spec=replace(fitted.spec, asked=asked), fitted=fitted)
 
 
-def _order(project: Project, config: Config, client: Client, at: float) -> Order:
-    data = None
-    if project.made is not None:
+def _orders(
+    stages: Sequence[Project], config: Config, client: Client, at: float
+) -> tuple[Order, ...]:
+    project = stages[0]
+
+    def data(stage: Project) -> str | None:
+        if stage.made is None:
+            return None
         from orchestrator.demo import make
 
-        data = str(make(project.made, client.home / "made"))
+        return str(make(stage.made, client.home / "made"))
+
+    if project.stage is not None or project.folds is not None:
+        return part_orders(stages, config, client, at, data)
     run_id = new_run_id(at)
-    spec = project.spec(run_id, config.runs / project.name / run_id, data)
+    spec = project.spec(run_id, config.runs / project.name / run_id, data(project))
     continues, key = client.unfinished_like(spec)
-    return Order(spec=spec, project=project, key=key, continues=continues)
+    return (Order(spec=spec, project=project, key=key, continues=continues),)
 
 
 def submit_orders(
@@ -97,15 +107,35 @@ def submit_orders(
 ) -> tuple[RunId, ...]:
     """Make the folders of new runs and ask for them; returns every order's run, the old ones too.
 
+    A stage is asked for once its predecessor is, and comes after the run that the store answered:
+    where two ask for one series at a time, each of its runs is the one that was asked for first.
+
     Raises:
         StoreError: The store or the disk failed.
     """
     fresh = [order for order in orders if order.continues is None]
     for order in fresh:
         _make_folder(order, config, cards)
-    asked = client.submit([order.spec for order in fresh], [order.key for order in fresh])
-    answers = dict(zip((order.spec.run_id for order in fresh), asked, strict=True))
+    answers: dict[RunId, RunId] = {}
+    for _, stage in groupby(sorted(fresh, key=_stage), key=_stage):
+        wave = tuple(stage)
+        specs = [_after(order.spec, answers) for order in wave]
+        asked = client.submit(specs, [order.key for order in wave])
+        answers.update(zip((order.spec.run_id for order in wave), asked, strict=True))
     return tuple(answers.get(order.spec.run_id, order.run_id) for order in orders)
+
+
+def _stage(order: Order) -> int:
+    return order.spec.part.stage if order.spec.part else 0
+
+
+def _after(spec: RunSpec, answers: Mapping[RunId, RunId]) -> RunSpec:
+    source = spec.weights_from
+    return replace(
+        spec,
+        after=tuple(answers.get(run_id, run_id) for run_id in spec.after),
+        weights_from=None if source is None else answers.get(source, source),
+    )
 
 
 def _make_folder(order: Order, config: Config, cards: Sequence[Card]) -> None:
@@ -123,7 +153,7 @@ def _resolved(order: Order, config: Config) -> dict[str, Any]:
     cluster = {"cluster": {"emulate": list(config.emulate)}} if config.emulate else {}
     block = dict(order.project.resolved)
     if order.project.made is None:
-        block["data"] = order.spec.settings.data
+        block["data"] = order.data or order.spec.settings.data
     return {**cluster, "runs": str(config.runs), "projects": [block]}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from orchestrator.types import (
     CheckpointRef,
     Metrics,
+    Part,
     Progress,
     RunSpec,
     RunState,
@@ -47,6 +48,12 @@ class Run:
     micro_batch: int | None = None
     effective_batch: int | None = None
     folder: str = ""
+    part: Part | None = None
+
+    @property
+    def name(self) -> str:
+        """The project, and which of its runs it is where it has several."""
+        return f"{self.project} {self.part}" if self.part else self.project
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,7 @@ def asked_run(spec: RunSpec) -> Run:
         priority=spec.priority,
         effective_batch=spec.effective_batch,
         folder=spec.folder,
+        part=spec.part,
     )
 
 
@@ -106,6 +114,7 @@ def run_of(store: "SqlStore", status: RunStatus) -> Run:
         micro_batch=status.batch.micro_batch if status.batch else None,
         effective_batch=status.batch.effective_batch if status.batch else None,
         folder=status.folder,
+        part=status.part,
     )
 
 

@@ -8,23 +8,35 @@ from itertools import groupby
 from pathlib import Path
 
 from orchestrator.client.access import Client, fingerprint, new_run_id
+from orchestrator.client.fitting import Fitted
 from orchestrator.client.folds import fold_data
 from orchestrator.config.load import Config, Project
 from orchestrator.messages import RunSubmitted
 from orchestrator.types import Part, RunId, RunSpec, RunState
 
-__all__ = ["PartOrder", "bare", "part_orders", "projects_of"]
+__all__ = ["Order", "bare", "part_orders", "projects_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartOrder:
-    """One run of a series on its way. `continues` names the run that it is already."""
+class Order:
+    """One project on its way to being a run. `continues` names the run that it is already.
+
+    `data` is the whole data set where the run is one of a series, which may train on a fold of it.
+    """
 
     spec: RunSpec
     project: Project
     key: str
-    continues: RunId | None
+    continues: RunId | None = None
+    has_ended: bool = False  # it is a run of a series that goes on without it
+    fitted: Fitted | None = None
+    data: str | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def run_id(self) -> RunId:
+        """The run that this order ends in."""
+        return self.continues or self.spec.run_id
 
 
 def projects_of(config: Config) -> Iterator[tuple[Project, ...]]:
@@ -44,7 +56,7 @@ def part_orders(
     client: Client,
     at: float,
     data: Callable[[Project], str | None],
-) -> tuple[PartOrder, ...]:
+) -> tuple[Order, ...]:
     """All runs of a project with stages or folds, in an order in which they may be asked for.
 
     A series that is under way goes on: its runs stay as they are, and what was never asked for is
@@ -64,8 +76,8 @@ def part_orders(
     first = stages[0]
     whole = [stage.spec(RunId(""), Path(), data(stage)) for stage in stages]
     above = config.runs / first.name
-    folds, remarks, identity = 0, tuple[str, ...](), ""
-    sets = (whole[0].settings.data,)
+    folds, identity, remarks = 0, "", tuple[str, ...]()
+    sets: tuple[str, ...] = (whole[0].settings.data,)
     if first.folds is not None:
         split = fold_data(whole[0], first.folds, above / "folds")
         folds, sets, remarks = first.folds.k, split.data, split.remarks
@@ -74,12 +86,13 @@ def part_orders(
     made_of = json.dumps([asked, identity, [str(stage.stage) for stage in stages]])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     series, known = _under_way(client, first.name, digest, max(1, folds) * len(stages))
-    orders: list[PartOrder] = []
+    orders: list[Order] = []
     for fold, own in enumerate(sets, 1):
         before: RunId | None = None
         for stage, spec in zip(stages, whole, strict=True):
             part = _part(series, digest, fold if folds else 0, folds, stage)
-            run_id = known.get((part.fold, part.stage)) or new_run_id(at)
+            run_id, state = known.get((part.fold, part.stage), (None, None))
+            continues, run_id = run_id, run_id or new_run_id(at)
             made = replace(
                 spec,
                 run_id=run_id,
@@ -90,11 +103,13 @@ def part_orders(
                 part=part,
             )
             orders.append(
-                PartOrder(
+                Order(
                     spec=made,
                     project=stage,
                     key=f"{first.name}:{series}:{part.fold}:{part.stage}",
-                    continues=run_id if (part.fold, part.stage) in known else None,
+                    data=spec.settings.data,
+                    continues=continues,
+                    has_ended=state is not None and state.is_terminal,
                     remarks=() if orders else remarks,
                 )
             )
@@ -117,17 +132,15 @@ def _part(series: str, digest: str, fold: int, folds: int, project: Project) -> 
 
 def _under_way(
     client: Client, project: str, digest: str, num_runs: int
-) -> tuple[str, dict[tuple[int, int], RunId]]:
+) -> tuple[str, dict[tuple[int, int], tuple[RunId, RunState]]]:
     """The series of a config that has not ended, or the next one; and its runs, by their part."""
-    found: dict[str, dict[tuple[int, int], RunId]] = {}
-    open_: dict[str, bool] = {}
+    found: dict[str, dict[tuple[int, int], tuple[RunId, RunState]]] = {}
     for part, run_id, state in _runs(client, project):
         if part.config == digest:
-            found.setdefault(part.series, {})[part.fold, part.stage] = run_id
-            open_[part.series] = open_.get(part.series, False) or not state.is_terminal
-    under_way = [s for s, runs in found.items() if open_[s] or len(runs) < num_runs]
-    if under_way:
-        return under_way[0], found[under_way[0]]
+            found.setdefault(part.series, {})[part.fold, part.stage] = run_id, state
+    for series, runs in found.items():
+        if len(runs) < num_runs or not all(state.is_terminal for _, state in runs.values()):
+            return series, runs
     return f"{digest}-{len(found)}", {}
 
 
@@ -137,7 +150,5 @@ def _runs(client: Client, project: str) -> Iterator[tuple[Part, RunId, RunState]
     with client.store() as store:
         known = [(s.part, s.run_id, s.state) for s in store.statuses(project)]
         asked = [e.spec for e in store.waiting() if isinstance(e, RunSubmitted)]
-    for spec in asked:
-        if spec.project == project:
-            known.append((spec.part, spec.run_id, RunState.PENDING))
+    known += [(s.part, s.run_id, RunState.PENDING) for s in asked if s.project == project]
     yield from ((part, run_id, state) for part, run_id, state in known if part is not None)

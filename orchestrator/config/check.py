@@ -37,6 +37,8 @@ def check_files(projects: Sequence[Project]) -> None:
     for project in projects:
         if project.template.trainer == "fake":
             continue
+        if project.stage is not None and project.stage.number > 1:
+            continue  # the model and the data are those of the first stage
         _check_library(project)
         _check_model(project, project.template.settings)
         if project.made is None:

@@ -32,7 +32,8 @@ def line_of(event: Event) -> str | None:
     """The line that tells an event; None for those that are not worth one."""
     match event:
         case RunSubmitted(spec=spec):
-            return f"run={spec.run_id} submitted (project {spec.project})"
+            part = f" {spec.part}" if spec.part else ""
+            return f"run={spec.run_id} submitted (project {spec.project}{part})"
         case NodeJoined(node=node):
             cards = ", ".join(_card_text(card) for card in node.cards) or "no GPU"
             return f"node={node.node_id} joined: {cards}; {node.num_cpus:g} CPUs"
@@ -114,7 +115,11 @@ class Waits:
             reason = status.reason
             is_waiting = status.state is RunState.PENDING and reason is not None
             told = f"{reason}" if is_waiting else ""
-            if told != self._told.get(status.run_id, "") and told not in ("", "NOT_EVALUATED"):
+            if status.state is RunState.FAILED and status.cause is Cause.DEPENDENCY_FAILED:
+                told = "ended"
+            if told == "ended" != self._told.get(status.run_id):
+                lines.append(f"run={status.run_id} ended: {status.detail}")
+            elif told != self._told.get(status.run_id, "") and told not in ("", "NOT_EVALUATED"):
                 lines.append(f"run={status.run_id} waits: {told} {status.detail}".rstrip())
             self._told[status.run_id] = told
         return lines

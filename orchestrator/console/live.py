@@ -25,7 +25,7 @@ from orchestrator.messages import (
 )
 from orchestrator.ports import Store
 from orchestrator.schedule.scheduler import Scheduler
-from orchestrator.types import PendingReason, RunId, RunState, RunStatus, Seconds
+from orchestrator.types import Cause, PendingReason, RunId, RunState, RunStatus, Seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -61,7 +61,8 @@ def observer(
 ) -> Callable[[Event], None]:
     """An observer for the driver that tells each listener what changed as well.
 
-    After events that may change why runs wait, the statuses of all waiting runs come along.
+    After events that may change why runs wait, the statuses of all waiting runs come along, and
+    of those that ended because another run did.
     """
 
     def observe(event: Event) -> None:
@@ -88,7 +89,11 @@ def _known(scheduler: Scheduler, run_id: RunId) -> RunStatus:
 def _waiting(scheduler: Scheduler) -> tuple[RunStatus, ...]:
     if not scheduler.nodes():
         return ()
-    return tuple(s for s in scheduler.statuses() if s.state is RunState.PENDING)
+    return tuple(
+        s
+        for s in scheduler.statuses()
+        if s.state is RunState.PENDING or s.cause is Cause.DEPENDENCY_FAILED
+    )
 
 
 def reasons(store: Store) -> Callable[[Event, Sequence[RunStatus]], None]:
@@ -107,6 +112,7 @@ def reasons(store: Store) -> Callable[[Event, Sequence[RunStatus]], None]:
 
 def recorder(scheduler: Scheduler, store: "SqlStore", view: View) -> Callable[[Event], None]:
     """What a driver calls with every event: files, the book, reasons, and then what is shown."""
+    from orchestrator.client.results import SeriesObserver
     from orchestrator.memory.book import BookObserver
     from orchestrator.store.folder import FolderObserver
 
@@ -115,6 +121,7 @@ def recorder(scheduler: Scheduler, store: "SqlStore", view: View) -> Callable[[E
         FolderObserver(),
         BookObserver(store, view.note),
         reasons(store),
+        SeriesObserver(store),
         view.observe,
     )
 

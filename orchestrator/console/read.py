@@ -84,7 +84,7 @@ def _table(runs: Sequence[Run]) -> str:
         (
             (
                 run.id,
-                run.project,
+                run.name,
                 run.state.value,
                 f"{run.epoch}/{run.epochs}",
                 run.attempts,
@@ -114,7 +114,7 @@ def show(record: RunRecord, *, as_json: bool) -> None:
         batch += f" (in pieces of {run.micro_batch})"
     rows = [
         ("run", run.id),
-        ("project", run.project),
+        ("project", run.name),
         ("state", " ".join(filter(None, (run.state.value, run.reason or run.cause)))),
         ("detail", run.detail.splitlines()[0] if run.detail else ""),
         ("model", f"{settings.model}, {settings.imgsz} px, batch {batch}"),
@@ -165,7 +165,7 @@ def queue(client: Client, *, as_json: bool) -> None:
                     (
                         i,
                         run.id,
-                        run.project,
+                        run.name,
                         run.priority,
                         run.state.value,
                         f"{run.epoch}/{run.epochs}",

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.client.access import Run
 from orchestrator.client.prepare import Order
+from orchestrator.client.results import series_of
 from orchestrator.console.read import metric_text, run_object
 from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
+from orchestrator.console.series import series_lines
 from orchestrator.types import Cause, DeviceKind, RunId, RunSpec, RunState
 
 __all__ = ["continued", "exit_code", "fitted", "handed_over", "prepared", "report"]
@@ -36,6 +38,9 @@ def report(runs: Sequence[Run], *, as_json: bool) -> None:
         return
     head = ("PROJECT", "STATE", "EPOCHS", "BEST", "TRIES", "PEAK", "TIME", "GPU", "FOLDER")
     emit(columns(head, (_row(run) for run in runs)))
+    for project in dict.fromkeys(run.project for run in runs if run.part):
+        for series in series_of([run for run in runs if run.project == project]):
+            emit("\n".join(["", f"{project}, best epochs", *series_lines(series)]))
     for run in runs:
         for line in _advice(run):
             emit(line)
@@ -53,16 +58,22 @@ def prepared(orders: Sequence[Order]) -> None:
 def continued(orders: Sequence[Order]) -> None:
     """Say which projects are under way already and go on."""
     for order in orders:
-        if order.continues:
-            say(f"{order.spec.project}: goes on with the unfinished run {order.continues}")
+        if order.continues and not order.has_ended:
+            part = f" {order.spec.part}" if order.spec.part else ""
+            say(f"{order.spec.project}{part}: goes on with the unfinished run {order.continues}")
 
 
 def fitted(orders: Sequence[Order]) -> None:
     """Say how each run is made to fit, or that nobody knows."""
+    told: set[str] = set()  # all folds are told at once
     for order in orders:
         spec, is_new = order.spec, order.continues is None
+        for remark in order.remarks:
+            say(f"{spec.project}: {remark}")
         if order.fitted is not None and order.fitted.said:
-            say(order.fitted.said)
+            if order.fitted.said not in told:
+                say(order.fitted.said)
+            told.add(order.fitted.said)
         elif is_new and order.fitted is None and spec.trainer != "fake" and _is_whole(spec):
             say(f"{spec.project}: its memory was not predicted, so it takes a whole card")
 
@@ -83,7 +94,7 @@ def _row(run: Run) -> tuple[object, ...]:
     ended = run.ended_at or 0.0
     seconds = ended - run.started_at if run.started_at is not None and ended else None
     return (
-        run.project,
+        run.name,
         run.state.value,
         f"{run.epoch}/{run.epochs}",
         _best_text(run.best),
@@ -118,11 +129,11 @@ def _advice(run: Run) -> list[str]:
     if run.state is RunState.SUCCEEDED:
         return []
     if run.state is RunState.CANCELLED:
-        return [f"{run.project} was stopped; go on: orc resume {run.id}"]
+        return [f"{run.name} was stopped; go on: orc resume {run.id}"]
     if run.state is not RunState.FAILED:
-        return [f"{run.project} is {run.state}; go on: orc resume {run.id}"]
+        return [f"{run.name} is {run.state}; go on: orc resume {run.id}"]
     first = (run.detail.splitlines() or ["no detail"])[0]
-    lines = [f"{run.project} failed ({run.cause or 'unknown'}): {first}"]
+    lines = [f"{run.name} failed ({run.cause or 'unknown'}): {first}"]
     step = _NEXT.get(Cause(run.cause)) if run.cause else None
     logs = f"orc logs {run.id}"
     lines.append(f"  next  {step}; {logs}" if step else f"  next  {logs}, then orc resume {run.id}")
