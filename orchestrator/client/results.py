@@ -63,7 +63,7 @@ class Series:
         good = [
             run.best
             for run in self.runs
-            if part_of(run).stage == stage and run.state is RunState.SUCCEEDED
+            if _part(run).stage == stage and run.state is RunState.SUCCEEDED
         ]
         names = [name for name in (good[0] if good else {}) if all(name in row for row in good)]
         found = {}
@@ -75,7 +75,7 @@ class Series:
         return found
 
 
-def part_of(run: Run) -> Part:
+def _part(run: Run) -> Part:
     """Which run of its series it is."""
     assert run.part is not None, f"{run.id} is of no series"
     return run.part
@@ -96,7 +96,7 @@ def series_of(runs: Sequence[Run]) -> tuple[Series, ...]:
 
 def _series(own: Mapping[tuple[int, int], Run]) -> Series:
     runs = tuple(own[key] for key in sorted(own))
-    part = part_of(runs[0])
+    part = _part(runs[0])
     return Series(
         project=runs[0].project,
         series=part.series,
@@ -150,7 +150,7 @@ def _rows(every: Sequence[Series]) -> list[dict[str, Any]]:
     rows = []
     for series in every:
         for run in series.runs:
-            part = part_of(run)
+            part = _part(run)
             values = (
                 part.config, part.fold, part.num_folds, part.stage, part.num_stages,
                 part.stage_name, run.id, run.state.value, run.epoch, run.best_epoch,
@@ -182,7 +182,7 @@ def _json(every: Sequence[Series]) -> str:
             },
         }
         for series in every
-        for stage in sorted({part_of(run).stage for run in series.runs})
+        for stage in sorted({_part(run).stage for run in series.runs})
     ]
     body = {"schema_version": 1, "project": every[0].project, "rows": _rows(every)}
     return json.dumps(body | {"summary": summary}, indent=1, allow_nan=False) + "\n"
