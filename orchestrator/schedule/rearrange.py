@@ -6,7 +6,9 @@ new one from its checkpoint; one that shall have none waits *aside*, out of the 
 later round gives it some. The effective batch stays what it is: only its cut over ranks changes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.policy import Candidate, Policy, legal_widths
@@ -15,12 +17,16 @@ from orchestrator.schedule.speedup import Speedups
 from orchestrator.types import (
     DeviceKind,
     RunId,
+    RunSpec,
     RunState,
     Seconds,
     StopReason,
 )
 
-__all__ = ["Rearrange"]
+__all__ = ["Foresight", "Rearrange"]
+
+Foresight: TypeAlias = Callable[[RunSpec, int], Seconds]
+"""Seconds that a run still needs on one card after so many epochs."""
 
 
 @dataclass(slots=True)
@@ -29,6 +35,7 @@ class Rearrange:
 
     policy: Policy
     speedups: Speedups
+    foresight: Foresight | None = None  # tells what is left where that is known beforehand
     runs: dict[RunId, RunRecord] = field(default_factory=dict)  # sized by the policy, unfinished
     next_at: Seconds = float("-inf")
 
@@ -76,10 +83,14 @@ class Rearrange:
         )
 
     def _left(self, record: RunRecord) -> Seconds | None:
-        """What is left at the speed of one card."""
-        if record.pace_of_one is None:
-            return None
-        return max(record.spec.settings.epochs - record.epoch, 0) * record.pace_of_one
+        """What is left at the speed of one card, by its own epochs, or those of runs like it."""
+        epochs_left = max(record.spec.settings.epochs - record.epoch, 0)
+        if self.foresight is not None:
+            return self.foresight(record.spec, record.epoch)
+        seconds = record.pace_of_one
+        if seconds is None:
+            seconds = self.speedups.seconds_of_one(record.spec)
+        return None if seconds is None else epochs_left * seconds
 
     def _num_gpus(self, life: Lifecycle) -> int:
         """Cards for those who can be moved: all, but what others hold or are promised."""

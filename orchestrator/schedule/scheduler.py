@@ -33,7 +33,7 @@ from orchestrator.schedule.explain import explain, pending_reason
 from orchestrator.schedule.forecast import Forecast, Score
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.policy import Policy
-from orchestrator.schedule.rearrange import Rearrange
+from orchestrator.schedule.rearrange import Foresight, Rearrange
 from orchestrator.schedule.speedup import Speedups
 from orchestrator.schedule.status import status_of
 from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds, Share
@@ -84,6 +84,7 @@ class Scheduler:
         policy: Says in rounds how many cards each run shall have; without one, each run gets
             what it asks for, in the order of the queue.
         speedups: How much faster runs train with more cards; learned by default.
+        foresight: What runs still need, where it is known; by default from their epochs.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Scheduler:
         hold_after_seconds: Seconds = 600.0,
         policy: Policy | None = None,
         speedups: Speedups | None = None,
+        foresight: Foresight | None = None,
     ) -> None:
         self._life = Lifecycle(
             preempt=preempt,
@@ -104,7 +106,7 @@ class Scheduler:
         )
         self._rounds: Rearrange | None = None
         if policy is not None:
-            self._rounds = Rearrange(policy, speedups or Speedups())
+            self._rounds = Rearrange(policy, speedups or Speedups(), foresight)
             self._life.sizing = self._rounds
 
     def handle(self, event: Event) -> tuple[Action, ...]:
@@ -126,8 +128,11 @@ class Scheduler:
         tried = life.health.next
         if tried is not None and tried <= life.now:
             life.health.try_again(life.now)
-        if life.dispatch.is_due and not life.is_draining:
-            self._dispatch()
+        if not life.is_draining:
+            if self._rounds is not None:
+                self._rounds.look(life)
+            if life.dispatch.is_due:
+                self._dispatch()
         return tuple(life.actions)
 
     def demand_row(self, event: Event) -> None:

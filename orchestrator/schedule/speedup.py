@@ -37,6 +37,14 @@ class Speedups:
         mean = measured.get(width)
         measured[width] = seconds if mean is None else mean * MEMORY + seconds * (1.0 - MEMORY)
 
+    def seconds_of_one(self, spec: RunSpec) -> Seconds | None:
+        """Seconds of an epoch on one card, by runs of this kind; None while there were none."""
+        measured = self._seconds.get(signature(spec))
+        if not measured:
+            return None
+        ones = [seconds * self.of(spec, width) for width, seconds in measured.items()]
+        return sum(ones) / len(ones)
+
     def of(self, spec: RunSpec, width: int) -> float:
         """How many times faster than one card; at least 1."""
         if self.known is not None:

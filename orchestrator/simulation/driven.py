@@ -1,0 +1,211 @@
+"""Measured applications through the scheduler and the driver of the product, simulated.
+
+What differs from the rounds of `simulation.rounds`: jobs are runs with attempts, decisions follow
+events, a card that becomes free within a round is given away at once to whoever waits in the queue,
+and gangs are placed by the product's own rules.
+
+A run's batch has to divide among its cards, exactly. The published job lists do not care, so the
+runs here carry a batch that many widths divide, and the tables are asked with the job's own.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from orchestrator.cluster.sim import SimCluster
+from orchestrator.cluster.sim_pace import Physics
+from orchestrator.driver import drive
+from orchestrator.messages import Event, NodeJoined, RunSubmitted, StartGang
+from orchestrator.schedule.policy import Policy
+from orchestrator.schedule.scheduler import Scheduler
+from orchestrator.schedule.speedup import Speedups
+from orchestrator.simulation.pollux import Application, Shape, packed_shape
+from orchestrator.simulation.pollux_files import Submission
+from orchestrator.simulation.rounds import Machine
+from orchestrator.store.memory import MemoryStore
+from orchestrator.types import (
+    Card,
+    Node,
+    NodeId,
+    RunId,
+    RunSpec,
+    Seconds,
+    TrainSettings,
+)
+
+__all__ = ["Driven", "Terms", "drive_jobs"]
+
+Applications: TypeAlias = Mapping[str, Application]
+
+DIVISIBLE = math.lcm(*range(1, 17), 32, 48, 64)  # samples; so that many widths are legal
+CARD_BYTES = 16 * 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Driven:
+    """How one job went: seconds from submission to the end, and how often it was started."""
+
+    name: str
+    completion_s: Seconds
+    ended_at: Seconds
+    num_starts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a policy may choose and what it is told.
+
+    Args:
+        is_elastic: Whether the number of cards is the policy's choice, or the row's.
+        is_speed_known: Whether the speed at every width is known beforehand, or learned.
+        forecast_error: The remaining work is known up to a factor of this scatter (standard
+            deviation of its logarithm), drawn once a job; None leaves it to be learned.
+        keeps_unfinished_epochs: As the published simulator, where a restart loses no work; the
+            product repeats the unfinished epoch.
+    """
+
+    is_elastic: bool
+    is_speed_known: bool = True
+    forecast_error: float | None = 0.0
+    keeps_unfinished_epochs: bool = True
+
+
+def drive_jobs(
+    rows: Sequence[Submission], apps: Applications, policy: Policy, machine: Machine, terms: Terms
+) -> tuple[tuple[Driven, ...], Scheduler]:
+    """Run every job to its end.
+
+    Args:
+        rows: The job list.
+        apps: What the jobs run.
+        policy: Says who has how many cards.
+        machine: The cluster; its rounds are the policy's.
+        terms: What the policy may choose and what it is told.
+
+    Returns:
+        The jobs in the order of the list, and the scheduler as it was at the end.
+    """
+    speeds = _Speeds(apps, {row.name: row for row in rows}, machine.gpus_per_node)
+    happenings: list[Event] = [
+        NodeJoined(at=0.0, node=_node(number, machine.gpus_per_node))
+        for number in range(machine.num_nodes)
+    ]
+    most = machine.num_gpus if terms.is_elastic else None
+    happenings += [
+        RunSubmitted(at=row.submit_s, spec=_spec(row, apps[row.app], most)) for row in rows
+    ]
+    cluster = SimCluster(
+        sorted(happenings, key=lambda event: event.at),
+        physics=Physics(
+            epoch_seconds=speeds.epoch_seconds,
+            start_seconds=(machine.restart_s, machine.restart_s),
+            yield_seconds=(0.0, 0.0),
+            keeps_unfinished_epochs=terms.keeps_unfinished_epochs,
+        ),
+    )
+    known = Speedups(known=speeds.speedup if terms.is_speed_known else None)
+    foresight = None
+    if terms.forecast_error is not None:
+        foresight = _Foresight(speeds, terms.forecast_error).left
+    scheduler = Scheduler(policy=policy, speedups=known, foresight=foresight)
+    drive(scheduler, cluster, MemoryStore(), cluster, keep_alive=lambda: cluster.num_arrivals > 0)
+    return tuple(_outcome(scheduler, row) for row in rows), scheduler
+
+
+def _outcome(scheduler: Scheduler, row: Submission) -> Driven:
+    status = scheduler.status(RunId(row.name))
+    assert status.ended_at is not None, f"{row.name} has not ended"
+    return Driven(
+        name=row.name,
+        completion_s=status.ended_at - status.submitted_at,
+        ended_at=status.ended_at,
+        num_starts=status.attempt,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Speeds:
+    """What the tables say of a run, looked up by its job."""
+
+    apps: Applications
+    rows: Mapping[str, Submission]
+    gpus_per_node: int
+
+    def epoch_seconds(self, start: StartGang, epoch: int) -> Seconds:
+        """Seconds of an epoch, counted from 1, where the gang is."""
+        row = self.rows[start.spec.run_id]
+        app = self.apps[row.app]
+        nodes = Counter(share.node_id for share in start.placement.shares)
+        shape: Shape = tuple(sorted(nodes.values(), reverse=True))
+        begin, end = ((0.0, *app.epoch_ends)[at] for at in (epoch - 1, epoch))
+        rate = app.rate(shape, row.batch, epoch - 1)
+        assert rate > 0, f"{row.name} cannot train batch {row.batch} on {shape}"
+        return (end - begin) / rate
+
+    def speedup(self, spec: RunSpec, width: int) -> float:
+        """Times faster than on one card; where that cannot train it, in units of the least."""
+        row = self.rows[spec.run_id]
+        least = self.least_width(row)
+        return self._rate(row, width) / self._rate(row, least)
+
+    def least_width(self, row: Submission) -> int:
+        """The fewest cards that can train the batch of a job."""
+        return next(width for width in range(1, 65) if self._rate(row, width) > 0)
+
+    def _rate(self, row: Submission, width: int) -> float:
+        return self.apps[row.app].rate(packed_shape(width, self.gpus_per_node), row.batch, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Foresight:
+    """What jobs still need, with an error that is drawn once for each."""
+
+    speeds: _Speeds
+    error: float
+
+    def left(self, spec: RunSpec, epoch: int) -> Seconds:
+        """Seconds on one card after so many epochs."""
+        row = self.speeds.rows[spec.run_id]
+        app = self.speeds.apps[row.app]
+        ends = (0.0, *app.epoch_ends)
+        width = self.speeds.least_width(row)
+        shape = packed_shape(width, self.speeds.gpus_per_node)
+        seconds = sum(
+            (ends[at + 1] - ends[at]) / app.rate(shape, row.batch, at)
+            for at in range(epoch, app.num_epochs)
+        )
+        wrong = random.Random(f"forecast/{row.name}").gauss(0.0, self.error)
+        return seconds * self.speeds.speedup(spec, width) * math.exp(wrong)
+
+
+def _spec(row: Submission, app: Application, most: int | None) -> RunSpec:
+    """The run of a job; elastic up to `most` cards where that is given."""
+    num_gpus, least = row.num_gpus, None
+    if most is not None:
+        num_gpus, least = _nearest(min(most, app.most_gpus(row.batch))), 1
+    settings = TrainSettings(
+        model=row.app, data="none", imgsz=row.batch, epochs=app.num_epochs, patience=0
+    )
+    return RunSpec(
+        run_id=RunId(row.name),
+        project=row.app,
+        trainer="fake",
+        settings=settings,
+        effective_batch=DIVISIBLE,
+        folder=f"/simulated/{row.name}",
+        num_gpus=num_gpus,
+        min_gpus=least,
+    )
+
+
+def _nearest(width: int) -> int:
+    """The widest number of cards, at most `width`, among which the batch divides."""
+    return next(w for w in range(width, 0, -1) if DIVISIBLE % w == 0)
+
+
+def _node(number: int, num_gpus: int) -> Node:
+    cards = tuple(Card(index=i, name="T4", memory_bytes=CARD_BYTES) for i in range(num_gpus))
+    return Node(node_id=NodeId(f"n{number:02}"), cards=cards, num_cpus=64.0)
