@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import MachineCards, check_unfinished, cpu_count
@@ -11,11 +11,36 @@ from orchestrator.config.load import Config
 from orchestrator.console import live, report
 from orchestrator.console.follow import hand_over
 from orchestrator.console.stop import interruptible
+from orchestrator.ports import Parts
 from orchestrator.types import RunId
 
-__all__ = ["Submit", "drive_or_follow"]
+if TYPE_CHECKING:
+    from orchestrator.cluster.ray import RayCluster
+
+__all__ = ["Submit", "drive_or_follow", "opened_cluster"]
 
 Submit: TypeAlias = Callable[[], tuple[RunId, ...]]
+
+
+def opened_cluster(
+    stack: ExitStack,
+    client: Client,
+    cards: MachineCards,
+    address: str | None,
+    parts: Parts | None = None,
+) -> "RayCluster":
+    """A Ray of this machine's own with these cards, or the one at `address`; ended with `stack`.
+
+    `parts` are those of this machine unless others are given.
+    """
+    from jobs.parts import LocalParts, list_cards
+    from orchestrator.cluster.ray import RayCluster
+    from orchestrator.cluster.session import opened_ray
+
+    stack.enter_context(
+        opened_ray(cards=cards, address=address, num_cpus=cpu_count(), home=client.home)
+    )
+    return RayCluster(parts or LocalParts(), list_cards=list_cards, local_cards=cards)
 
 
 def drive_or_follow(
@@ -41,21 +66,16 @@ def drive_or_follow(
         store = stack.enter_context(client.store())
         stack.enter_context(store.drive("orc"))
         asked = pool.submit(submit)  # data is made and asked for while Ray starts
-        from jobs.parts import LocalParts, list_cards
-        from orchestrator.cluster.ray import RayCluster
-        from orchestrator.cluster.session import opened_ray
         from orchestrator.driver import drive
         from orchestrator.schedule.scheduler import Scheduler
 
-        stack.enter_context(
-            opened_ray(cards=cards, address=shared.address, num_cpus=cpu_count(), home=client.home)
-        )
+        cluster = opened_cluster(stack, client, cards, shared.address)
         ids = asked.result()
-        cluster = RayCluster(LocalParts(), list_cards=list_cards, local_cards=cards)
         view = stack.enter_context(live.view_of())
         interrupts = stack.enter_context(interruptible(client, view.note))
         scheduler = Scheduler()
         drive(scheduler, cluster, store, cluster, observe=live.recorder(scheduler, store, view))
-    runs = [client.run(run_id) for run_id in ids]
+    wanted = set(ids)
+    runs = [run for run in client.runs() if run.id in wanted]
     report.report(runs, as_json=as_json)
     return interrupts.exit_code or report.exit_code(runs)

@@ -181,7 +181,7 @@ def check_unfinished(client: Client, cards: Sequence[Card]) -> None:
 
 def unfinished_specs(client: Client) -> tuple[RunSpec, ...]:
     """Every run that a driver would take up, less those that a person has asked to stop."""
-    if not client.path.exists():
+    if not client.is_there:
         return ()
     with client.store() as store:
         waiting = store.waiting()
@@ -195,7 +195,7 @@ def unfinished_specs(client: Client) -> tuple[RunSpec, ...]:
 def recorded_cards(client: Client) -> tuple[Card, ...]:
     """The emulated cards that the last driver of this store had; empty when they were real."""
     cards: tuple[Card, ...] = ()
-    if client.path.exists():
+    if client.is_there:
         with client.store() as store:
             for event in store.replay():
                 if isinstance(event, NodeJoined):

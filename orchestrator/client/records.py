@@ -1,29 +1,25 @@
 """What a client shows of a run: frozen records, shared with `--json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.types import (
-    CheckpointRef,
-    Metrics,
-    Part,
-    Progress,
-    RunSpec,
-    RunState,
-    RunStatus,
-    Seconds,
-)
+from orchestrator.types import CheckpointRef, Metrics, Part, Progress, RunSpec, RunState, Seconds
 
 if TYPE_CHECKING:
-    from orchestrator.store.sql import SqlStore
+    from orchestrator.store.lists import Listed
 
-__all__ = ["Run", "RunRecord", "asked_run", "run_of"]
+__all__ = ["Run", "RunRecord", "asked_run", "listed_run"]
+
+_STATES = {state.value: state for state in RunState}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run as people see it. `metrics` are the last epoch's, `best` the best epoch's."""
+    """One run as people see it. `metrics` are the last epoch's, `best` the best epoch's.
+
+    Among unfinished runs of one priority the smaller `order` goes first; None is the last.
+    """
 
     id: str
     project: str
@@ -41,6 +37,7 @@ class Run:
     trainer: str = ""
     queue: str = "default"
     priority: int = 50
+    order: int | None = None
     submitted_at: Seconds = 0.0
     started_at: Seconds | None = None
     ended_at: Seconds | None = None
@@ -66,62 +63,67 @@ class RunRecord:
     checkpoints: tuple[CheckpointRef, ...]
 
 
-def asked_run(spec: RunSpec) -> Run:
-    """A submission that no driver has taken yet."""
+def asked_run(spec: Mapping[str, Any]) -> Run:
+    """A submission that no driver has taken yet, from its plain spec."""
     return Run(
-        id=spec.run_id,
-        project=spec.project,
+        id=spec["run_id"],
+        project=spec["project"],
         state=RunState.PENDING,
         attempts=0,
         epoch=0,
-        epochs=spec.settings.epochs,
+        epochs=spec["settings"]["epochs"],
         reason="NOT_EVALUATED",
-        detail="no driver has taken it yet; orc resume starts one",
-        trainer=spec.trainer,
-        queue=spec.queue,
-        priority=spec.priority,
-        effective_batch=spec.effective_batch,
-        folder=spec.folder,
-        part=spec.part,
+        detail="no driver has taken it yet; orc serve or orc resume starts one",
+        trainer=spec["trainer"],
+        queue=spec.get("queue", "default"),
+        priority=spec.get("priority", 50),
+        effective_batch=spec["effective_batch"],
+        folder=spec["folder"],
+        part=_part(spec),
     )
 
 
-def run_of(store: "SqlStore", status: RunStatus) -> Run:
-    """A run as its published row and its epochs say."""
-    progress = store.progress(status.run_id)
-    best_epoch, best = _best(store, status, progress)
+def listed_run(row: "Listed") -> Run:
+    """A run as its published row and its epochs in short say."""
+    status = row.status
+    batch = status.get("batch") or {}
     return Run(
-        id=status.run_id,
-        project=status.project,
-        state=status.state,
-        attempts=status.attempt,
-        epoch=status.epoch,
-        epochs=status.epochs,
-        metrics=dict(progress[-1].metrics) if progress else {},
-        best=best,
-        best_epoch=best_epoch,
-        gpu=status.gpu,
-        reason=status.reason.value if status.reason else None,
-        cause=status.cause.value if status.cause else None,
-        detail=status.detail,
-        trainer=status.trainer,
-        queue=status.queue,
-        priority=status.priority,
-        submitted_at=status.submitted_at,
-        started_at=status.started_at,
-        ended_at=status.ended_at,
-        peak_bytes=max((row.peak_bytes for row in progress), default=0),
-        micro_batch=status.batch.micro_batch if status.batch else None,
-        effective_batch=status.batch.effective_batch if status.batch else None,
-        folder=status.folder,
-        part=status.part,
+        id=status["run_id"],
+        project=status["project"],
+        state=_STATES[status["state"]],
+        attempts=status["attempt"],
+        epoch=status["epoch"],
+        epochs=status["epochs"],
+        metrics=_numbers(row.metrics),
+        best=_numbers(row.best),
+        best_epoch=row.best_epoch,
+        gpu=status.get("gpu", ""),
+        reason=status.get("reason"),
+        cause=status.get("cause"),
+        detail=status.get("detail", ""),
+        trainer=status["trainer"],
+        queue=status["queue"],
+        priority=status["priority"],
+        order=status.get("order"),
+        submitted_at=status["submitted_at"],
+        started_at=status.get("started_at"),
+        ended_at=status.get("ended_at"),
+        peak_bytes=row.peak_bytes,
+        micro_batch=batch.get("micro_batch"),
+        effective_batch=batch.get("effective_batch"),
+        folder=status.get("folder", ""),
+        part=_part(status),
     )
 
 
-def _best(
-    store: "SqlStore", status: RunStatus, progress: Sequence[Progress]
-) -> tuple[int | None, Metrics]:
-    """The epoch whose checkpoint was the best, and its metrics."""
-    epoch = max((r.epoch for r in store.checkpoints(status.run_id) if r.is_best), default=None)
-    rows = {row.epoch: dict(row.metrics) for row in progress}
-    return epoch, rows.get(epoch, {}) if epoch is not None else {}
+def _part(plain: Mapping[str, Any]) -> Part | None:
+    part = plain.get("part")
+    return None if part is None else Part(**part)
+
+
+def _numbers(plain: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics from their plain form, where NaN is `{"$float": "nan"}`."""
+    return {
+        name: float(value["$float"]) if isinstance(value, dict) else value
+        for name, value in plain.items()
+    }

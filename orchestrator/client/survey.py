@@ -40,7 +40,7 @@ _MOST_INFERENCE = 1024  # samples beyond which a batch gains nothing
 
 def book_of(client: Client) -> tuple[Peak, ...]:
     """The measured peaks of a store; none where there is no store yet."""
-    if not client.path.exists():
+    if not client.is_there:
         return ()
     with client.store() as store:
         return store.peaks()

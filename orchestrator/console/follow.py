@@ -1,6 +1,8 @@
 """Runs that a driver elsewhere trains, shown as in the foreground until they have ended."""
 
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from enum import Enum
 from threading import Event as Pause
 from typing import TYPE_CHECKING
 
@@ -9,16 +11,27 @@ from orchestrator.console import live, report
 from orchestrator.console.lines import Waits
 from orchestrator.console.say import say
 from orchestrator.messages import AttemptEvent, Event, ResumeRequested
-from orchestrator.types import RunId, RunStatus, Seconds
+from orchestrator.types import RunId, Seconds
 
 if TYPE_CHECKING:
     from orchestrator.store.sql import SqlStore
 
-__all__ = ["DRIVER_LOST", "follow_runs", "hand_over"]
+__all__ = ["DRIVER_LOST", "TIMED_OUT", "End", "follow_runs", "hand_over", "wait_for"]
 
 DRIVER_LOST = 75  # the exit code: nobody trains the runs now, but they can go on (EX_TEMPFAIL)
+TIMED_OUT = 124  # as `timeout` of coreutils
 _POLL: Seconds = 0.5
+_PATIENCE: Seconds = 5.0  # for a driver that a service manager starts again
 _TOLD = 3  # runs named in a hint; more are found with `orc ls`
+_EXPLAINED = 100  # runs of which it is told why they wait
+
+
+class End(Enum):
+    """How following ended."""
+
+    ENDED = "every run has ended"
+    DRIVER_LOST = "nobody drives the store any more"
+    TIMED_OUT = "the time is over"
 
 
 def hand_over(
@@ -35,22 +48,52 @@ def hand_over(
     """
     ids = submit()
     report.handed_over(ids, driver)
+    return wait_for(client, ids, as_json=as_json, driver=driver, pause=pause)
+
+
+def wait_for(
+    client: Client,
+    ids: Sequence[RunId],
+    *,
+    as_json: bool,
+    driver: str | None = None,
+    timeout: Seconds | None = None,
+    patience: Seconds = 0.0,
+    pause: Callable[[Seconds], object] | None = None,
+) -> int:
+    """Follow runs to their end; returns the exit code: of the runs, 75, 124, or 130.
+
+    Args:
+        client: Of the store.
+        ids: The runs.
+        as_json: How the end is told.
+        driver: Who trains them, for messages.
+        timeout: Leave after so many seconds; the runs go on.
+        patience: As in `follow_runs`.
+        pause: As in `follow_runs`.
+    """
+    who = f"({driver})" if driver else ""
     try:
         with client.store() as store, live.view_of() as view:
-            has_ended = follow_runs(store, ids, view, pause=pause)
+            end = follow_runs(store, ids, view, timeout=timeout, patience=patience, pause=pause)
     except KeyboardInterrupt:
-        say(f"the runs go on with the driver ({driver})")
+        say(f"the runs go on with the driver {who}".rstrip())
         _hint("watch: orc logs -f", ids)
         _hint("stop: orc stop", ids)
         return 130
-    runs = [client.run(run_id) for run_id in ids]
+    wanted = set(ids)
+    runs = [run for run in client.runs() if run.id in wanted]
     report.report(runs, as_json=as_json)
-    if has_ended:
+    if end is End.ENDED:
         return report.exit_code(runs)
     left = [RunId(run.id) for run in runs if not run.state.is_terminal]
-    say(f"the driver has ended, and {len(left)} of {len(ids)} runs have not ({driver})")
+    if end is End.TIMED_OUT:
+        say(f"the time is over, and {len(left)} of {len(ids)} runs go on")
+        _hint("wait on: orc wait", left)
+        return TIMED_OUT
+    say(f"the driver has ended, and {len(left)} of {len(ids)} runs have not {who}".rstrip())
     _hint("go on from the last checkpoint: orc resume", left)
-    say("  or the same orc train once more, without --hand-over")
+    say("  or let a driver go on with all of them: orc serve")
     return DRIVER_LOST
 
 
@@ -59,61 +102,75 @@ def follow_runs(
     ids: Collection[RunId],
     view: live.View,
     *,
+    timeout: Seconds | None = None,
+    patience: Seconds = 0.0,
     pause: Callable[[Seconds], object] | None = None,
-) -> bool:
+) -> End:
     """Show what the journal says of runs from now on, until all of them have ended.
 
     Args:
         store: Where somebody drives them.
         ids: The runs.
         view: Where it is shown.
+        timeout: Seconds after which to leave.
+        patience: Seconds without a driver after which it counts as lost.
         pause: Waits between two looks; takes seconds.
-
-    Returns:
-        False when some have not ended and nobody drives the store any more.
     """
     wait = pause or Pause().wait
-    seen = {run_id: _last_number(store, run_id) for run_id in ids}
-    waits = Waits()
+    until = None if timeout is None else time.monotonic() + timeout
+    wanted, explained = frozenset(ids), list(ids)[:_EXPLAINED]
+    news, waits = _News(store, wanted), Waits()
+    alone: Seconds = 0.0
     while True:
         # In the opposite order of writing, so that an end is never seen before what led to it.
         is_driven = store.driver() is not None
-        asked = {live.run_of(event) for event in store.waiting()}
-        statuses = [status for status in store.statuses() if status.run_id in seen]
-        news = _news(store, seen)
-        for event in news:
+        asked = store.waiting_for()
+        num_left = store.num_unfinished(wanted)
+        statuses = store.statuses_of(explained)
+        events = list(news.read())
+        for event in events:
             view.observe(event, ())
         for line in waits.lines(statuses):
             view.note(line)
         # A run that is to go on again keeps its old end until the driver has come to it.
-        if not news and asked.isdisjoint(seen) and _have_ended(statuses, seen):
-            return True
-        if not is_driven and not news:
-            return False
+        if not events and asked.isdisjoint(wanted) and not num_left:
+            return End.ENDED
+        alone = 0.0 if is_driven or events else alone + _POLL
+        if alone > patience:
+            return End.DRIVER_LOST
+        if until is not None and time.monotonic() >= until:
+            return End.TIMED_OUT
         wait(_POLL)
 
 
-def _have_ended(statuses: Sequence[RunStatus], ids: Collection[RunId]) -> bool:
-    return len(statuses) == len(ids) and all(status.state.is_terminal for status in statuses)
+class _News:
+    """Events of some runs in the order of recording, each told once.
 
+    What a run did before is old; one that never started is told as a whole.
+    """
 
-def _news(store: "SqlStore", seen: dict[RunId, int]) -> list[Event]:
-    """Events after the last numbers seen, in the order of recording; the numbers move on."""
-    found = [
-        (number, event, run_id)
-        for run_id, since in seen.items()
-        for number, event in store.events(run_id, since)
-    ]
-    found.sort(key=lambda entry: entry[0])
-    seen.update((run_id, number) for number, _, run_id in found)
-    return [event for _, event, _ in found]
+    def __init__(self, store: "SqlStore", ids: frozenset[RunId]) -> None:
+        self._store, self._ids = store, ids
+        self._last = store.last_number()
+        self._before = sorted(
+            (entry for run_id in ids for entry in self._untold(run_id)), key=lambda entry: entry[0]
+        )
 
+    def read(self) -> Iterator[Event]:
+        """What has come since the last reading."""
+        yield from (event for _, event in self._before)
+        self._before = []
+        for number, event in self._store.events(since=self._last):
+            self._last = number
+            if live.run_of(event) in self._ids:
+                yield event
 
-def _last_number(store: "SqlStore", run_id: RunId) -> int:
-    """The number to read on from: a run that never started is told as a whole."""
-    entries = [(n, e) for n, e in store.events(run_id) if not isinstance(e, ResumeRequested)]
-    has_started = any(isinstance(event, AttemptEvent) for _, event in entries)
-    return entries[-1][0] if has_started else 0
+    def _untold(self, run_id: RunId) -> Iterator[tuple[int, Event]]:
+        entries = [entry for entry in self._store.events(run_id) if entry[0] <= self._last]
+        old = [number for number, event in entries if not isinstance(event, ResumeRequested)]
+        has_started = any(isinstance(event, AttemptEvent) for _, event in entries)
+        since = old[-1] if has_started and old else 0
+        return (entry for entry in entries if entry[0] > since)
 
 
 def _hint(words: str, ids: Sequence[RunId]) -> None:

@@ -8,16 +8,21 @@ from orchestrator.console.read import main_metric, metric_text
 from orchestrator.console.say import clock_text, size_text
 from orchestrator.messages import (
     CancelRequested,
+    DrainEnded,
+    DrainRequested,
     Event,
     GangFailed,
     GangFinished,
     GangStarted,
     GangYielded,
     MicroBatchChanged,
+    NodeChanged,
     NodeJoined,
     NodeLost,
+    PriorityChanged,
     ProgressReported,
     ResumeRequested,
+    RunMoved,
     RunSubmitted,
     StepReported,
 )
@@ -39,12 +44,30 @@ def line_of(event: Event) -> str | None:
             return f"node={node.node_id} joined: {cards}; {node.num_cpus:g} CPUs"
         case NodeLost(node_id=node_id):
             return f"node={node_id} lost"
+        case NodeChanged(node=node):
+            held = ", ".join(size_text(card.foreign_bytes) for card in node.cards)
+            return f"node={node.node_id} changed: other processes hold {held or 'nothing'}"
+        case DrainRequested(now=now):
+            return f"the driver is asked to leave {'at once' if now else 'after the epochs'}"
+        case _ if isinstance(event, DrainEnded):
+            return "another driver has come: gangs may start again"
+        case _:
+            return _wish_line(event) or _attempt_line(event)
+
+
+def _wish_line(event: Event) -> str | None:
+    match event:
         case CancelRequested(run_id=run_id, now=now):
             return f"run={run_id} asked to stop {'now' if now else 'after its epoch'}"
         case ResumeRequested(run_id=run_id):
             return f"run={run_id} asked to go on"
+        case PriorityChanged(run_id=run_id, priority=priority):
+            return f"run={run_id} asked to have priority {priority}"
+        case RunMoved(run_id=run_id, before=before, to_end=to_end):
+            place = f"before {before}" if before else "last" if to_end else "first"
+            return f"run={run_id} asked to go {place}"
         case _:
-            return _attempt_line(event)
+            return None
 
 
 def _attempt_line(event: Event) -> str | None:

@@ -1,6 +1,5 @@
-"""The reading commands: what `ls show logs explain queue gpus` print, for people and as JSON."""
+"""The reading commands: what `ls show logs explain stop` print, for people and as JSON."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,6 @@ from orchestrator.console.say import (
     size_text,
     span_text,
 )
-from orchestrator.errors import ConfigError
 from orchestrator.types import Explanation, PendingReason
 
 __all__ = [
@@ -26,9 +24,7 @@ __all__ = [
     "list_runs",
     "main_metric",
     "metric_text",
-    "queue",
     "run_object",
-    "set_priority",
     "show",
     "show_logs",
     "stop",
@@ -148,52 +144,6 @@ def _epochs(record: RunRecord) -> str:
     return columns(head, body)
 
 
-def queue(client: Client, *, as_json: bool) -> None:
-    """`orc queue`."""
-    runs = client.queue()
-    if as_json:
-        entries = [{"position": i, **run_object(run)} for i, run in enumerate(runs, start=1)]
-        emit_json(queue=entries)
-    elif not runs:
-        say("the queue is empty")
-    else:
-        head = ("POS", "RUN", "PROJECT", "PRIORITY", "STATE", "EPOCH", "GPU", "REASON")
-        emit(
-            columns(
-                head,
-                (
-                    (
-                        i,
-                        run.id,
-                        run.name,
-                        run.priority,
-                        run.state.value,
-                        f"{run.epoch}/{run.epochs}",
-                        run.gpu,
-                        run.reason or "",
-                    )
-                    for i, run in enumerate(runs, start=1)
-                ),
-            )
-        )
-
-
-def set_priority(client: Client, words: Sequence[str], *, as_json: bool) -> None:
-    """`orc queue set RUN priority=N`."""
-    match = re.fullmatch(r"priority=(-?[0-9]{1,6})", words[2]) if len(words) == 3 else None
-    if words[0] != "set" or match is None:
-        raise ConfigError(
-            f"orc queue {' '.join(words)[:80]} is not understood",
-            code="E1030",
-            fix=("orc queue, or: orc queue set RUN priority=80",),
-        )
-    run = client.prioritize(words[1], int(match[1]))
-    if as_json:
-        emit_json(run=run_object(run), asked=True, priority=int(match[1]))
-    else:
-        say(f"{run.id} was asked to have priority {match[1]} (it has {run.priority})")
-
-
 def explain(explanation: Explanation, *, as_json: bool) -> int:
     """`orc explain RUN`; 5 when waiting can never help, because no card fits."""
     is_hopeless = explanation.reason in (
@@ -236,7 +186,7 @@ def stop(client: Client, run_id: str, *, now: bool, as_json: bool) -> None:
         when = "at once" if now else "after its epoch, when that is saved"
         say(f"{run.id} was asked to stop {when}; to go on later: orc resume {run.id}")
         if driver is None:
-            say("no driver runs now: it takes effect when one starts (orc resume, orc train)")
+            say("no driver runs now: it takes effect when one starts (orc serve, orc resume)")
 
 
 def show_logs(client: Client, run_id: str, *, is_following: bool) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "show_error",
     "size_text",
     "span_text",
+    "stamp_text",
 ]
 
 SCHEMA_VERSION = 1
@@ -159,3 +160,8 @@ def span_text(seconds: float) -> str:
 def clock_text(at: float) -> str:
     """Local time of day of a Unix time: `12:04:11`."""
     return datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S")
+
+
+def stamp_text(at: float) -> str:
+    """Local date and time of a Unix time: `2026-11-21 12:04:11`."""
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -24,11 +24,14 @@ class Interrupts:
 
 
 @contextmanager
-def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interrupts]:
+def interruptible(
+    client: Client, say: Callable[[str], None], *, is_service: bool = False
+) -> Iterator[Interrupts]:
     """Turn signals into requests to stop, which the driver takes from its store.
 
     The first asks every unfinished run to stop after its epoch, the second at once, the
-    third ends this process at once, and the runs with it; what was recorded stays.
+    third ends this process at once, and the runs with it; what was recorded stays. The driver
+    that is a service asks itself to leave instead: its runs stay unfinished for the next one.
     """
     interrupts = Interrupts()
     asking: list[threading.Thread] = []
@@ -40,7 +43,9 @@ def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interr
             os._exit(interrupts.exit_code)
         # A thread with connections of its own: the signal may have come within a transaction.
         thread = threading.Thread(
-            target=_ask, args=(client,), kwargs={"now": interrupts.count > 1, "say": say}
+            target=_ask_to_leave if is_service else _ask_to_stop,
+            args=(client,),
+            kwargs={"now": interrupts.count > 1, "say": say},
         )
         asking.append(thread)
         thread.start()
@@ -55,10 +60,18 @@ def interruptible(client: Client, say: Callable[[str], None]) -> Iterator[Interr
             signal.signal(number, handler)
 
 
-def _ask(client: Client, *, now: bool, say: Callable[[str], None]) -> None:
-    asked = [client.stop(run.id, now=now).id for run in client.queue()]
+def _ask_to_stop(client: Client, *, now: bool, say: Callable[[str], None]) -> None:
+    asked = [run.id for run in client.stop_all(now=now)]
     if now:
         say("stopping at once; resuming repeats the epoch under way (orc resume)")
     else:
         say("stopping after the epoch under way, which is saved; again: at once")
         say("to go on later: " + "; ".join(f"orc resume {run_id}" for run_id in asked[:3]))
+
+
+def _ask_to_leave(client: Client, *, now: bool, say: Callable[[str], None]) -> None:
+    client.drain(now=now)
+    if now:
+        say("leaving at once; the epochs under way are repeated by the next driver")
+    else:
+        say("leaving once every epoch under way is saved; again: at once")

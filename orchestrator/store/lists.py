@@ -24,6 +24,7 @@ __all__ = [
     "Asking",
     "Listed",
     "askings",
+    "forget_nodes",
     "listing",
     "nodes_of",
     "note_event",
@@ -81,7 +82,12 @@ def note_event(database: Database, connection: Connection, event: Event) -> None
 
 
 def listing(
-    connection: Connection, *, project: str | None, limit: int | None, is_unfinished: bool
+    connection: Connection,
+    *,
+    project: str | None = None,
+    limit: int | None = None,
+    is_unfinished: bool = False,
+    run_id: str | None = None,
 ) -> list[Listed]:
     """Runs that a driver has taken, oldest submission first; the newest `limit` alone."""
     columns = (
@@ -94,6 +100,8 @@ def listing(
     query = select(*columns).select_from(runs.outerjoin(latest))
     if project is not None:
         query = query.where(runs.c.project == project)
+    if run_id is not None:
+        query = query.where(runs.c.run_id == run_id)
     if is_unfinished:
         query = query.where(runs.c.is_terminal == 0)
     query = query.order_by(runs.c.submitted_at.desc(), runs.c.run_id.desc())
@@ -142,6 +150,11 @@ def nodes_of(connection: Connection) -> tuple[Node, ...]:
     """The nodes of the driver that runs, or of the last one, as far as they were not lost."""
     bodies = connection.scalars(select(nodes.c.body).order_by(nodes.c.node_id))
     return tuple(from_plain(Node, json.loads(body)) for body in bodies)
+
+
+def forget_nodes(connection: Connection) -> None:
+    """A driver starts: it has no nodes yet."""
+    connection.execute(delete(nodes))
 
 
 def askings(connection: Connection, fingerprint: str) -> list[Asking]:

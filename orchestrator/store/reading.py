@@ -95,6 +95,12 @@ class StoreReader:
             )
             return known, asked
 
+    def listed(self, run_id: str) -> Listed | None:
+        """A run as lists show it; None when no driver has taken it."""
+        with self._database.transaction(write=False) as connection:
+            found = lists.listing(connection, run_id=run_id)
+        return found[0] if found else None
+
     def projects(self) -> dict[RunId, str]:
         """The project of every run, those included that no driver has taken yet."""
         with self._database.transaction(write=False) as connection:
@@ -109,6 +115,12 @@ class StoreReader:
         """The published row of every run, or of those of a project, oldest submission first."""
         with self._database.transaction(write=False) as connection:
             return rows.statuses(connection, project)
+
+    def statuses_of(self, ids: Collection[RunId]) -> tuple[RunStatus, ...]:
+        """The published rows of some runs, by their ids; none for those that nobody has taken."""
+        with self._database.transaction(write=False) as connection:
+            found = (rows.status(connection, run_id) for run_id in ids)
+            return tuple(status for status in found if status is not None)
 
     def status(self, run_id: str) -> RunStatus:
         """The published row of a run.

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from orchestrator.errors import StoreError
 from orchestrator.messages import Event
 from orchestrator.plan.correct import Peak
-from orchestrator.store import asking, book, rows
+from orchestrator.store import asking, book, lists, rows
 from orchestrator.store.asking import Wish
 from orchestrator.store.codec import encode
 from orchestrator.store.database import Database
@@ -80,6 +80,7 @@ class SqlStore(StoreReader):
             try:
                 with self._writing() as connection:
                     asking.forget_drains(connection)
+                    lists.forget_nodes(connection)  # whoever drives announces them anew
                 yield self
             finally:
                 self._epoch = None

@@ -1,0 +1,69 @@
+"""Be the driver of a store for as long as it is wanted; `python -m jobs.serve --address auto`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from jobs.drive import opened_cluster
+from orchestrator.client.access import Client
+from orchestrator.client.feasible import MachineCards, service_cards
+from orchestrator.config.load import load_shared
+from orchestrator.console import live
+from orchestrator.console.lasting import outliving_terminal
+from orchestrator.console.lines import LinesView
+from orchestrator.console.say import say
+from orchestrator.console.service import log_path
+from orchestrator.console.stop import interruptible
+from orchestrator.ports import Parts
+
+__all__ = ["serve", "serve_store"]
+
+
+def serve(words: Sequence[str], *, home: Path | None) -> int:
+    """Drive a store in the foreground until somebody asks to leave; returns the exit code.
+
+    Args:
+        words: `cluster.emulate=[...]` or `cluster.address=...`; by default this machine's GPUs.
+        home: The folder of the store.
+
+    Raises:
+        StoreError: E5006, another driver holds the store.
+        ClusterError: Ray cannot be used.
+    """
+    shared = load_shared(words)
+    client = Client(home)
+    client.demand_no_driver()
+    cards = service_cards(shared)
+    if cards == ():
+        say("there is no GPU here: only runs with device: cpu can be trained")
+    return serve_store(client, cards, shared.address)
+
+
+def serve_store(
+    client: Client, cards: MachineCards, address: str | None = None, parts: Parts | None = None
+) -> int:
+    """Drive a store with these cards, or with the Ray at `address`; returns the exit code."""
+    from orchestrator.driver import drive
+    from orchestrator.schedule.scheduler import Scheduler
+
+    with ExitStack() as stack:
+        stack.enter_context(outliving_terminal(log_path(client)))
+        store = stack.enter_context(client.store())
+        stack.enter_context(store.drive("orc serve"))
+        cluster = opened_cluster(stack, client, cards, address, parts)
+        view = stack.enter_context(LinesView(sys.stderr))
+        interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
+        scheduler = Scheduler()
+        observe = live.recorder(scheduler, store, view)
+        say(f"driving {client.name}; asks are taken as they come (orc submit CONFIG)")
+        drive(scheduler, cluster, store, cluster, observe=observe, keep_alive=True)
+    left = sum(1 for _ in client.queue())
+    say(f"the driver has left; {left} unfinished run(s) go on with the next one (orc serve)")
+    return 130 if interrupts.exit_code == 130 else 0
+
+
+if __name__ == "__main__":
+    words = [sys.executable, "-m", "orchestrator", "serve", *sys.argv[1:]]
+    os.execv(sys.executable, words)  # noqa: S606 - the command itself: one place tells errors
