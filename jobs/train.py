@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.drive import drive_or_follow
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import machine_cards, ready
+from orchestrator.client.feasible import cards_of_driver, machine_cards, ready
 from orchestrator.client.planner import planner_of
 from orchestrator.client.prepare import order_runs, submit_orders
 from orchestrator.config.load import load_config, load_shared
@@ -53,7 +53,10 @@ def resume(names: Sequence[str], words: Sequence[str], *, home: Path | None, as_
         say("nothing is unfinished")
         return 0
     specs = [client.show(run_id).spec for run_id in ids]
-    cards = machine_cards(specs, shared, last=client)
+    if client.driver():
+        cards = cards_of_driver(specs, shared, client)
+    else:
+        cards = machine_cards(specs, shared, last=client)
 
     def submit() -> tuple[RunId, ...]:
         return tuple(run_id for name in ids for run_id in client.resume(name))

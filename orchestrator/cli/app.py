@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import plan
+from orchestrator.cli import plan, service
 from orchestrator.cli.config import config_app
 from orchestrator.cli.memory import memory_app
 from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
@@ -23,11 +23,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 success, 1 failed, 2 config or usage, 3 not found, 4 no GPU,"
     " 5 can never be scheduled, 6 Ray unreachable, 7 some runs failed, 9 stopped,"
-    " 75 the driver was lost (orc resume goes on), 130 Ctrl-C.",
+    " 75 the driver was lost (orc resume goes on), 124 timeout, 130 Ctrl-C.",
 )
 app.add_typer(config_app, name="config")
 app.add_typer(memory_app, name="memory")
 plan.register(app)
+service.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,21 +201,6 @@ def _explain(run: RunName, as_json: Json = False, home: Home = None) -> int:
     from orchestrator.console import read
 
     return read.explain(_client(home).explain(run), as_json=as_json)
-
-
-@app.command("queue")
-def _queue(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[set RUN priority=N]")] = None,
-    as_json: Json = False,
-    home: Home = None,
-) -> None:
-    """List runs that have not ended, in order; or change the priority of one."""
-    from orchestrator.console import read
-
-    if words:
-        read.set_priority(_client(home), words, as_json=as_json)
-    else:
-        read.queue(_client(home), as_json=as_json)
 
 
 @app.command("gpus")

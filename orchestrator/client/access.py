@@ -134,7 +134,7 @@ class Client:
         if self.is_there:
             with self.store() as store:
                 projects = store.projects()
-        return find_run(text, projects, str(self.path if self._url is None else "the store"))
+        return find_run(text, projects, self.name)
 
     def explain(self, run_id: str) -> Explanation:
         """Why a run is where it is: the journal replayed into a scheduler; raises as `run` does."""
@@ -242,6 +242,11 @@ class Client:
             driver = store.driver()
         return str(driver) if driver else None
 
+    @property
+    def name(self) -> str:
+        """What the store is called in messages."""
+        return str(self.path) if self._url is None else self._url.rpartition("@")[2]
+
     def demand_no_driver(self) -> None:
         """Raise StoreError (E5006: who it is, what to do) where somebody drives the store."""
         if self.is_there:
@@ -285,4 +290,3 @@ class Client:
 
         with self.store() as store:
             store.ask_all([Wish(event=event) for event in events])
-

@@ -18,13 +18,16 @@ from orchestrator.types import Card, DeviceKind, Node, NodeId, PendingReason, Ru
 __all__ = [
     "MachineCards",
     "cards_for",
+    "cards_of_driver",
     "check_feasible",
+    "check_on",
     "check_space",
     "check_unfinished",
     "cpu_count",
     "machine_cards",
     "ready",
     "recorded_cards",
+    "service_cards",
     "unfinished_specs",
 ]
 
@@ -105,7 +108,13 @@ def ready(config: Config, client: Client, *, to_driver: bool = False) -> Machine
         DataError: A data set is not what its trainer needs.
         StoreError: The disk is nearly full, or a driver holds the store.
     """
-    cards = machine_cards([project.template for project in config.projects], config)
+    templates = [project.template for project in config.projects]
+    has_driver = to_driver and client.driver() is not None
+    cards = (
+        cards_of_driver(templates, config, client)
+        if has_driver
+        else machine_cards(templates, config)
+    )
     check_files(config.projects)
     check_space(config.runs)
     if not to_driver:
@@ -142,12 +151,23 @@ def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
         ConfigError: E1016, a run asks for several GPUs.
         PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
     """
+    _check_gangs(specs)
+    node = Node(node_id=NodeId("this-machine"), cards=tuple(cards), num_cpus=cpu_count())
+    check_on(specs, [node])
+
+
+def check_on(specs: Sequence[RunSpec], nodes: Sequence[Node]) -> None:
+    """Ask the scheduler whether these nodes could ever run each of the specs.
+
+    Raises:
+        PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
+        ConfigError: E1016, a run asks for several GPUs.
+    """
     from orchestrator.schedule.scheduler import Scheduler
 
-    _check_gangs(specs)
     scheduler = Scheduler()
-    node = Node(node_id=NodeId("this-machine"), cards=tuple(cards), num_cpus=cpu_count())
-    scheduler.handle(NodeJoined(at=0.0, node=node))
+    for node in nodes:
+        scheduler.handle(NodeJoined(at=0.0, node=node))
     for number, spec in enumerate(specs):
         run_id = RunId(f"check-{number}")
         scheduler.handle(RunSubmitted(at=0.0, spec=_alone(spec, run_id)))
@@ -159,6 +179,7 @@ def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
                 why=(f"asks {found.asks}", *(f"there is {line}" for line in found.available)),
                 fix=found.remedies,
             )
+    _check_gangs(specs)
 
 
 def check_unfinished(client: Client, cards: Sequence[Card]) -> None:
@@ -190,6 +211,50 @@ def unfinished_specs(client: Client) -> tuple[RunSpec, ...]:
         asked = [event.spec for event in waiting if isinstance(event, RunSubmitted)]
         specs = [*(store.spec(run_id) for run_id in known), *asked]
     return tuple(spec for spec in specs if spec.run_id not in stopped)
+
+
+def service_cards(shared: Config) -> MachineCards:
+    """The cards of a driver that waits for runs: emulated ones, those of a Ray, or of here.
+
+    Raises:
+        ConfigError: E1050 to E1053, an emulated card is unknown.
+    """
+    if shared.address is not None:
+        return None
+    if shared.emulate:
+        from orchestrator.device.catalogue import emulated_cards
+
+        return emulated_cards(shared.emulate)
+    from orchestrator.device.nvml import survey
+
+    return tuple(survey()[0])
+
+
+def cards_of_driver(specs: Sequence[RunSpec], shared: Config, client: Client) -> MachineCards:
+    """The cards that runs are planned for: of the driver that runs, else of this machine.
+
+    Args:
+        specs: The runs; they need no ids yet. They are checked against these cards.
+        shared: Says which cards a driver would have that is started here.
+        client: Of the store.
+
+    Returns:
+        None where nobody knows the cards yet.
+
+    Raises:
+        PlanError: E2001, no card can ever hold a run.
+        ConfigError: E1016, a run asks for several GPUs.
+    """
+    if client.driver() is None:
+        try:
+            return machine_cards(specs, shared)
+        except NoDeviceError:
+            return None
+    nodes = client.nodes()
+    if not nodes:
+        return None
+    check_on(specs, nodes)
+    return tuple(card for node in nodes for card in node.cards)
 
 
 def recorded_cards(client: Client) -> tuple[Card, ...]:

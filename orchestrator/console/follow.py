@@ -21,7 +21,6 @@ __all__ = ["DRIVER_LOST", "TIMED_OUT", "End", "follow_runs", "hand_over", "wait_
 DRIVER_LOST = 75  # the exit code: nobody trains the runs now, but they can go on (EX_TEMPFAIL)
 TIMED_OUT = 124  # as `timeout` of coreutils
 _POLL: Seconds = 0.5
-_PATIENCE: Seconds = 5.0  # for a driver that a service manager starts again
 _TOLD = 3  # runs named in a hint; more are found with `orc ls`
 _EXPLAINED = 100  # runs of which it is told why they wait
 

@@ -35,28 +35,31 @@ _STEP_LINES: Seconds = 30.0  # between two signs of life of one run, in plain li
 
 def line_of(event: Event) -> str | None:
     """The line that tells an event; None for those that are not worth one."""
+    return _place_line(event) or _wish_line(event) or _attempt_line(event)
+
+
+def _place_line(event: Event) -> str | None:
     match event:
-        case RunSubmitted(spec=spec):
-            part = f" {spec.part}" if spec.part else ""
-            return f"run={spec.run_id} submitted (project {spec.project}{part})"
         case NodeJoined(node=node):
             cards = ", ".join(_card_text(card) for card in node.cards) or "no GPU"
             return f"node={node.node_id} joined: {cards}; {node.num_cpus:g} CPUs"
-        case NodeLost(node_id=node_id):
-            return f"node={node_id} lost"
         case NodeChanged(node=node):
             held = ", ".join(size_text(card.foreign_bytes) for card in node.cards)
             return f"node={node.node_id} changed: other processes hold {held or 'nothing'}"
+        case NodeLost(node_id=node_id):
+            return f"node={node_id} lost"
         case DrainRequested(now=now):
             return f"the driver is asked to leave {'at once' if now else 'after the epochs'}"
-        case _ if isinstance(event, DrainEnded):
-            return "another driver has come: gangs may start again"
         case _:
-            return _wish_line(event) or _attempt_line(event)
+            is_over = isinstance(event, DrainEnded)
+            return "another driver has come: gangs may start again" if is_over else None
 
 
 def _wish_line(event: Event) -> str | None:
     match event:
+        case RunSubmitted(spec=spec):
+            part = f" {spec.part}" if spec.part else ""
+            return f"run={spec.run_id} submitted (project {spec.project}{part})"
         case CancelRequested(run_id=run_id, now=now):
             return f"run={run_id} asked to stop {'now' if now else 'after its epoch'}"
         case ResumeRequested(run_id=run_id):

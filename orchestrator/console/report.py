@@ -10,7 +10,7 @@ from orchestrator.console.say import columns, emit, emit_json, say, size_text, s
 from orchestrator.console.series import series_lines
 from orchestrator.types import Cause, DeviceKind, RunId, RunSpec, RunState
 
-__all__ = ["continued", "exit_code", "fitted", "handed_over", "prepared", "report"]
+__all__ = ["continued", "exit_code", "fitted", "handed_over", "prepared", "report", "submitted"]
 
 _NEXT = {
     Cause.OUT_OF_MEMORY: "a larger card, or a smaller imgsz",
@@ -88,6 +88,25 @@ def handed_over(ids: Sequence[RunId], driver: str) -> int:
     for run_id in ids:
         say(f"  {run_id}   watch: orc logs -f {run_id}")
     return 0
+
+
+def submitted(
+    ids: Sequence[RunId], orders: Sequence[Order], driver: str | None, *, as_json: bool
+) -> None:
+    """Print the ids of what is in the queue now, a line each, and say who trains it."""
+    if as_json:
+        runs = [
+            {"id": run_id, "project": order.spec.project, "is_new": run_id == order.spec.run_id}
+            for run_id, order in zip(ids, orders, strict=True)
+        ]
+        emit_json(runs=runs, driver=driver)
+    else:
+        for run_id in ids:
+            emit(run_id)
+    if driver is None:
+        say("in the queue; no driver runs now: orc serve --background starts one")
+    else:
+        say(f"in the queue of {driver}; watch: orc wait, orc queue")
 
 
 def _row(run: Run) -> tuple[object, ...]:

@@ -14,7 +14,9 @@ from orchestrator.messages import (
     CancelRequested,
     DrainRequested,
     Event,
+    PlaceMended,
     PriorityChanged,
+    QueueChanged,
     ResumeRequested,
     RunMoved,
     RunSubmitted,
@@ -28,9 +30,8 @@ from orchestrator.types import RunId, Seconds
 
 __all__ = ["Wish", "answer_to", "ask", "forget_drains", "is_empty", "take", "waiting"]
 
-_Asked: TypeAlias = (
-    RunSubmitted | CancelRequested | ResumeRequested | PriorityChanged | RunMoved | DrainRequested
-)
+_OfRun: TypeAlias = CancelRequested | ResumeRequested | PriorityChanged | RunMoved
+_Asked: TypeAlias = RunSubmitted | _OfRun | QueueChanged | PlaceMended | DrainRequested
 _DRAIN = "drain "  # how the key of a drain begins
 _ATTEMPTS = 3  # another asker may be first, once for each of a few keys
 
@@ -102,7 +103,7 @@ def _row(wish: Wish) -> dict[str, Any]:
         key = f"submit {submits}" if key is None else key
     elif isinstance(asked, DrainRequested):
         key = f"{_DRAIN}{asked.at!r}"
-    else:
+    elif isinstance(asked, _OfRun):
         answer = asked.run_id
     return {
         "key": key,

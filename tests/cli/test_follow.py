@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.client.access import Client
 from orchestrator.cluster.sim import SimCluster
-from orchestrator.console.follow import DRIVER_LOST, follow_runs, hand_over
+from orchestrator.console.follow import DRIVER_LOST, End, follow_runs, hand_over
 from orchestrator.console.lines import LinesView
 from orchestrator.driver import drive
 from orchestrator.messages import CancelRequested, Event, NodeJoined
@@ -72,7 +72,7 @@ def submit(client: Client, *specs: RunSpec) -> Callable[[], tuple[RunId, ...]]:
 def told(client: Client, ids: tuple[RunId, ...], pause: Callable[[Seconds], None]) -> str:
     stream = io.StringIO()
     with client.store() as store, LinesView(stream) as view:
-        assert follow_runs(store, ids, view, pause=pause)
+        assert follow_runs(store, ids, view, pause=pause) is End.ENDED
     return stream.getvalue()
 
 

@@ -1,0 +1,65 @@
+"""Keys that people give: asking again with the same key for the same is asking once."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.client.access import Client, fingerprint
+from orchestrator.client.prepare import Order
+from orchestrator.errors import ConfigError, ConflictError
+from orchestrator.types import RunId
+
+__all__ = ["keyed", "made_anew", "remove_needless"]
+
+_LONGEST = 200
+
+
+def keyed(orders: Sequence[Order], client: Client, key: str) -> tuple[Order, ...]:
+    """Let a person's key decide which run each order is; each project has its own part of it.
+
+    Raises:
+        ConfigError: E1035, the key is empty or too long.
+        ConflictError: E5009, the key was used for something else.
+    """
+    if not key.strip() or len(key) > _LONGEST or not key.isprintable():
+        raise ConfigError(
+            f"{key!r:.80} cannot be a key",
+            code="E1035",
+            fix=(f"1 to {_LONGEST} characters that can be printed, such as --key nightly-42",),
+        )
+    return tuple(_keyed(order, client, _name(key, order)) for order in orders)
+
+
+def _name(key: str, order: Order) -> str:
+    part = order.spec.part
+    return f"{key}/{order.spec.project}" + ("" if part is None else f"/{part.fold}.{part.stage}")
+
+
+def _keyed(order: Order, client: Client, key: str) -> Order:
+    if not client.is_there:
+        return replace(order, key=key, continues=None)
+    with client.store() as store:
+        answer = store.answer_to(key)
+        before = None if answer is None else store.spec(answer)
+    if before is not None and fingerprint(before) != fingerprint(order.spec):
+        raise ConflictError(
+            f"the key {key!r} was already used",
+            code="E5009",
+            why=(f"for run {answer}, which asks for something else",),
+            fix=("ask again with another key, or with exactly what was asked before",),
+        )
+    return replace(order, key=key, continues=answer)
+
+
+def made_anew(orders: Sequence[Order]) -> tuple[Order, ...]:
+    """Make every order a run of its own, also where the same is under way already."""
+    return tuple(
+        replace(order, key=f"again {order.spec.run_id}", continues=None) for order in orders
+    )
+
+
+def remove_needless(orders: Sequence[Order], answers: Sequence[RunId]) -> None:
+    """Remove the folders of new runs that another asker was faster to ask for."""
+    for order, answer in zip(orders, answers, strict=True):
+        if order.continues is None and answer != order.spec.run_id:
+            shutil.rmtree(order.spec.folder, ignore_errors=True)
