@@ -1,13 +1,14 @@
 """Keys that people give: asking again with the same key for the same is asking once."""
 
+import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.client.access import Client, fingerprint
-from orchestrator.client.prepare import Order
+from orchestrator.client.series import Order, bare
 from orchestrator.errors import ConfigError, ConflictError
-from orchestrator.types import RunId
+from orchestrator.types import RunId, RunSpec
 
 __all__ = ["keyed", "made_anew", "remove_needless"]
 
@@ -27,7 +28,9 @@ def keyed(orders: Sequence[Order], client: Client, key: str) -> tuple[Order, ...
             code="E1035",
             fix=(f"1 to {_LONGEST} characters that can be printed, such as --key nightly-42",),
         )
-    return tuple(_keyed(order, client, _name(key, order)) for order in orders)
+    named = [_keyed(_in_series(order, key), client, _name(key, order)) for order in orders]
+    known = {order.spec.run_id: order.run_id for order in named}
+    return tuple(replace(order, spec=_after(order.spec, known)) for order in named)
 
 
 def _name(key: str, order: Order) -> str:
@@ -35,20 +38,45 @@ def _name(key: str, order: Order) -> str:
     return f"{key}/{order.spec.project}" + ("" if part is None else f"/{part.fold}.{part.stage}")
 
 
+def _in_series(order: Order, key: str) -> Order:
+    """Runs of a project that were asked for with another key are another series."""
+    part = order.spec.part
+    if part is None:
+        return order
+    series = f"{part.config}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return replace(order, spec=replace(order.spec, part=replace(part, series=series)))
+
+
+def _after(spec: RunSpec, known: Mapping[RunId, RunId]) -> RunSpec:
+    source = spec.weights_from
+    return replace(
+        spec,
+        after=tuple(known.get(run_id, run_id) for run_id in spec.after),
+        weights_from=None if source is None else known.get(source, source),
+    )
+
+
 def _keyed(order: Order, client: Client, key: str) -> Order:
+    free = replace(order, key=key, continues=None, has_ended=False)
     if not client.is_there:
-        return replace(order, key=key, continues=None)
+        return free
     with client.store() as store:
         answer = store.answer_to(key)
         before = None if answer is None else store.spec(answer)
-    if before is not None and fingerprint(before) != fingerprint(order.spec):
+    if before is None:
+        return free
+    if _asked(before) != _asked(order.spec):
         raise ConflictError(
             f"the key {key!r} was already used",
             code="E5009",
             why=(f"for run {answer}, which asks for something else",),
             fix=("ask again with another key, or with exactly what was asked before",),
         )
-    return replace(order, key=key, continues=answer)
+    return replace(free, continues=answer)
+
+
+def _asked(spec: RunSpec) -> str:
+    return fingerprint(bare(spec))
 
 
 def made_anew(orders: Sequence[Order]) -> tuple[Order, ...]:

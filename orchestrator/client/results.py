@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from orchestrator.client.records import Run, run_of
+from orchestrator.client.records import Run, listed_run
 from orchestrator.errors import StoreError
 from orchestrator.messages import Event
 from orchestrator.types import Part, RunState, RunStatus
@@ -217,9 +217,9 @@ class SeriesObserver:
             self._write(project)
 
     def _write(self, project: str) -> None:
-        own = [status for status in self._store.statuses(project) if status.part]
+        known, _ = self._store.listing(project=project)
         try:
-            write_results(series_of([run_of(self._store, status) for status in own]))
+            write_results(series_of([listed_run(row) for row in known]))
         except (OSError, StoreError) as error:
             self._log.warning(
                 "the results of a series cannot be written; the store keeps them",

@@ -11,7 +11,6 @@ from orchestrator.client.access import Client, fingerprint, new_run_id
 from orchestrator.client.fitting import Fitted
 from orchestrator.client.folds import fold_data
 from orchestrator.config.load import Config, Project
-from orchestrator.messages import RunSubmitted
 from orchestrator.types import Part, RunId, RunSpec, RunState
 
 __all__ = ["Order", "bare", "part_orders", "projects_of"]
@@ -145,10 +144,6 @@ def _under_way(
 
 
 def _runs(client: Client, project: str) -> Iterator[tuple[Part, RunId, RunState]]:
-    if not client.path.exists():
-        return
-    with client.store() as store:
-        known = [(s.part, s.run_id, s.state) for s in store.statuses(project)]
-        asked = [e.spec for e in store.waiting() if isinstance(e, RunSubmitted)]
-    known += [(s.part, s.run_id, RunState.PENDING) for s in asked if s.project == project]
-    yield from ((part, run_id, state) for part, run_id, state in known if part is not None)
+    for run in client.runs(project):
+        if run.part is not None:
+            yield run.part, RunId(run.id), run.state
