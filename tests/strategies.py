@@ -43,6 +43,7 @@ def make_spec(
     name: str = "r",
     *,
     num_gpus: int = 1,
+    min_gpus: int | None = None,
     gib: float | None = None,
     priority: int = 50,
     batch: int | None = None,
@@ -76,6 +77,7 @@ def make_spec(
         folder=f"/runs/{name}",
         device=device,
         num_gpus=num_gpus,
+        min_gpus=min_gpus,
         memory_bytes=None if gib is None else int(gib * GIB),
         micro_batch=micro_batch,
         gpu_types=gpu_types,
@@ -118,6 +120,7 @@ def specs(draw: st.DrawFn, name: str, after: Sequence[str] = ()) -> RunSpec:
     return make_spec(
         name,
         num_gpus=num_gpus,
+        min_gpus=draw(st.sampled_from((None, 1))),
         gib=draw(st.sampled_from((None, None, 2, 5, 11, 30))),
         priority=draw(st.sampled_from((10, 50, 50, 90))),
         batch=num_gpus * draw(st.integers(1, 9)),

@@ -94,16 +94,16 @@ class Rearrange:
 
     def _num_gpus(self, life: Lifecycle) -> int:
         """Cards for those who can be moved: all, but what others hold or are promised."""
-        total = sum(1 for card in life.ledger.cards() if not card.is_gone)
-        others = 0
-        for record in life.runs.values():
-            if record.state.is_terminal or _is_movable(record):
-                continue
-            if record.spec.run_id in self.runs and record.wanted_gpus is not None:
-                others += record.wanted_gpus  # it leaves to come back with so many
-            elif record.state.holds_gpus and not record.is_leaving_soon:
-                others += sum(share.card is not None for share in record.held)
-        return max(total - others, 0)
+        promised = 0
+        theirs: set[RunId] = set()
+        for run_id, record in self.runs.items():
+            if record.wanted_gpus is not None:
+                promised += record.wanted_gpus  # it leaves to come back with so many
+            if record.wanted_gpus is not None or _is_movable(record) or record.is_leaving_soon:
+                theirs.add(run_id)
+        gone = frozenset(theirs)
+        free = [card for card in life.ledger.cards() if card.has_room(None, leaving=gone)]
+        return max(sum(not card.node.aside for card in free) - promised, 0)
 
     def _follow(self, life: Lifecycle, record: RunRecord, width: int) -> None:
         if record.state is RunState.PENDING:

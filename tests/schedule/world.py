@@ -136,7 +136,10 @@ class World:
             assert not self.gangs.pop(attempt).shares, "one attempt at a time"
             self.over.append(GangFailed(at=0.0, attempt=attempt, cause=Cause.WORKER_LOST))
         self.attempts[run_id] = number
-        assert start.placement.world_size == start.spec.num_gpus, "a gang is whole"
+        width = start.placement.world_size
+        assert width == start.batch.world_size, "a gang is whole"
+        least = start.spec.min_gpus or start.spec.num_gpus
+        assert least <= width <= start.spec.num_gpus, "a gang is as wide as it may be"
         assert all(s.node_id in self.nodes for s in start.placement.shares), "on a lost node"
         assert start.batch.effective_batch == start.spec.effective_batch
         assert sum(start.batch.pieces) * start.batch.world_size == start.spec.effective_batch

@@ -1,0 +1,175 @@
+"""A policy sizes gangs in rounds: resized from checkpoints, the batch kept, nobody lost."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+
+from orchestrator.messages import Event, PreemptGang, StartGang
+from orchestrator.schedule.policy import Candidate, legal_widths
+from orchestrator.schedule.scheduler import Scheduler
+from orchestrator.schedule.speedup import Speedups
+from orchestrator.types import RunId, RunState, Seconds, StopMode
+from tests.schedule.test_machine import GRACE, HOLD, PROFILE, START_TIMEOUT, Machine
+from tests.schedule.test_scheduler import LARGE, Desk
+from tests.strategies import make_spec
+
+
+@dataclass
+class Told:
+    """Gives what a test writes down, and remembers what it was told."""
+
+    wanted: dict[str, int]
+    round_seconds: Seconds = 60.0
+    resize_mode: StopMode = StopMode.AFTER_EPOCH
+
+    def __post_init__(self) -> None:
+        self.seen: list[tuple[tuple[Candidate, ...], int]] = []
+
+    def widths(
+        self, now: Seconds, candidates: Sequence[Candidate], num_gpus: int
+    ) -> Mapping[RunId, int]:
+        self.seen.append((tuple(candidates), num_gpus))
+        return {RunId(name): width for name, width in self.wanted.items()}
+
+
+class Whims:
+    """Another number of cards for everybody each round; the first in the list is left alone."""
+
+    round_seconds = 60.0
+    resize_mode = StopMode.AT_BATCH
+
+    def widths(
+        self, now: Seconds, candidates: Sequence[Candidate], num_gpus: int
+    ) -> Mapping[RunId, int]:
+        given: dict[RunId, int] = {}
+        for candidate in candidates:
+            options = (0, *candidate.widths) if given else (candidate.width or candidate.widths[0],)
+            drawn = hashlib.sha256(f"{candidate.run_id}/{now}".encode()).digest()[0]
+            width = options[drawn % len(options)]
+            if sum(given.values()) + width <= num_gpus:
+                given[candidate.run_id] = width
+        return given
+
+
+class SizedMachine(Machine):
+    def scheduler(self) -> Scheduler:
+        return Scheduler(
+            start_timeout_seconds=START_TIMEOUT,
+            yield_grace_seconds=GRACE,
+            hold_after_seconds=HOLD,
+            policy=Whims(),
+        )
+
+    def tell(self, event: Event) -> None:
+        self.is_broken = True
+        self.obey(event)
+        self.is_broken = False
+
+
+TestSized = SizedMachine.TestCase
+TestSized.settings = settings(PROFILE, max_examples=40)
+
+
+def desk_of(wanted: dict[str, int], **kwargs: object) -> tuple[Desk, Told]:
+    policy = Told(wanted, **kwargs)  # type: ignore[arg-type]  # fields of Told
+    desk = Desk(Scheduler(policy=policy))
+    desk.node("n", LARGE, LARGE, LARGE, LARGE)
+    return desk, policy
+
+
+def width(desk: Desk, name: str) -> int:
+    return len(desk.where(name))
+
+
+def test_a_run_starts_with_the_cards_that_the_policy_gives_it() -> None:
+    desk, _ = desk_of({"r": 2})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8))
+    assert width(desk, "r") == 2
+    batch = desk.status("r").batch
+    assert batch is not None
+    assert (batch.effective_batch, batch.world_size, batch.rank_batch) == (8, 2, 4)
+
+
+def test_a_run_that_gets_none_waits_until_a_round_gives_it_some() -> None:
+    desk, policy = desk_of({})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8))
+    assert desk.state("r") is RunState.PENDING
+    policy.wanted["r"] = 4
+    desk.pass_time(30.0)
+    assert desk.state("r") is RunState.PENDING  # no round is due
+    desk.pass_time(31.0)
+    assert width(desk, "r") == 4
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 4), (4, 1)])
+def test_a_gang_grows_and_shrinks_at_its_checkpoint(old: int, new: int) -> None:
+    desk, policy = desk_of({"r": old})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, micro_batch=2, epochs=5))
+    desk.up("r")
+    desk.epoch("r")
+    policy.wanted["r"] = new
+    actions = desk.pass_time(61.0)
+    assert [type(action) for action in actions] == [PreemptGang]
+    assert width(desk, "r") == old  # until it has left
+    started = desk.yield_("r")
+    (start,) = [action for action in started if isinstance(action, StartGang)]
+    assert start.placement.world_size == new
+    assert start.batch.effective_batch == 8
+    assert start.batch.micro_batch == 2  # what a card holds is another question
+    assert [ref.epoch for ref in start.checkpoints] == [1]
+
+
+def test_a_gang_that_is_to_stop_waits_aside_and_its_cards_go_to_others() -> None:
+    desk, policy = desk_of({"a": 4})
+    desk.submit(*(make_spec(name, num_gpus=4, batch=8) for name in "ab"))
+    desk.up("a")
+    policy.wanted = {"b": 4}
+    desk.pass_time(61.0)
+    desk.yield_("a")
+    assert (desk.state("a"), width(desk, "b")) == (RunState.PENDING, 4)
+
+
+def test_a_policy_is_told_of_what_is_left_and_of_cards_that_are_promised() -> None:
+    desk, policy = desk_of({"a": 2, "b": 1})
+    desk.submit(*(make_spec(name, num_gpus=4, min_gpus=1, batch=8, epochs=10) for name in "ab"))
+    desk.up("a")
+    desk.pass_time(61.0)
+    desk.up("b")
+    desk.epoch("a")
+    policy.wanted = {"a": 3, "b": 1}
+    desk.pass_time(61.0)  # `a` is asked to leave, and will come back with three
+    candidates, num_gpus = policy.seen[-1]
+    left = {str(c.run_id): c.left_seconds for c in candidates}
+    assert left["a"] == pytest.approx(9 * 1.0 * Speedups().of(make_spec("a"), 2))
+    assert num_gpus == 4
+    desk.pass_time(61.0)
+    candidates, num_gpus = policy.seen[-1]
+    assert [str(c.run_id) for c in candidates] == ["b"]
+    assert num_gpus == 4 - policy.wanted["a"]
+
+
+def test_runs_that_share_cards_are_none_of_its_business() -> None:
+    desk, policy = desk_of({})
+    desk.submit(make_spec("small", gib=2), make_spec("r", num_gpus=2, min_gpus=1, batch=4))
+    assert desk.state("small") is RunState.STARTING
+    candidates, num_gpus = policy.seen[-1]
+    assert [str(c.run_id) for c in candidates] == ["r"]
+    assert num_gpus == 3
+
+
+def test_legal_widths_divide_the_batch() -> None:
+    assert legal_widths(make_spec("r", num_gpus=6, min_gpus=1, batch=12)) == (1, 2, 3, 4, 6)
+    assert legal_widths(make_spec("r", num_gpus=3, batch=12)) == (3,)
+
+
+def test_speedups_are_learned_from_two_widths() -> None:
+    speedups, spec = Speedups(), make_spec("r", num_gpus=8, min_gpus=1, batch=8)
+    assumed = speedups.of(spec, 4)
+    assert 2.0 < assumed < 4.0
+    for one, seconds in ((1, 100.0), (2, 60.0)):  # 80 / width + 20
+        speedups.progressed(spec, one, seconds)
+    assert speedups.of(spec, 4) == pytest.approx(100.0 / 40.0)
+    assert speedups.seconds_of_one(spec) == pytest.approx(100.0)
