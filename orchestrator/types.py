@@ -125,6 +125,7 @@ class RunSpec:
     priority: int = 50  # higher goes first
     retry: RetryBudget = field(default_factory=RetryBudget)
     max_duration_seconds: Seconds | None = None
+    given_up: tuple[str, ...] = ()  # rungs that earlier attempts took: "amp=bf16"
     asked: str = ""  # fingerprint of what was asked for, where a plan has changed the rest
     after: tuple[RunId, ...] = ()  # runs that have to succeed before this one starts
     weights_from: RunId | None = None  # the run whose best weights this one starts from
@@ -157,6 +158,7 @@ class Progress:
     peak_reserved_bytes: Bytes = 0  # taken from the card, the allocator's cache included
     num_recuts: int = 0  # changes of the micro-batch during the epoch
     leak_bytes: Bytes = 0  # by which the memory grows each epoch; 0 without a leak
+    rungs: tuple[str, ...] = ()  # given up while the run trained: "amp=bf16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,9 +63,7 @@ class MemoryModel(Block):
     that was planned: what the card has free besides belongs to others.
     """
 
-    predict: bool = Field(
-        default=True, description="predict the memory and plan with it; false takes a whole card"
-    )
+    predict: bool = Field(default=True, description="plan with a prediction; false: a whole card")
     ladder: Annotated[
         tuple[
             Literal["cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host", "imgsz"], ...
@@ -74,17 +72,19 @@ class MemoryModel(Block):
     ] = Field(
         ("cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host"),
         max_length=6,
-        description="what may be given up so that a run fits, in this order",
+        description="what may be given up so that a run fits, in this order; also as it trains",
     )
-    least_imgsz: int | None = Field(
-        None, ge=32, le=16384, description="smallest pictures that the rung imgsz may go to"
-    )
+    least_imgsz: int | None = Field(None, ge=32, le=16384, description="least of the rung imgsz")
     adapt: bool = Field(
         default=True, description="pieces grow again after a cut; they are always cut when needed"
     )
     target: float = Field(
         0.85, ge=0.1, le=1, description="part of the run's share that a grown piece may take"
     )
+    grad_checkpointing: bool = Field(
+        default=False, description="compute layers twice, to keep less"
+    )
+    optimizer_state: Literal["card", "host", "8bit"] = Field("card", description="where it is kept")
 
 
 class ScheduleModel(Block):

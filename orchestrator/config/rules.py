@@ -24,7 +24,14 @@ __all__ = [
 
 TIMM_PREFIX = "timm/"
 _KEYS = frozenset(ProjectModel.model_fields)
-_WHILE_IT_TRAINS = {"adapt": "memory_adapt", "target": "memory_target"}  # block -> trainers' keys
+_WHILE_IT_TRAINS = {  # the block `memory` -> trainers' keys
+    "adapt": "memory_adapt",
+    "target": "memory_target",
+    "ladder": "memory_ladder",
+    "least_imgsz": "memory_least_imgsz",
+    "grad_checkpointing": "grad_checkpointing",
+    "optimizer_state": "optimizer_state",
+}
 _NOT_OURS = {  # keys of ultralytics that have no meaning here, and what takes their place
     "nbs": "leave it out: it is always the effective batch, which is `batch`",
     "time": "use schedule.max_duration",
@@ -161,12 +168,20 @@ def memory_options(model: ProjectModel) -> dict[str, Scalar]:
     """
     block = type(model.memory).model_fields
     told = {
-        option: getattr(model.memory, key)
+        option: _scalar(getattr(model.memory, key))
         for key, option in _WHILE_IT_TRAINS.items()
         if getattr(model.memory, key) != block[key].default
     }
     known = option_keys(trainer_of(model.model, model.trainer)) if told else frozenset()
     return {option: value for option, value in told.items() if option in known}
+
+
+def _scalar(value: object) -> Scalar:
+    """A value of the block as an option: names in a row are one text."""
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    assert isinstance(value, str | int | float | bool)
+    return value
 
 
 def _said_twice(place: Place, model: ProjectModel) -> list[Problem]:

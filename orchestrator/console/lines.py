@@ -21,6 +21,7 @@ from orchestrator.messages import (
     NodeLost,
     PriorityChanged,
     ProgressReported,
+    Recut,
     ResumeRequested,
     RunMoved,
     RunSubmitted,
@@ -81,9 +82,8 @@ def _attempt_line(event: Event) -> str | None:
         case ProgressReported(attempt=attempt):
             return f"run={attempt.run_id} {_epoch_text(event)}"
         case MicroBatchChanged(attempt=attempt, recut=change):
-            what = "validation batch" if change.in_validation else "micro-batch"
-            told = f"{what} {change.old} -> {change.new}, the same effective batch"
-            return f"run={attempt.run_id} epoch {change.epoch}: {told} ({change.why})"
+            told = f"{_change_text(change)}, the same effective batch ({change.why})"
+            return f"run={attempt.run_id} epoch {change.epoch}: {told}"
         case GangFinished(attempt=attempt, metrics=metrics):
             best = metric_text(metrics)
             return f"run={attempt.run_id} finished{f', best {best}' if best else ''}"
@@ -93,6 +93,15 @@ def _attempt_line(event: Event) -> str | None:
             return f"run={attempt.run_id} attempt {attempt.number} failed: {cause}{mark} {told}"
         case _:
             return None
+
+
+def _change_text(change: Recut) -> str:
+    given = change.given_up
+    if given is not None:
+        when = "" if given.is_live else " from the next attempt on"
+        return f"gives up {given.rung} ({given.setting}){when}"
+    what = "validation batch" if change.in_validation else "micro-batch"
+    return f"{what} {change.old} -> {change.new}"
 
 
 def _card_text(card: Card) -> str:
@@ -120,7 +129,8 @@ def _told(metrics: Mapping[str, float]) -> list[str]:
 def _level(event: Event) -> str:
     """How alarming an event is: what the scheduler mends by itself is a warning."""
     if isinstance(event, MicroBatchChanged):
-        return "WARN " if event.recut.new < event.recut.old else "INFO "
+        is_less = event.recut.new < event.recut.old or event.recut.given_up is not None
+        return "WARN " if is_less else "INFO "
     if isinstance(event, NodeLost):
         return "WARN "
     if not isinstance(event, GangFailed) or event.cause is Cause.KILLED:

@@ -3,16 +3,25 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.device.catalogue import find_card
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.memory.predict import installed_versions
-from orchestrator.messages import Event, NodeChanged, NodeJoined, ProgressReported, RunSubmitted
+from orchestrator.messages import (
+    Event,
+    GivenUp,
+    NodeChanged,
+    NodeJoined,
+    ProgressReported,
+    RunSubmitted,
+)
 from orchestrator.plan.budget import Target
 from orchestrator.plan.correct import Peak
 from orchestrator.plan.job import precision_on
+from orchestrator.plan.ladder import settings_after
 from orchestrator.types import Card, Progress, RunId, RunSpec, RunStatus
 
 __all__ = ["PLAN_FILE", "Book", "BookObserver", "peak_of", "target_of"]
@@ -102,6 +111,9 @@ def peak_of(
     Epochs are reported after their validation; ultralytics' `val: false` leaves it out.
     """
     target = target_of(card)
+    if progress.rungs:  # another step than the one that was planned
+        given = map(GivenUp.parse, progress.rungs)
+        spec = replace(spec, folder="", settings=settings_after(spec.settings, given))
     plan = _plan_of(spec, target.name, progress.micro_batch)
     steps = progress.num_images // max(1, spec.effective_batch)
     return Peak(
@@ -127,6 +139,8 @@ def peak_of(
 
 def _plan_of(spec: RunSpec, card: str, micro_batch: int) -> dict[str, Any]:
     """What was predicted for a run on such a card; empty where nothing was, or it was recut."""
+    if not spec.folder:
+        return {}
     with suppress(OSError, ValueError, TypeError, KeyError):
         found = json.loads((Path(spec.folder) / PLAN_FILE).read_text("utf-8"))
         for plan in found["plans"]:

@@ -132,7 +132,9 @@ class YoloSteps:
                 return trainer.preprocess_batch(given)
 
         model.train()
-        model.forward = CutStep(trainer, batch, prepare, is_checkpointed=workload.is_checkpointed)
+        model.forward = CutStep(trainer, batch, prepare)
+        if workload.is_checkpointed:
+            model.forward.checkpoint()
         with _followed(stage, model), looping(stage.answers.groups):
             for number in range(1, steps + 1):
                 stage.begin(number)

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from orchestrator.messages import GivenUp
 from orchestrator.plan.budget import Target
 from orchestrator.plan.workload import OptimizerState, Workload
-from orchestrator.types import Bytes
+from orchestrator.types import Bytes, RunSpec, TrainSettings
 
 __all__ = [
     "CARRIED_OUT",
@@ -17,7 +18,10 @@ __all__ = [
     "Rung",
     "by_cost",
     "climbed",
+    "settings_after",
+    "size_below",
     "smaller_model",
+    "spec_after",
 ]
 
 
@@ -131,11 +135,40 @@ def climbed(
         yield replace(workload, optimizer_state=OptimizerState.HOST)
     elif rung is Rung.IMGSZ and least_imgsz is not None:
         size = workload.imgsz
-        while (size := _size_below(size)) >= least_imgsz:
+        while (size := size_below(size)) >= least_imgsz:
             yield replace(workload, imgsz=size)
 
 
-def _size_below(size: int) -> int:
+def settings_after(settings: TrainSettings, given_up: Iterable[GivenUp]) -> TrainSettings:
+    """A run's settings with the rungs that were taken while it trained.
+
+    Raises:
+        ValueError: A rung that has no setting.
+    """
+    for given in given_up:
+        rung, options = Rung(given.rung), dict(settings.options)
+        if rung is Rung.AMP:
+            settings = replace(settings, amp=given.setting)
+        elif rung is Rung.IMGSZ:
+            settings = replace(settings, imgsz=int(given.setting))
+        elif rung is Rung.CHECKPOINTING:
+            settings = replace(settings, options=options | {"grad_checkpointing": True})
+        elif rung in (Rung.OPTIMIZER_8BIT, Rung.OPTIMIZER_HOST):
+            settings = replace(settings, options=options | {"optimizer_state": given.setting})
+        else:
+            raise ValueError(f"{rung} is no setting of a run")
+    return settings
+
+
+def spec_after(spec: RunSpec, given_up: Sequence[GivenUp]) -> RunSpec:
+    """What was submitted, with the rungs that earlier attempts took."""
+    if not given_up:
+        return spec
+    settings = settings_after(spec.settings, given_up)
+    return replace(spec, settings=settings, given_up=tuple(map(str, given_up)))
+
+
+def size_below(size: int) -> int:
     """About nine tenths of a size, in whole strides: each costs about a fifth of the computing."""
     return min(size - 1, round(size * 0.9)) // _SIZE_STEP * _SIZE_STEP
 

@@ -9,6 +9,7 @@ from orchestrator.messages import (
     GangFinished,
     GangStarted,
     GangYielded,
+    GivenUp,
     MicroBatchChanged,
     NodeChanged,
     NodeJoined,
@@ -93,9 +94,22 @@ def recut(life: Lifecycle, event: MicroBatchChanged) -> None:
     if record.batch is not None and not change.in_validation:
         new = min(change.new, record.batch.rank_batch)
         record.batch = replace(record.batch, micro_batch=new)
-    if record.state is RunState.RUNNING:
+    if change.given_up is not None:
+        _give_up(record, change.given_up)
+    if record.state is RunState.RUNNING and change.given_up is not None:
+        told = f"{change.given_up.rung} ({change.given_up.setting})"
+        record.detail = f"gave up {told} in epoch {change.epoch}, as nothing was left to cut"
+    elif record.state is RunState.RUNNING:
         what = "validation batch" if change.in_validation else "micro-batch"
         record.detail = f"{what} {change.old} -> {change.new} in epoch {change.epoch}"
+
+
+def _give_up(record: RunRecord, given: GivenUp) -> None:
+    """Keep a rung for the next attempts; a later one of the same kind takes the place of it."""
+    others = tuple(one for one in record.given_up if one.rung != given.rung)
+    record.given_up = (*others, given)
+    if not given.is_live:
+        record.lightened = record.attempt
 
 
 def finished(life: Lifecycle, event: GangFinished) -> None:
@@ -213,7 +227,11 @@ def _retry(life: Lifecycle, record: RunRecord, trigger: type, cause: Cause, deta
     if life.health.failed(record.spec, record.held, cause, life.now):
         life.dispatch.doubt()
     verdict = retry.decide(
-        cause, faults=record.faults, budget=record.spec.retry, batch=record.batch
+        cause,
+        faults=record.faults,
+        budget=record.spec.retry,
+        batch=record.batch,
+        is_lightened=record.lightened == record.attempt,
     )
     record.faults = verdict.faults
     if isinstance(verdict, retry.GiveUp):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from orchestrator.messages import Action, KillGang, PreemptGang, StartGang
 from orchestrator.plan.batch import recut_over
+from orchestrator.plan.ladder import spec_after
 from orchestrator.schedule.asks import Router
 from orchestrator.schedule.dependencies import Dependencies, why_not
 from orchestrator.schedule.dispatch import Dispatch
@@ -149,7 +150,7 @@ class Lifecycle:
         self.actions.append(
             StartGang(
                 attempt=record.attempt_id,
-                spec=record.spec,
+                spec=spec_after(record.spec, record.given_up),
                 batch=record.batch,
                 placement=placement,
                 checkpoints=record.checkpoints,

@@ -1,4 +1,4 @@
-"""What follows when an attempt ends badly: again, cut smaller, on a larger card, or given up."""
+"""What follows when an attempt ends badly: again, lighter, on a larger card, or given up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -88,7 +88,12 @@ def paid_back(faults: Faults) -> Faults:
 
 
 def decide(
-    cause: Cause, *, faults: Faults, budget: RetryBudget, batch: BatchPlan
+    cause: Cause,
+    *,
+    faults: Faults,
+    budget: RetryBudget,
+    batch: BatchPlan,
+    is_lightened: bool = False,
 ) -> Again | GiveUp:
     """Decide by the cause; every class of causes has a budget of its own.
 
@@ -97,12 +102,13 @@ def decide(
         faults: What was spent before.
         budget: How often a run may fail; one failure more and it is given up.
         batch: The cut of the attempt that failed.
+        is_lightened: It named a rung with which the next attempt needs less memory.
 
     Returns:
         `Again` with the faults counted, or `GiveUp`. Loss of the driver counts for nothing.
     """
     if cause is Cause.OUT_OF_MEMORY:
-        return _cut(faults, budget, batch)
+        return _cut(faults, budget, batch, is_lightened=is_lightened)
     if cause is Cause.DRIVER_LOST:
         return Again(faults=faults, batch=batch)
     if cause is Cause.DATA_ERROR:
@@ -124,11 +130,15 @@ def _why(cause: Cause, rule: _Rule, num: int) -> str:
     return f"{words}; {rule.remedy}" if rule.remedy else words
 
 
-def _cut(faults: Faults, budget: RetryBudget, batch: BatchPlan) -> Again | GiveUp:
+def _cut(
+    faults: Faults, budget: RetryBudget, batch: BatchPlan, *, is_lightened: bool
+) -> Again | GiveUp:
     num = faults.out_of_memory + 1
     faults = replace(faults, out_of_memory=num)
     if num > budget.out_of_memory:
         return GiveUp(faults=faults, why=f"ran out of memory {num} times")
+    if is_lightened:
+        return Again(faults=faults, batch=batch)
     cut = smaller(batch)
     if cut is None:
         return Again(faults=faults, batch=batch, needs_larger_card=True)

@@ -12,6 +12,7 @@ from orchestrator.messages import (
     GangFinished,
     GangStarted,
     GangYielded,
+    GivenUp,
     MicroBatchChanged,
     NodeLost,
     PriorityChanged,
@@ -171,6 +172,8 @@ class RunRecord:
     start_order: int = 0  # newest gangs are preempted first
     faults: Faults = field(default_factory=Faults)
     waits_for: tuple[RunId, ...] = ()  # runs that have yet to succeed
+    given_up: tuple[GivenUp, ...] = ()  # rungs that attempts took as nothing was left to cut
+    lightened: int = 0  # the attempt that named a rung which only its successor can take
     avoid: tuple[NodeId, ...] = ()  # nodes that failed this run since its last progress
     epoch: int = 0  # the highest completed
     best_epoch: int = 0  # the last that was the best until then; 0 while none is known

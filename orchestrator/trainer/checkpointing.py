@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from orchestrator.errors import ConfigError
 
-__all__ = ["checkpoint_timm", "checkpoint_yolo", "statistics_still"]
+__all__ = ["can_checkpoint", "checkpoint_timm", "checkpoint_yolo", "statistics_still"]
 
 
 def checkpoint_timm(model: Any, name: str) -> tuple[nn.Module, ...]:
@@ -32,6 +32,16 @@ def checkpoint_timm(model: Any, name: str) -> tuple[nn.Module, ...]:
             fix=("grad_checkpointing: false", "a smaller micro_batch saves activations as well"),
         ) from error
     return _norms_of(model)
+
+
+def can_checkpoint(model: Any) -> bool:
+    """True where timm knows places of the model for it. Leaves it off."""
+    try:
+        model.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError, TypeError):
+        return False
+    model.set_grad_checkpointing(False)
+    return True
 
 
 def checkpoint_yolo(model: Any) -> tuple[nn.Module, ...]:

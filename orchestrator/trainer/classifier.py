@@ -19,6 +19,7 @@ from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.types import TrainSettings
 
 __all__ = [
+    "is_fixed_size",
     "make_mix",
     "make_model",
     "make_optimizer",
@@ -58,8 +59,7 @@ def make_model(settings: TrainSettings, options: TimmOptions, num_classes: int) 
         wants["drop_rate"] = options.dropout
     if options.drop_path:
         wants["drop_path_rate"] = options.drop_path
-    pretrained_cfg = timm.models.get_pretrained_cfg(name)
-    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+    if is_fixed_size(name):
         wants["img_size"] = settings.imgsz
     try:
         model: nn.Module = timm.create_model(name, pretrained=False, **wants)
@@ -70,6 +70,12 @@ def make_model(settings: TrainSettings, options: TimmOptions, num_classes: int) 
     if options.weights:
         _load_weights(model, Path(options.weights))
     return model
+
+
+def is_fixed_size(model: str) -> bool:
+    """True when a model has weights for each place of a picture, as vision transformers have."""
+    config = timm.models.get_pretrained_cfg(model.removeprefix(PREFIX))
+    return config is not None and bool(config.fixed_input_size)
 
 
 def make_transforms(

@@ -9,15 +9,22 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orchestrator.plan.ladder import Rung
 from orchestrator.plan.workload import OptimizerState
-from orchestrator.trainer.checkpointing import checkpoint_timm, statistics_still
+from orchestrator.trainer.checkpointing import (
+    can_checkpoint,
+    checkpoint_timm,
+    statistics_still,
+)
 from orchestrator.trainer.classifier import make_optimizer, make_schedule, precision
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
+from orchestrator.trainer.offers import offer_optimizer
 from orchestrator.trainer.optimizer_place import HostMemory, placed
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.pack import own_state
+from orchestrator.trainer.rungs import Offer, Rungs
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
 from orchestrator.types import TrainSettings
@@ -60,26 +67,49 @@ class Learner:
         smoothing = 0.0 if options.mixup or options.cutmix else options.label_smoothing
         self._loss = partial(functional.cross_entropy, label_smoothing=smoothing)
         self._dtype = precision(settings.amp, device)
+        host = host or HostMemory()
         self._optimizer = placed(
             make_optimizer(self.model, settings, options),
             OptimizerState(options.optimizer_state),
-            host or HostMemory(),
+            host,
         )
         self._schedule = make_schedule(self._optimizer, settings, options, steps_per_epoch)
-        self._scaler = torch.amp.GradScaler(
-            device.type, enabled=self._dtype is torch.float16
-        )  # fp16 gradients underflow without one
+        self._scaler = self._make_scaler()
         decay = options.ema_decay
         self._ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         # After the averaged weights were copied: nothing of them is computed twice.
+        self._name = settings.model
         self._norms: tuple[nn.Module, ...] = ()
         if options.grad_checkpointing:
-            self._norms = checkpoint_timm(self.model, settings.model)
+            self.checkpoint()
         self._num_steps = 0
         self._governor = governor
         if governor is not None:
             self._step_state = StepState(self.model, device)
             self._update_room = UpdateRoom(self._optimizer, governor)
+            offer_optimizer(governor.rungs, self._optimizer, host)
+            self._offer(governor.rungs, is_checkpointed=options.grad_checkpointing)
+
+    def _offer(self, rungs: Rungs, *, is_checkpointed: bool) -> None:
+        half = precision("auto", self._device)
+        if self._dtype is torch.float32 is not half:
+            name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[half]
+            rungs.offer(Rung.AMP, Offer(setting=lambda: name, take=lambda: self.halve(half)))
+        if not is_checkpointed and can_checkpoint(self.model):
+            rungs.offer(Rung.CHECKPOINTING, Offer(setting=lambda: "on", take=self.checkpoint))
+
+    def halve(self, dtype: torch.dtype) -> None:
+        """Compute in half precision from the next forward pass on; weights stay as they are."""
+        self._dtype = dtype
+        self._scaler = self._make_scaler()
+
+    def checkpoint(self) -> None:
+        """Compute stages again in the backward pass, from the next forward pass on.
+
+        Raises:
+            ConfigError: E1122, timm does not offer it for this model.
+        """
+        self._norms = checkpoint_timm(self.model, self._name)
 
     @property
     def lr(self) -> float:
@@ -157,7 +187,8 @@ class Learner:
             self._ema.module.load_state_dict(state["ema"])
         self._optimizer.load_state_dict(state["optimizer"])
         own_state(self._optimizer)
-        self._scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # of an attempt that had one: half precision may have come since
+            self._scaler.load_state_dict(state["scaler"])
         self._schedule.load_state_dict(state["schedule"])
         self._num_steps = state["num_steps"]
 
@@ -195,6 +226,10 @@ class Learner:
     def _backward(self, loss: Tensor) -> None:
         with statistics_still(self._norms):
             self._scaler.scale(loss).backward()
+
+    def _make_scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss where fp16 is computed in, whose gradients underflow without."""
+        return torch.amp.GradScaler(self._device.type, enabled=self._dtype is torch.float16)
 
     def _judged(self) -> nn.Module:
         return self.model if self._ema is None else self._ema.module

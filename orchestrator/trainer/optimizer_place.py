@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.plan.workload import OptimizerState
 from orchestrator.trainer.options_memory import can_8bit
 
-__all__ = ["EIGHT_BIT", "HostMemory", "HostState", "placed"]
+__all__ = ["EIGHT_BIT", "HostMemory", "HostState", "can_lie_on_host", "moved_to_host", "placed"]
 
 EIGHT_BIT: Mapping[str, str] = {"Adam": "Adam8bit", "AdamW": "AdamW8bit"}
 """torch's optimizers and bitsandbytes' forms of them.
@@ -48,19 +49,47 @@ def placed(optimizer: Optimizer, place: OptimizerState, host: HostMemory) -> Opt
         return _of_8_bits(optimizer)
     if place is OptimizerState.HOST:
         kind = type(optimizer)
-        # Others mix what they know of several parameters (norms, matrices orthogonalized together).
-        is_separable = kind.__module__.startswith("torch.optim.")
-        if not is_separable or isinstance(optimizer, LBFGS | SparseAdam):
+        if not can_lie_on_host(optimizer):
             raise ConfigError(
                 f"the optimizer {kind.__name__} cannot keep its state on the host",
                 code="E1123",
                 why=("it does not update one parameter after the other",),
                 fix=("optimizer_state: card", "optimizer: AdamW or SGD"),
             )
-        optimizer.__class__ = type(f"{kind.__name__}OnHost", (HostState, kind), {})
-        assert isinstance(optimizer, HostState)
-        optimizer.host = host
+        moved_to_host(optimizer, host)
     return optimizer
+
+
+def can_lie_on_host(optimizer: Optimizer) -> bool:
+    """True where it updates one parameter after the other, and does not do so on the host yet.
+
+    Others mix what they know of several parameters (norms, matrices orthogonalized together).
+    """
+    is_separable = type(optimizer).__module__.startswith("torch.optim.")
+    return is_separable and not isinstance(optimizer, LBFGS | SparseAdam | HostState)
+
+
+def moved_to_host(optimizer: Optimizer, host: HostMemory) -> None:
+    """Move what state it has, and leave it there: the same object, at any moment of a training."""
+    kind = type(optimizer)
+    optimizer.__class__ = type(f"{kind.__name__}OnHost", (HostState, kind), {})
+    assert isinstance(optimizer, HostState)
+    optimizer.host = host
+    for state in optimizer.state.values():
+        state.update(
+            (name, optimizer._back(None, value)) for name, value in _vectors(state).items()
+        )
+    if "step" in vars(optimizer):  # a schedule of torch's counts steps: by the class it knew
+        optimizer.step = MethodType(_counted, optimizer)  # type: ignore[method-assign]
+
+
+def _counted(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+    """The step of its present class, with the mark by which a schedule knows that one was made."""
+    optimizer._opt_called = True  # type: ignore[attr-defined]
+    return type(optimizer).step(optimizer, *args, **kwargs)
+
+
+_counted._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
 
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
+from orchestrator.plan.ladder import DEFAULT_LADDER, Rung
 from orchestrator.plan.workload import OptimizerState
 from orchestrator.types import Scalar
 
@@ -15,6 +16,8 @@ MEMORY_KEYS: Mapping[str, str] = {
     "memory_target": "part of the run's share that a grown micro-batch may use, 0.1 to 1",
     "grad_checkpointing": "compute layers again in the backward pass instead of keeping them",
     "optimizer_state": "where the optimizer keeps its state: card, host, or 8bit (bitsandbytes)",
+    "memory_ladder": "what may be given up when nothing is left to cut, in order: `amp, imgsz`",
+    "memory_least_imgsz": "smallest pictures that the rung imgsz may go to; 0 allows no smaller",
 }
 
 
@@ -31,6 +34,8 @@ class MemoryOptions:
     target: float = 0.85
     grad_checkpointing: bool = False
     optimizer_state: OptimizerState = OptimizerState.CARD
+    ladder: tuple[Rung, ...] = DEFAULT_LADDER
+    least_imgsz: int | None = None
 
 
 def can_8bit() -> bool:
@@ -67,8 +72,30 @@ def memory_options(options: Mapping[str, Scalar]) -> tuple[MemoryOptions, dict[s
         target=float(target),
         grad_checkpointing=checkpoints,
         optimizer_state=OptimizerState(str(place)),
+        ladder=_ladder(options.get("memory_ladder", ", ".join(DEFAULT_LADDER))),
+        least_imgsz=_least(options.get("memory_least_imgsz", 0)),
     )
     return found, rest
+
+
+def _ladder(text: Scalar) -> tuple[Rung, ...]:
+    """Rungs by their names; an empty text allows none."""
+    names = [name.strip() for name in str(text).split(",") if name.strip()]
+    unknown = [name for name in names if name not in set(Rung)]
+    if not isinstance(text, str):
+        raise _wrong("E1102", "memory_ladder", f"must be a text, not {text!r}")
+    if unknown or len(set(names)) < len(names):
+        known = ", ".join(rung for rung in Rung if rung is not Rung.MODEL)
+        raise _wrong("E1103", "memory_ladder", f"is {text!r}; each once: {known}")
+    return tuple(Rung(name) for name in names)
+
+
+def _least(size: Scalar) -> int | None:
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise _wrong("E1102", "memory_least_imgsz", f"must be a whole number, not {size!r}")
+    if size < 0:
+        raise _wrong("E1103", "memory_least_imgsz", f"is {size}")
+    return size or None
 
 
 def _wrong(code: str, key: str, what: str) -> ConfigError:

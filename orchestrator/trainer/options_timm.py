@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.plan.ladder import DEFAULT_LADDER
 from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
 from orchestrator.types import Scalar
 
@@ -61,6 +62,8 @@ class TimmOptions:
     memory_target: float = _key(0.85, MEMORY_KEYS["memory_target"], 0.1, 1)
     grad_checkpointing: bool = _key(default=False, doc=MEMORY_KEYS["grad_checkpointing"])
     optimizer_state: str = _key("card", MEMORY_KEYS["optimizer_state"])
+    memory_ladder: str = _key(", ".join(DEFAULT_LADDER), MEMORY_KEYS["memory_ladder"])
+    memory_least_imgsz: int = _key(0, MEMORY_KEYS["memory_least_imgsz"])
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
 
 

@@ -14,7 +14,12 @@ from timm.data import resolve_model_data_config
 
 from orchestrator.errors import DataError, OrchestratorError, TrainingError
 from orchestrator.ports import Device, RunLink
-from orchestrator.trainer.classifier import make_mix, make_model, make_transforms
+from orchestrator.trainer.classifier import (
+    is_fixed_size,
+    make_mix,
+    make_model,
+    make_transforms,
+)
 from orchestrator.trainer.failures import check_task, not_finite, single_sample
 from orchestrator.trainer.feed import Feed
 from orchestrator.trainer.governor import Governor
@@ -22,6 +27,7 @@ from orchestrator.trainer.handover import best_classifier, put_weights
 from orchestrator.trainer.history import History
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch, batches
+from orchestrator.trainer.offers import offer_size
 from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.options_timm import timm_options
@@ -139,6 +145,8 @@ class _Run:
                 entered=partial(on_host, device), is_pinned=device.torch_device.startswith("cuda")
             ),
         )
+        if not is_fixed_size(settings.model):  # a checkpoint of one size loads at another
+            offer_size(governor.rungs, settings.imgsz, memory_options(settings.options)[0])
         seed_all(keyed_seed(settings.seed, "train"))
         if link.resume_from is not None:
             self._resume(link.resume_from)

@@ -9,9 +9,12 @@ from torch import nn
 
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.optimizer_place import HostState
+from orchestrator.trainer.rungs import IN_UPDATE
 from orchestrator.types import Bytes
 
 __all__ = ["UpdateRoom"]
+
+_BLOCK = 512  # bytes: what the allocator rounds to (kMinBlockSize, CUDACachingAllocator.cpp)
 
 
 class UpdateRoom:
@@ -36,34 +39,45 @@ class UpdateRoom:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         sizes = [_num_bytes(p) for p in parameters if p.requires_grad]
         self._total, self._largest = sum(sizes), max(sizes, default=0)
-        name = type(optimizer).__name__.lower()
-        moments = 1 if "sgd" in name else 2
-        is_visiting = isinstance(optimizer, HostState)
-        self._is_batched = not is_visiting and any(p.device.type == "cuda" for p in parameters)
-        self._state = 0 if is_visiting else self._total * moments // (4 if "8bit" in name else 1)
-        self._visiting = moments * self._largest if is_visiting else 0
+        self._counts = len(sizes) * _BLOCK  # each has a count of its steps
         self._flat = 2 * self._total if num_ranks > 1 else 0
+        self._is_batched = any(p.device.type == "cuda" for p in parameters)
+        self._look()
+
+    def _look(self) -> None:
+        """Where the optimizer's state lies now."""
+        name = type(self._optimizer).__name__.lower()
+        moments = 1 if "sgd" in name else 2
+        is_visiting = isinstance(self._optimizer, HostState)
+        self._is_batched = self._is_batched and not is_visiting
+        moved = self._total * moments // (4 if "8bit" in name else 1)
+        self._state = self._counts + (0 if is_visiting else moved)
+        self._visiting = moments * self._largest if is_visiting else 0
 
     def demand(self) -> None:
-        """Return when the update will find its memory.
+        """Return when the update will find its memory, if need be after its state has moved.
 
         Raises:
             TrainingError: OUT_OF_MEMORY, it will not; nothing was changed.
         """
+        while (needed := self._lacking()) is not None:
+            why = f"the optimizer's update needs {needed / 2**20:.1f} MiB"
+            self._governor.give_up(why, helps=IN_UPDATE)
+            self._look()
+
+    def _lacking(self) -> Bytes | None:
+        """The bytes that the update needs and cannot get; None where it can."""
         fixed = (0 if self._optimizer.state else self._state) + self._flat
         one_by_one = fixed + self._visiting + 2 * self._largest
         if self._is_batched:
             if self._governor.has_room(fixed + self._total + self._largest):
-                return
+                return None
             for group in self._optimizer.param_groups:
                 if "foreach" in group:
                     group["foreach"] = False
             self._is_batched = False
-        if not self._governor.has_room(one_by_one):
-            raise self._governor.gave_up(
-                f"the optimizer's update needs {one_by_one / 2**20:.1f} MiB"
-            )
+        return None if self._governor.has_room(one_by_one) else one_by_one
 
 
 def _num_bytes(parameter: nn.Parameter) -> Bytes:
-    return parameter.numel() * parameter.element_size()
+    return -(-parameter.numel() * parameter.element_size() // _BLOCK) * _BLOCK

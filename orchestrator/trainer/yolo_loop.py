@@ -71,14 +71,7 @@ class _Loop(Update):
             self.attempt.state = {"elapsed": self.attempt.state["elapsed"]}  # frees the tensors
         micro_batch, governor = self.attempt.task.batch.micro_batch, self.attempt.governor
         prepare = super().preprocess_batch
-        self.model.forward = CutStep(
-            self,
-            micro_batch,
-            prepare,
-            self.ranks,
-            governor=governor,
-            is_checkpointed=self.attempt.memory.grad_checkpointing,
-        )
+        self.model.forward = CutStep(self, micro_batch, prepare, self.ranks, governor=governor)
         self.seek_room()
 
     def setup_model(self: Any) -> Any:

@@ -67,7 +67,6 @@ class CutStep:
         prepare: Moves a piece to the device and scales its pixels, in place of its dict.
         gradient_factor: Multiplies every gradient: the number of ranks, where they are averaged.
         governor: Cuts smaller where memory runs out; None lets the error through.
-        is_checkpointed: Whether its layers are computed again in the backward pass.
 
     Raises:
         ConfigError: E1120, this model's step cannot be cut.
@@ -81,7 +80,6 @@ class CutStep:
         gradient_factor: int = 1,
         *,
         governor: Governor | None = None,
-        is_checkpointed: bool = False,
     ) -> None:
         self._trainer = trainer
         self._prepare_alone = prepare
@@ -92,7 +90,7 @@ class CutStep:
         self._heads: list[Head] = []
         self._is_classifier = trainer.args.task == "classify"
         self._chance: tuple[Any, ...] | None = None
-        self._norms = checkpoint_yolo(self._model) if is_checkpointed else ()
+        self._norms: tuple[nn.Module, ...] = ()
         self._governor = governor
         if governor is not None:
             self._state = StepState(self._model, next(self._model.parameters()).device)
@@ -114,6 +112,10 @@ class CutStep:
         if self._governor is None:
             return self._run_batch(batch, self._micro_batch)
         return self._governor.step(lambda size: self._run_batch(batch, size), self._state)
+
+    def checkpoint(self) -> None:
+        """Compute layers again in the backward pass, from the next forward pass on."""
+        self._norms = checkpoint_yolo(self._model)
 
     def _look(self, micro_batch: int, num_images: int) -> None:
         """Find out how the terms of this model's loss are divided, before the first cut."""

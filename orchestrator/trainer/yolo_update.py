@@ -3,9 +3,12 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.plan.ladder import Rung
+from orchestrator.trainer.offers import offer_optimizer, offer_size
 from orchestrator.trainer.optimizer_place import HostMemory, placed
+from orchestrator.trainer.rungs import Offer
 from orchestrator.trainer.update import UpdateRoom
-from orchestrator.trainer.yolo_apart import on_host
+from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt
 from orchestrator.trainer.yolo_ranks import average_gradients
 
@@ -25,16 +28,31 @@ class Update(_Mixed):
 
     def build_optimizer(self: Any, *given: Any, **named: Any) -> Any:
         """Put its state where the run wants it, before anything holds on to the optimizer."""
-        device = self.attempt.device
-        host = HostMemory(
-            entered=partial(on_host, device), is_pinned=device.torch_device.startswith("cuda")
-        )
         optimizer = super().build_optimizer(*given, **named)
-        return placed(optimizer, self.attempt.memory.optimizer_state, host)
+        return placed(optimizer, self.attempt.memory.optimizer_state, self._host_memory())
+
+    def _host_memory(self) -> HostMemory:
+        device = self.attempt.device
+        is_pinned = device.torch_device.startswith("cuda")
+        return HostMemory(entered=partial(on_host, device), is_pinned=is_pinned)
 
     def seek_room(self: Any) -> None:
-        """Look from now on for an update's memory before it changes anything."""
+        """Look from now on for an update's memory before it changes anything; offer rungs.
+
+        ultralytics enters its autocast around the step and makes its loss scale at set-up: half
+        precision is left to the next attempt, which does both as it always does.
+        """
+        memory, rungs = self.attempt.memory, self.attempt.governor.rungs
         self._update_room = UpdateRoom(self.optimizer, self.attempt.governor, num_ranks=self.ranks)
+        offer_optimizer(rungs, self.optimizer, self._host_memory())
+        offer_size(rungs, self.args.imgsz, memory)
+        if not self.amp and self.args.amp != "bf16" and can_halve(self.device):
+            rungs.offer(Rung.AMP, Offer(setting=lambda: "fp16"))
+        if memory.grad_checkpointing:
+            self.model.forward.checkpoint()
+        else:
+            take = self.model.forward.checkpoint
+            rungs.offer(Rung.CHECKPOINTING, Offer(setting=lambda: "on", take=take))
 
     def optimizer_step(self: Any) -> None:
         """Find its memory; average the gradients of all ranks, as a data-parallel model would."""

@@ -16,6 +16,7 @@ from orchestrator.config.load import Config, load_config, schema
 from orchestrator.config.model import FileModel, MemoryModel, ProjectModel
 from orchestrator.config.yaml import read_yaml, write_yaml
 from orchestrator.errors import ConfigError, DataError, NotFoundError
+from orchestrator.plan.ladder import Rung
 from orchestrator.trainer.options_memory import MemoryOptions, memory_options
 from orchestrator.types import DeviceKind, Scalar
 
@@ -287,6 +288,12 @@ def test_the_memory_block_reaches_the_trainer(tmp_path: Path, model: str) -> Non
     words = ("memory.adapt=false", "memory.target=0.5")
     assert options(*words) == {"memory_adapt": False, "memory_target": 0.5}
     assert options("memory_target=0.5") == {"memory_target": 0.5}
+    light = ("memory.grad_checkpointing=true", "memory.optimizer_state=host")
+    assert options(*light) == {"grad_checkpointing": True, "optimizer_state": "host"}
+    order = options("memory.ladder=[imgsz, amp]", "memory.least_imgsz=128")
+    assert order == {"memory_ladder": "imgsz, amp", "memory_least_imgsz": 128}
+    assert memory_options(order)[0].ladder == (Rung.IMGSZ, Rung.AMP)
+    assert memory_options(order)[0].least_imgsz == 128
     told, rest = memory_options(options(*words))
     assert (told, rest) == (MemoryOptions(adapt=False, target=0.5), {})
     assert memory_options(options())[0] == MemoryOptions()
@@ -295,6 +302,12 @@ def test_the_memory_block_reaches_the_trainer(tmp_path: Path, model: str) -> Non
 def test_the_defaults_of_the_memory_block_are_those_of_the_trainers() -> None:
     block, own = MemoryModel.model_validate({}), MemoryOptions()
     assert (block.adapt, block.target) == (own.adapt, own.target)
+    assert tuple(map(Rung, block.ladder)) == own.ladder
+    assert (block.grad_checkpointing, block.optimizer_state, block.least_imgsz) == (
+        own.grad_checkpointing,
+        own.optimizer_state,
+        own.least_imgsz,
+    )
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class RecordingLink:
         self.steps.append(step)
 
     def recut(self, recut: Recut) -> None:
-        assert recut.old != recut.new
+        assert (recut.old == recut.new) == (recut.given_up is not None)
         self.recuts.append(recut)
 
     def save(

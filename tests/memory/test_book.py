@@ -125,6 +125,21 @@ def test_the_prediction_stands_beside_the_peak_unless_the_run_was_cut_otherwise(
     assert [(p.predicted_bytes, p.workload) for p in book.peaks] == [(7, "w"), (None, "")]
 
 
+def test_a_run_that_gave_something_up_is_another_step_than_was_planned(tmp_path: Path) -> None:
+    plans = [{"gpu": "RTX 2060", "micro_batch": 4, "traced_bytes": 7, "workload": "w"}]
+    (tmp_path / PLAN_FILE).write_text(json.dumps({"plans": plans}))
+    book = Kept()
+    observer = BookObserver(book)
+    observer(NodeJoined(at=0.0, node=NODE))
+    spec = replace(make_spec("r"), trainer="timm", folder=str(tmp_path))
+    observer(RunSubmitted(at=0.0, spec=spec))
+    event = epoch()
+    rungs = ("checkpointing=on", "amp=bf16")
+    observer(replace(event, progress=replace(event.progress, rungs=rungs)), (status(1),))
+    (peak,) = book.peaks
+    assert (peak.predicted_bytes, peak.workload, peak.precision) == (None, "", "bf16")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"plans": [3]}', '{"plans": [{"gpu": "x"}]}'])
 def test_a_damaged_plan_costs_the_prediction_alone(tmp_path: Path, text: str) -> None:
     (tmp_path / PLAN_FILE).write_text(text)

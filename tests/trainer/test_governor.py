@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigError, TrainingError
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch
+from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_memory import MemoryOptions, memory_options
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.step_state import StepState
@@ -73,6 +74,7 @@ class Bench:
             micro_batch=BATCH,
             steps_per_epoch=4,
             governor=self.governor,
+            host=HostMemory(entered=self.device.host),
         )
         torch.manual_seed(1)
         self.governor.epoch_begins(1)
@@ -178,7 +180,7 @@ def test_a_sample_that_does_not_fit_ends_the_attempt_with_what_was_learnt(tmp_pa
 
 
 def test_an_update_without_room_changes_no_weight(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+    bench = Bench(tmp_path, MemoryOptions(ladder=()))
     weights = {k: v.clone() for k, v in bench.learner.model.state_dict().items()}
     bench.learner._update_room._state = 2 * CARD.memory_bytes
     with pytest.raises(TrainingError, match="out of memory") as caught:
@@ -335,6 +337,11 @@ def test_an_epoch_tells_its_peaks_and_changes(tmp_path: Path) -> None:
         ({"memory_target": 0.01}, "E1103"),
         ({"grad_checkpointing": "yes"}, "E1102"),
         ({"optimizer_state": "disk"}, "E1103"),
+        ({"memory_ladder": 3}, "E1102"),
+        ({"memory_ladder": "amp, sleep"}, "E1103"),
+        ({"memory_ladder": "amp, amp"}, "E1103"),
+        ({"memory_least_imgsz": True}, "E1102"),
+        ({"memory_least_imgsz": -1}, "E1103"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], code: str) -> None:

@@ -40,7 +40,9 @@ def stepped(name: str, micro_batch: int, *, is_checkpointed: bool) -> dict[str, 
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     trainer: Any = SimpleNamespace(model=model, args=model.args, scaler=scaler)
     trainer.batch_size, trainer.world_size, trainer.accumulate = len(COUNTS), 0, 1
-    model.forward = CutStep(trainer, micro_batch, dict, is_checkpointed=is_checkpointed)
+    model.forward = CutStep(trainer, micro_batch, dict)
+    if is_checkpointed:
+        model.forward.checkpoint()
     torch.manual_seed(3)
     model(batch_of(TASKS[name]))
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
