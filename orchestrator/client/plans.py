@@ -16,7 +16,7 @@ from orchestrator.plan.budget import Target, budget_of, share_of
 from orchestrator.plan.choose import Choice, Ladder, Scales, choose, known_sizes, need_of
 from orchestrator.plan.correct import Confidence, Peak
 from orchestrator.plan.job import Facts, Job, job_of
-from orchestrator.plan.ladder import CARRIED_OUT, COSTS, REFUSALS, Rung, climbed
+from orchestrator.plan.ladder import COSTS, NO_NORM, REFUSALS, Rung, carried_out, climbed
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.trainer.options_memory import can_8bit
 from orchestrator.types import Bytes, RunSpec
@@ -61,6 +61,7 @@ class CardPlan:
     modules: Mapping[str, Bytes] = field(default_factory=dict)
     remedies: tuple[str, ...] = ()
     workload: str = ""
+    ladder: tuple[str, ...] = ()  # what the run may give up, also while it trains, in this order
 
 
 class Planner:
@@ -172,7 +173,7 @@ class Planner:
             fits=choice.fits,
             rungs=tuple(rung.value for rung in choice.rungs),
             confidence=choice.correction.confidence.value,
-            reason=_reason(choice),
+            reason=_reason(choice, has_norm=self._has_norm(choice)),
             optimizer=train.optimizer,
             is_emulated=is_emulated,
             share_bytes=share if choice.fits else None,
@@ -184,7 +185,15 @@ class Planner:
             parts=parts,
             modules=modules,
             workload=workload_text(choice.workload),
+            ladder=tuple(rung.value for rung in ladder_of(spec, fitting).rungs),
         )
+
+    def _has_norm(self, choice: Choice) -> bool:
+        """Whether the model has BatchNorm; True where nothing tells."""
+        load = choice.workload
+        sizes = known_sizes(choice.job, StepKind.TRAIN, is_cut=load.is_cut)
+        parts = self.scales.lookup(load, sizes).parts
+        return not parts or parts.get("statistics", 0) > 0
 
     def _breakdown(
         self, choice: Choice, target: Target
@@ -199,7 +208,7 @@ class Planner:
 
 def ladder_of(spec: RunSpec, fitting: Fitting) -> Ladder:
     """The rungs of the config that the run's trainer can carry out."""
-    able = CARRIED_OUT.get(spec.trainer, frozenset())
+    able = carried_out(spec.trainer)
     if not can_8bit():
         able -= {Rung.OPTIMIZER_8BIT}
     return replace(
@@ -253,7 +262,7 @@ def _unknown(
     )
 
 
-def _reason(choice: Choice) -> str:
+def _reason(choice: Choice, *, has_norm: bool) -> str:
     batch = choice.batch
     if not choice.fits:
         text = (
@@ -265,7 +274,10 @@ def _reason(choice: Choice) -> str:
     else:
         pieces = " + ".join(map(str, batch.pieces[:4])) + (" ..." if len(batch.pieces) > 4 else "")
         text = f"cut into {batch.accumulation_steps} pieces ({pieces}), the largest that fit"
-    given = [f"{rung}: {COSTS[rung].effect}" for rung in choice.rungs]
+    effects = {rung: COSTS[rung].effect for rung in choice.rungs}
+    if not has_norm and Rung.CUT in effects:
+        effects[Rung.CUT] = NO_NORM
+    given = [f"{rung}: {effect}" for rung, effect in effects.items()]
     peak = "validation needs most" if choice.decided_by is StepKind.VALIDATE else ""
     return "; ".join(part for part in (text, *given, peak, choice.correction.why) if part)
 

@@ -12,7 +12,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.plan.budget import Target, budget_of
 from orchestrator.plan.choose import Choice, Ladder, need_of
 from orchestrator.plan.job import Facts, job_of
-from orchestrator.plan.ladder import CARRIED_OUT, Rung, climbed, smaller_model
+from orchestrator.plan.ladder import Rung, carried_out, climbed, smaller_model
 from orchestrator.plan.workload import OptimizerState
 from orchestrator.types import RunSpec, Scalar
 
@@ -75,7 +75,7 @@ def _fits(
 def _precision(
     spec: RunSpec, facts: Facts, fitting: Fitting, target: Target, planner: Planner
 ) -> Iterator[str]:
-    able = CARRIED_OUT.get(spec.trainer, frozenset())
+    able = carried_out(spec.trainer)
     if spec.settings.amp == "fp32" and Rung.AMP in able and Rung.AMP not in fitting.ladder.rungs:
         ladder = Ladder(rungs=(*ladder_of(spec, fitting).rungs, Rung.AMP))
         if _fits(spec, facts, fitting, target, planner, ladder):

@@ -36,6 +36,8 @@ def show_plans(
         emit(f"{project}: {own[0].model}, {own[0].imgsz} px, {own[0].optimizer}")
         table = columns(_HEAD, (_row(plan) for plan in own))
         emit("\n".join(f"  {line}" for line in table.splitlines()))
+        if own[0].ladder:
+            emit(f"  may give up, in this order: {', '.join(own[0].ladder)}")
         if len(own) <= 4:
             for plan in own:
                 _explain(plan, verbose=verbose)

@@ -7,12 +7,15 @@ from orchestrator.types import Bytes
 
 __all__ = ["PARTS", "Birth", "Event", "StepTrace"]
 
-PARTS = ("weights", "gradients", "optimizer", "ema", "activations", "loss", "data", "workspace")
+PARTS = (
+    "weights", "gradients", "optimizer", "ema", "activations", "loss", "data", "workspace",
+    "statistics",
+)  # fmt: skip
 """What a storage is for; the CUDA context is not a storage.
 
 "weights" includes the copies in half precision that autocast keeps, and buffers; "gradients" are
 those of weights, while those of activations are "activations"; "workspace" is what an update takes
-and gives back.
+and gives back; "statistics" are the running ones of BatchNorm: none without one.
 """
 
 

@@ -165,7 +165,7 @@ class FakeCard(TorchDispatchMode):
             return
         if source.fake_device.type != self._type:
             self._tracker.relabel(found, "data")
-        elif self._tracker.part_of(source) in ("weights", "ema"):
+        elif self._tracker.part_of(source) in ("weights", "ema", "statistics"):
             self._tracker.relabel(found, self._tracker.part_of(source))
 
     def _made(self, recipe: Any, tensors: Sequence[Any], func: Any) -> Any:

@@ -141,7 +141,7 @@ def _state(
     if workload.kind is not StepKind.TRAIN:
         return 0
     parts = lookup(workload, (demand.micro_batch,)).parts
-    return sum(parts.get(name, 0) for name in ("weights", "optimizer", "ema"))
+    return sum(parts.get(name, 0) for name in ("weights", "statistics", "optimizer", "ema"))
 
 
 def _corrector(

@@ -137,19 +137,29 @@ class FakeStage(Stage):
     def _replace(self, module: nn.Module, make: Any) -> None:
         """One tensor at a time, so that the one before is gone, as `nn.Module.to` does it."""
         places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+        statistics = {
+            id(value)
+            for child in module.modules()
+            if isinstance(child, nn.modules.batchnorm._BatchNorm)
+            for value in child._buffers.values()
+        }
         for child in module.modules():
             for tensors in (child._parameters, child._buffers):
                 for name, value in tensors.items():
                     if value is not None:
                         places.setdefault(id(value), []).append((tensors, name))
-        for (first, name), *others in places.values():
+        for key, ((first, name), *others) in places.items():
             tensor: Any = first[name]
-            made = make(tensor)
+            part = self.tracker.part
+            if part == "weights" and key in statistics:
+                part = "statistics"
+            with self.tracker.labelled(part):
+                made = make(tensor)
             if isinstance(tensor, nn.Parameter):
                 made = nn.Parameter(made, requires_grad=tensor.requires_grad)
             first[name] = made
-            for shared, key in others:
-                shared[key] = made
+            for shared, alias in others:
+                shared[alias] = made
             del tensor, made
 
     def place_tensor(self, tensor: Tensor) -> Tensor:

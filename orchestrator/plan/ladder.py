@@ -13,10 +13,12 @@ __all__ = [
     "CARRIED_OUT",
     "COSTS",
     "DEFAULT_LADDER",
+    "NO_NORM",
     "REFUSALS",
     "Cost",
     "Rung",
     "by_cost",
+    "carried_out",
     "climbed",
     "settings_after",
     "size_below",
@@ -93,11 +95,13 @@ DEFAULT_LADDER = (
 )
 """The order of rungs unless the config says another. Image size must be allowed by name."""
 
-CARRIED_OUT: Mapping[str, frozenset[Rung]] = {
-    "yolo": frozenset(Rung) - {Rung.MODEL},
-    "timm": frozenset(Rung) - {Rung.MODEL},
-}
-"""What each trainer can do; a plan for training uses no other rung. 8 bits need bitsandbytes."""
+CARRIED_OUT = frozenset(Rung) - {Rung.MODEL}
+"""What trainers can do; a plan for training uses no other rung. 8 bits need bitsandbytes."""
+
+NO_NORM = "none: the pieces add up to the whole batch, and the model has no BatchNorm"
+"""What `Rung.CUT` does to a model whose layers see one sample at a time."""
+
+_TRAINERS = ("yolo", "timm")
 
 REFUSALS: Mapping[str, Rung] = {
     "E1122": Rung.CHECKPOINTING,
@@ -137,6 +141,11 @@ def climbed(
         size = workload.imgsz
         while (size := size_below(size)) >= least_imgsz:
             yield replace(workload, imgsz=size)
+
+
+def carried_out(trainer: str) -> frozenset[Rung]:
+    """The rungs that a trainer can take; none for one that trains no model."""
+    return CARRIED_OUT if trainer in _TRAINERS else frozenset()
 
 
 def settings_after(settings: TrainSettings, given_up: Iterable[GivenUp]) -> TrainSettings:

@@ -157,6 +157,7 @@ def test_a_plan_for_people_names_the_cut_and_what_holds_the_bytes(
     for word in ("RTX 2060", "pieces", "BatchNorm", "weights", "context", "model.0", "predicted"):
         assert word in out
     assert "nothing was started" in out
+    assert "may give up, in this order: cut, amp, checkpointing" in out
 
 
 def test_a_written_config_trains_as_planned_and_is_never_overwritten_unasked(

@@ -152,7 +152,7 @@ def test_saved_tensors_are_freed_although_the_output_is_held() -> None:
         output.sum().backward()
         for parameter in model.parameters():
             parameter.grad = None
-    left = [b for b in alive(stage.finish(4)) if b.part != "weights"]
+    left = [b for b in alive(stage.finish(4)) if b.part not in ("weights", "statistics")]
     assert [b.num_bytes for b in left] == [output.numel() * 4]
 
 
@@ -187,7 +187,8 @@ def test_weights_optimizer_and_average_are_what_the_model_says() -> None:
     buffers = [b.numel() * b.element_size() for b in model.buffers()]
     trace = trace_step(TINY, 2)
     by_part = {part: [b for b in alive(trace) if b.part == part] for part in PARTS}
-    assert sum(b.num_bytes for b in by_part["weights"]) == sum(weights) + sum(buffers)
+    assert sum(b.num_bytes for b in by_part["weights"]) == sum(weights)
+    assert sum(b.num_bytes for b in by_part["statistics"]) == sum(buffers)  # all of BatchNorm
     assert sum(b.num_bytes for b in by_part["ema"]) == sum(weights) + sum(buffers)
     scaler = 2 * 4
     assert sum(b.num_bytes for b in by_part["optimizer"]) == 2 * sum(weights) + scaler
@@ -286,3 +287,10 @@ def test_an_optimizer_without_eight_bits_is_an_error_of_the_config() -> None:
     workload = replace(TINY, optimizer="nadam", optimizer_state=OptimizerState.EIGHT_BIT)
     with pytest.raises(ConfigError, match="8 bits"):
         trace_step(workload, 2)
+
+
+@pytest.mark.parametrize(("model", "has"), [("test_resnet", True), ("test_vit", False)])
+def test_a_trace_tells_whether_a_model_has_batch_norm(model: str, has: bool) -> None:
+    load = Workload(trainer="timm", model=model, imgsz=64, num_classes=3)
+    parts = {birth.part for birth in trace_step(load, 2).events if isinstance(birth, Birth)}
+    assert ("statistics" in parts) == has

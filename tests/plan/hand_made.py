@@ -23,6 +23,7 @@ class Lines:
 
     fixed: Bytes = 200 * MIB
     slope: Bytes = 300 * MIB
+    statistics: Bytes = 4096  # of BatchNorm
     asked: list[Workload] = field(default_factory=list)
 
     def footprints(self, asks: Sequence[tuple[Workload, Sequence[int]]]) -> list[Footprint]:
@@ -32,7 +33,8 @@ class Lines:
         self.asked.append(workload)
         points = tuple(self.demand(workload, size) for size in sizes)
         peak = points[-1].allocated_bytes
-        parts = {"weights": self.fixed // 4, "activations": peak - self.fixed // 4}
+        parts = {"weights": self.fixed // 4, "statistics": self.statistics}
+        parts["activations"] = peak - sum(parts.values())
         return Footprint(workload=workload, points=points, parts=parts)
 
     def breakdown(

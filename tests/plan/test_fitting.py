@@ -176,6 +176,21 @@ def test_eight_bits_are_not_planned_with_where_their_library_is_not_installed() 
         fit_run(spec(), FACTS, Fitting(ladder=ladder), kinds("RTX 2060"), planner(lines))
 
 
+def test_batch_norm_is_only_said_to_see_the_pieces_of_a_model_that_has_it() -> None:
+    for statistics, words in ((4096, "BatchNorm sees the micro-batch"), (0, "has no BatchNorm")):
+        lines = Lines(fixed=GIB, slope=500 * MIB, statistics=statistics)
+        (plan,) = fit_run(spec(), FACTS, FREE, kinds("RTX 2060"), planner(lines)).plans
+        assert "cut" in plan.rungs
+        assert words in plan.reason
+
+
+def test_a_plan_names_what_may_be_given_up_in_the_order_of_the_config() -> None:
+    ladder = Ladder(rungs=(Rung.CHECKPOINTING, Rung.CUT))
+    fitting = Fitting(ladder=ladder)
+    (plan,) = fit_run(spec(), FACTS, fitting, kinds("RTX 4090"), planner(Lines())).plans
+    assert plan.ladder == ("checkpointing", "cut")
+
+
 def test_rungs_of_a_trainer_that_is_not_known_are_not_planned_with() -> None:
     assert ladder_of(spec(trainer="fake"), FREE).rungs == ()
 
