@@ -137,12 +137,7 @@ class FakeStage(Stage):
     def _replace(self, module: nn.Module, make: Any) -> None:
         """One tensor at a time, so that the one before is gone, as `nn.Module.to` does it."""
         places: dict[int, list[tuple[dict[str, Any], str]]] = {}
-        statistics = {
-            id(value)
-            for child in module.modules()
-            if isinstance(child, nn.modules.batchnorm._BatchNorm)
-            for value in child._buffers.values()
-        }
+        statistics = _statistics_of(module) if self.tracker.part == "weights" else frozenset()
         for child in module.modules():
             for tensors in (child._parameters, child._buffers):
                 for name, value in tensors.items():
@@ -150,10 +145,7 @@ class FakeStage(Stage):
                         places.setdefault(id(value), []).append((tensors, name))
         for key, ((first, name), *others) in places.items():
             tensor: Any = first[name]
-            part = self.tracker.part
-            if part == "weights" and key in statistics:
-                part = "statistics"
-            with self.tracker.labelled(part):
+            with self.tracker.labelled("statistics" if key in statistics else self.tracker.part):
                 made = make(tensor)
             if isinstance(tensor, nn.Parameter):
                 made = nn.Parameter(made, requires_grad=tensor.requires_grad)
@@ -215,4 +207,14 @@ def _channels_last(tensor: Tensor) -> Tensor:
         return tensor.detach()
     return torch.empty(
         tensor.shape, dtype=tensor.dtype, device=tensor.device, memory_format=torch.channels_last
+    )
+
+
+def _statistics_of(module: nn.Module) -> frozenset[int]:
+    """The ids of the buffers of BatchNorm."""
+    return frozenset(
+        id(value)
+        for child in module.modules()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm)
+        for value in child._buffers.values()
     )
