@@ -21,7 +21,7 @@ from orchestrator.schedule.assign import Objective, Seeker, Speeds, Spot, assign
 from orchestrator.simulation.gavel import read_mix, read_speeds
 from orchestrator.types import RunId
 
-__all__ = ["CardSum", "bench", "best_of_all", "main", "total"]
+__all__ = ["SIMPLE", "CardSum", "bench", "best_of_all", "by_speeds", "main", "total"]
 
 KINDS = ("k80", "p100", "v100")
 LEAST = 0.95  # of the best placement, in every small case
@@ -75,7 +75,7 @@ def _compare(
     cards, runs, share, is_small = SIZES[size]
     worth = CardSum(speeds, objective)
     of_best, seconds = [], []
-    against: dict[str, list[float]] = {name: [] for name in _SIMPLE}
+    against: dict[str, list[float]] = {name: [] for name in SIMPLE}
     num = max(1, num_cases * share // 100)
     for number in range(num):
         chance = Random(f"{seeds}/{size}/{number}")
@@ -83,10 +83,10 @@ def _compare(
         queue = [chance.choice(pool) for _ in range(chance.randint(*runs))]
         kinds = [chance.choice(KINDS) for _ in range(chance.randint(*cards))]
         began = time.process_time()
-        there = _by_throughput(queue, kinds, speeds, objective)
+        there = by_speeds(queue, kinds, speeds, objective)
         seconds.append(time.process_time() - began)
         ours = total(there, kinds, worth)
-        for name, place in _SIMPLE.items():
+        for name, place in SIMPLE.items():
             against[name].append(ours / total(place(queue, kinds, worth), kinds, worth))
         if is_small:
             of_best.append(ours / best_of_all(queue, kinds, worth))
@@ -122,6 +122,13 @@ class CardSum:
         fits = ours > 0 and theirs > 0
         return ours * self._scales[first] + theirs * self._scales[second] if fits else None
 
+    def relative(self, pair: tuple[str, str], kind: str) -> float:
+        """The sum of the speeds of two on a card, each over its speed alone on that card."""
+        first, second = pair
+        ours = self._speeds.beside[first, second, kind] / self._speeds.alone[first, kind]
+        theirs = self._speeds.beside[second, first, kind] / self._speeds.alone[second, kind]
+        return ours + theirs
+
 
 def total(there: _Cards, kinds: Sequence[str], worth: CardSum) -> float:
     """What all cards add up to; every card must be able to hold what is on it."""
@@ -149,9 +156,10 @@ def best_of_all(queue: Sequence[str], kinds: Sequence[str], worth: CardSum) -> f
     return best(0, frozenset(range(len(queue))))
 
 
-def _by_throughput(
+def by_speeds(
     queue: Sequence[str], kinds: Sequence[str], speeds: Speeds, objective: Objective
 ) -> _Cards:
+    """Signatures on each card, as the product places them."""
     seekers = [Seeker(run_id=RunId(str(at)), signature=name) for at, name in enumerate(queue)]
     spots = [Spot(name=str(at), kind=kind) for at, kind in enumerate(kinds)]
     there: _Cards = [[] for _ in kinds]
@@ -193,7 +201,7 @@ def _in_turn(
     return there
 
 
-_SIMPLE: Mapping[str, Callable[[Sequence[str], Sequence[str], CardSum], _Cards]] = {
+SIMPLE: Mapping[str, Callable[[Sequence[str], Sequence[str], CardSum], _Cards]] = {
     "first_fit": _first_fit,
     "one_a_card": _one_a_card,
     "free_first": _free_first,

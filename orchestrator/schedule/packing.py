@@ -32,6 +32,8 @@ EPSILON = 1e-9  # relative; a smaller gain is the rounding of floating-point num
 # Cards that are filled anew at a time, and waiting runs that join in: the cheapest first.
 _WAYS = ((1, 1), (2, 0), (1, 2), (2, 1))
 FEW_CARDS = 8  # up to here the best filling is searched for
+MAX_OFFERS = 20_000  # runs weighed on cards at a time
+NUM_OFFERINGS = 2  # the second is for those whose offers others were faster to take
 MAX_LOOKS = 30_000  # arrangements looked at before the result is taken as it is
 
 
@@ -65,31 +67,37 @@ class _Filling:
         self._looks = MAX_LOOKS
 
     def place(self) -> None:
-        """Place one run after the other where it adds most, while it adds anything."""
-        heap: list[tuple[float, int, Fill]] = []
-        for fill in self.cards:
-            self._offer(heap, fill)
-        while heap:
-            _, run, fill = heap[0]
+        """Place one run after the other where it adds most: first on free cards, then as second."""
+        for size in range(MAX_RUNS):
+            fills = sorted(fill for fill, num in self.cards.items() if num and len(fill[1]) == size)
+            for _ in range(NUM_OFFERINGS):
+                self._place_on(fills)
+
+    def _place_on(self, fills: Sequence[Fill]) -> None:
+        offers = [offer for at, fill in enumerate(fills) for offer in self._offers(at, fill, fills)]
+        heapq.heapify(offers)
+        while offers:
+            _, run, fill = heapq.heappop(offers)
             num = min(self.waiting[run], self.cards[fill])
             if num:
                 fuller = (fill[0], tuple(sorted((*fill[1], run))))
-                is_new = not self.cards.get(fuller)
                 self._change((fill,), (fuller,), num)
-                if is_new:
-                    self._offer(heap, fuller)
-            heapq.heappop(heap) if heap[0][1:] == (run, fill) else None
 
-    def _offer(self, heap: list[tuple[float, int, Fill]], fill: Fill) -> None:
+    def _offers(
+        self, at: int, fill: Fill, fills: Sequence[Fill]
+    ) -> Iterator[tuple[float, int, Fill]]:
+        """Gains (negative) of a run more on a card, of as many classes as there is time for."""
+        waiting = self._who_waits()
+        most = max(1, MAX_OFFERS // len(fills))
+        if len(waiting) > most:  # each fill gets others, so that each class gets some
+            start = at * most % len(waiting)
+            waiting = [*waiting[start:], *waiting[:start]][:most]
         group, there = fill
-        if len(there) == MAX_RUNS:
-            return
         before = self._worth(group, there)
-        for run, num in enumerate(self.waiting):
-            if num:
-                gain = self._worth(group, tuple(sorted((*there, run)))) - before
-                if gain > EPSILON:
-                    heapq.heappush(heap, (-gain, run, fill))
+        for run in waiting:
+            gain = self._worth(group, tuple(sorted((*there, run)))) - before
+            if gain > EPSILON:
+                yield -gain, run, fill
 
     def exchange(self) -> None:
         """Fill cards anew while that gains, always in the cheapest way that still does."""
@@ -101,15 +109,24 @@ class _Filling:
         num_cards, num_waiting = way
         has_gained = False
         fills = sorted(fill for fill, num in self.cards.items() if num)
+        waiting = self._who_waits()
+        if num_waiting and not waiting:
+            return False
         for chosen in combinations_with_replacement(fills, num_cards):
-            waiting = [run for run, num in enumerate(self.waiting) if num]
+            is_changed = False
             for extra in combinations_with_replacement(waiting, num_waiting):
                 if self._looks <= 0:
                     return False
-                has_gained |= self._refill(chosen, extra)
+                is_changed |= self._refill(chosen, extra)
+            if is_changed:
+                has_gained, waiting = True, self._who_waits()
         return has_gained
 
+    def _who_waits(self) -> list[int]:
+        return [run for run, num in enumerate(self.waiting) if num]
+
     def _refill(self, chosen: tuple[Fill, ...], extra: tuple[int, ...]) -> bool:
+        self._looks -= 1
         num = self._num(chosen, extra)
         if not num:
             return False
