@@ -63,7 +63,8 @@ def test_the_speed_alone_comes_from_what_is_trusted_most() -> None:
     ):
         growing.append(sample)
         found = known(*growing).alone("a", "new")
-        assert (found.value, found.source) == (pytest.approx(speed), source)
+        assert found.value == pytest.approx(speed)
+        assert found.source is source
 
 
 def test_epochs_of_one_signature_serve_all_who_have_it() -> None:
@@ -76,7 +77,8 @@ def test_the_share_beside_another_is_measured_or_what_is_usual() -> None:
     assert known().share("a", "b", "new").value == ASSUMED_SHARE
     measured = known(epoch("a", 10.0), epoch("a", 7.0, "b"))
     share = measured.share("a", "b", "new")
-    assert (share.value, share.source) == (pytest.approx(0.7), Source.EPOCHS)
+    assert share.value == pytest.approx(0.7)
+    assert share.source is Source.EPOCHS
     assert measured.share("a", "b", "old").value == pytest.approx(0.7)  # as on the other kind
     assert measured.share("a", "b", "old").source is Source.OTHER_KIND
     usual = (ASSUMED_SHARE + 0.7) / 2
@@ -105,7 +107,8 @@ def test_a_pair_is_parted_when_it_is_slower_by_more_than_the_noise(
     total: float, num: int, verdict: Verdict
 ) -> None:
     pair = pair_of(total, num).pair("a", "b", "new")
-    assert (pair.total, pair.verdict) == (pytest.approx(total), verdict)
+    assert pair.total == pytest.approx(total)
+    assert pair.verdict is verdict
     speeds = pair_of(total, num).speeds(["a", "b"], ["new"], "new")
     assert (("a", "b", "new") in speeds.beside) == (verdict is Verdict.TOGETHER)
 
