@@ -37,8 +37,8 @@ def plan(  # noqa: PLR0913 - the options of a command
         survey.demand_writable(write, targets, force=force)
     check_files(config.projects)
     client = Client(home)
-    if remark:
-        say(remark)
+    for line in filter(None, (remark, *survey.check_splits(config, client))):
+        say(line)
     few = len(targets) <= 4 or verbose
     planner = planner_of(client, say, predictor, has_parts=few and not is_inference)
     if is_inference:

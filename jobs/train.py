@@ -9,6 +9,7 @@ from pathlib import Path
 from jobs.drive import drive_or_follow
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import cards_of_driver, machine_cards, ready
+from orchestrator.client.lines import with_followers
 from orchestrator.client.planner import planner_of
 from orchestrator.client.prepare import order_runs, submit_orders
 from orchestrator.config.load import load_config, load_shared
@@ -48,7 +49,7 @@ def resume(names: Sequence[str], words: Sequence[str], *, home: Path | None, as_
     """Go on with the named runs, or with all that are unfinished; returns the exit code."""
     shared = load_shared(words)
     client = Client(home)
-    ids = [client.find(name) for name in names] or client.resume()
+    ids = with_followers(client, [client.find(name) for name in names]) or client.resume()
     if not ids:
         say("nothing is unfinished")
         return 0

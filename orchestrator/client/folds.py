@@ -20,7 +20,7 @@ from orchestrator.trainer.yolo_data import YoloData, read_class_folders, read_da
 from orchestrator.trainer.yolo_labels import label_of, pictures_in
 from orchestrator.types import RunSpec
 
-__all__ = ["FoldData", "fold_data"]
+__all__ = ["FoldData", "check_folds", "fold_data"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,7 @@ def fold_data(spec: RunSpec, folds: Folds, folder: Path) -> FoldData:
     """
     if spec.trainer == "fake":  # has no pictures
         return FoldData(data=(spec.settings.data,) * folds.k, identity=_digest(asdict(folds)))
-    found = _pictures_of(spec)
-    groups = None if folds.by is None else groups_of(found.pictures.names, folds.by)
-    chosen = split(found.pictures, groups, folds)
+    found, groups, chosen = _split(spec, folds)
     identity = _digest(
         {**asdict(folds), "by": None, "groups": groups, "chosen": chosen, "kind": found.kind}
         | {"root": str(found.root), "names": found.pictures.names}
@@ -77,6 +75,20 @@ def fold_data(spec: RunSpec, folds: Folds, folder: Path) -> FoldData:
         identity=identity,
         remarks=tuple(_remarks(found.pictures, chosen, folds.k)),
     )
+
+
+def check_folds(spec: RunSpec, folds: Folds) -> tuple[str, ...]:
+    """What should be known about a split, which is not written down; raises as `fold_data`."""
+    if spec.trainer == "fake":
+        return ()
+    found, _, chosen = _split(spec, folds)
+    return tuple(_remarks(found.pictures, chosen, folds.k))
+
+
+def _split(spec: RunSpec, folds: Folds) -> tuple[_Set, tuple[str, ...] | None, tuple[int, ...]]:
+    found = _pictures_of(spec)
+    groups = None if folds.by is None else groups_of(found.pictures.names, folds.by)
+    return found, groups, split(found.pictures, groups, folds)
 
 
 def _digest(value: object) -> str:

@@ -62,6 +62,13 @@ class CardPlan:
     remedies: tuple[str, ...] = ()
     workload: str = ""
     ladder: tuple[str, ...] = ()  # what the run may give up, also while it trains, in this order
+    stage: str = ""  # such as "1/3 small", where the project has stages
+    num_folds: int = 0  # runs of this plan, one a fold; 0 where the project has no folds
+
+    @property
+    def name(self) -> str:
+        """The project, and which stage of it."""
+        return f"{self.project} stage {self.stage}" if self.stage else self.project
 
 
 class Planner:

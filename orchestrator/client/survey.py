@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import cpu_count
+from orchestrator.client.folds import check_folds
 from orchestrator.client.plans import CardPlan, Planner, ladder_of
+from orchestrator.client.series import projects_of
 from orchestrator.client.suggest import suggestions
 from orchestrator.config.load import Config, Project
 from orchestrator.config.yaml import write_yaml
@@ -27,6 +29,7 @@ from orchestrator.types import DeviceKind, RunId, RunSpec
 __all__ = [
     "advise",
     "book_of",
+    "check_splits",
     "demand_writable",
     "inference",
     "project_facts",
@@ -48,13 +51,16 @@ def book_of(client: Client) -> tuple[Peak, ...]:
 
 def project_facts(project: Project, client: Client) -> tuple[RunSpec, Facts]:
     """A project as a run that could be submitted, with what its data says; made data is made."""
-    data = None
-    if project.made is not None:
-        from orchestrator.demo import make
-
-        data = str(make(project.made, client.home / "made"))
-    spec = project.spec(RunId("plan"), Path(), data)
+    spec = project.spec(RunId("plan"), Path(), _made(project, client))
     return spec, facts_of(spec)
+
+
+def _made(project: Project, client: Client) -> str | None:
+    if project.made is None:
+        return None
+    from orchestrator.demo import make
+
+    return str(make(project.made, client.home / "made"))
 
 
 def _on_cards(config: Config) -> list[Project]:
@@ -85,8 +91,28 @@ def survey(
             plan = planner.plan(spec, facts, project.fitting, target)
             if plan.fits is False and len(targets) <= _FEW:
                 plan = _with_remedies(plan, spec, facts, project, target, planner)
-            plans.append(plan)
+            plans.append(_told_of(plan, project))
     return plans
+
+
+def check_splits(config: Config, client: Client) -> list[str]:
+    """What should be known about the folds of the projects; raises as `folds.check_folds`."""
+    remarks = []
+    for project, *_ in projects_of(config):
+        if project.folds is not None:
+            spec = project.spec(RunId("plan"), Path(), _made(project, client))
+            found = check_folds(spec, project.folds)
+            remarks += [f"{project.name}: {remark}" for remark in found]
+    return remarks
+
+
+def _told_of(plan: CardPlan, project: Project) -> CardPlan:
+    stage = project.stage
+    return replace(
+        plan,
+        stage=f"{stage.number}/{stage.count} {stage.name}" if stage else "",
+        num_folds=project.folds.k if project.folds else 0,
+    )
 
 
 def _with_remedies(
@@ -120,7 +146,7 @@ def inference(
             )
             rows.append(
                 {
-                    "project": project.name,
+                    "project": project.label,
                     "model": spec.settings.model,
                     "imgsz": spec.settings.imgsz,
                     "gpu": target.name,
@@ -151,7 +177,7 @@ def advise(
             except OrchestratorError as error:
                 if not is_unpredictable(error):
                     raise
-            found[f"{project.name} on {target.name}"] = recommend(
+            found[f"{project.label} on {target.name}"] = recommend(
                 target, machine, spec=spec, choice=choice, num_images=facts.num_images
             )
     return found
@@ -192,10 +218,10 @@ def write_config(path: Path, config: Config, plans: Sequence[CardPlan]) -> None:
     Raises:
         ConfigError: E1062, a project does not fit.
     """
-    if unfit := [plan.project for plan in plans if not plan.fits]:
+    if unfit := [plan.name for plan in plans if not plan.fits]:
         raise _no_one_plan(f"{', '.join(unfit)} does not fit")
-    by_name = {plan.project: plan for plan in plans}
-    blocks = [_block(project, by_name.get(project.name)) for project in config.projects]
+    by_name = {plan.name: plan for plan in plans}
+    blocks = [_block(stages, by_name) for stages in projects_of(config)]
     cluster = {"cluster": {"emulate": list(config.emulate)}} if config.emulate else {}
     card = plans[0].gpu if plans else "no card"
     head = f"# Planned for {card}: as predicted, nothing was trained for it.\n"
@@ -203,12 +229,22 @@ def write_config(path: Path, config: Config, plans: Sequence[CardPlan]) -> None:
     path.write_text(head + write_yaml(body), "utf-8")
 
 
-def _block(project: Project, plan: CardPlan | None) -> dict[str, Any]:
-    block = dict(project.resolved)
-    if plan is not None:
-        block["micro_batch"] = plan.micro_batch
-        if "amp" in plan.rungs:
-            block["amp"] = plan.precision
-        if "imgsz" in plan.rungs:
-            block["imgsz"] = plan.imgsz
-    return block
+def _block(stages: Sequence[Project], plans: Mapping[str, CardPlan]) -> dict[str, Any]:
+    block = dict(stages[0].resolved)
+    planned = [_as_planned(plans.get(stage.label)) for stage in stages]
+    if stages[0].stage is None:
+        return block | planned[0]
+    each = zip(block["stages"], planned, strict=True)
+    return block | {"stages": [{**stage, **own} for stage, own in each]}
+
+
+def _as_planned(plan: CardPlan | None) -> dict[str, Any]:
+    """The keys by which a run trains as planned."""
+    if plan is None:
+        return {}
+    keys: dict[str, Any] = {"micro_batch": plan.micro_batch}
+    if "amp" in plan.rungs:
+        keys["amp"] = plan.precision
+    if "imgsz" in plan.rungs:
+        keys["imgsz"] = plan.imgsz
+    return keys

@@ -34,7 +34,7 @@ class Together:
 def together(
     config: Config, plans: Sequence[CardPlan], targets: Sequence[Target]
 ) -> tuple[Together, ...]:
-    """What each card can hold at once; nothing where there are not several projects to plan.
+    """What each card can hold at once; nothing where there are not several runs to plan.
 
     Runs are looked at as the scheduler does: higher priority first, then in the order of the file,
     and who fits passes who does not. What could not be predicted takes a whole card.
@@ -44,10 +44,21 @@ def together(
     }
     found = []
     for target in targets:
-        own = [plan for plan in plans if _is_on(plan, target)]
+        own = _at_once([plan for plan in plans if _is_on(plan, target)], target)
         if len(own) > 1:
             found.append(_on_card(sorted(own, key=lambda plan: rank[plan.project]), target))
     return tuple(found)
+
+
+def _at_once(plans: Sequence[CardPlan], target: Target) -> list[CardPlan]:
+    """A plan for each run that there is at one time: all folds, and of stages the largest."""
+    room = target.memory_bytes - target.foreign_bytes
+    found: list[CardPlan] = []
+    for project in dict.fromkeys(plan.project for plan in plans):
+        stages = [plan for plan in plans if plan.project == project]
+        largest = max(stages, key=lambda plan: (plan.fits is False, _share(plan, target, room)))
+        found += [largest] * max(1, largest.num_folds)
+    return found
 
 
 def _is_on(plan: CardPlan, target: Target) -> bool:
@@ -61,12 +72,12 @@ def _on_card(plans: Sequence[CardPlan], target: Target) -> Together:
     for plan in plans:
         share = _share(plan, target, room)
         if plan.fits is False or plan.world_size > 1 or share > room:
-            names["impossible"].append(plan.project)
+            names["impossible"].append(plan.name)
             continue
         total += share
         is_first_fit = used + share <= room
         used += share if is_first_fit else 0
-        names["starting" if is_first_fit else "waiting"].append(plan.project)
+        names["starting" if is_first_fit else "waiting"].append(plan.name)
     return Together(
         gpu=target.name,
         gpu_memory_bytes=target.memory_bytes,

@@ -11,6 +11,7 @@ __all__ = ["Layer", "Origin", "Override", "layer_of", "parse_overrides"]
 BLOCKS = frozenset(
     {("cluster",), ("resources",), ("schedule",), ("schedule", "retry"), ("memory",), ("folds",)}
 )
+_FOLDS: KeyPath = ("folds",)
 MAX_OVERRIDE = 4096  # characters
 
 
@@ -38,7 +39,9 @@ class Layer:
     leaves: dict[KeyPath, tuple[Value, Origin]] = field(default_factory=dict)
 
     def put(self, path: KeyPath, value: Value, origin: Origin) -> None:
-        """Set one leaf, and forget what it hides."""
+        """Set one leaf, and forget what it hides. A number of folds hides no other key of them."""
+        if path == _FOLDS and isinstance(value, int) and not isinstance(value, bool):
+            path = (*_FOLDS, "k")
         for old in [p for p in self.leaves if p[: len(path)] == path or path[: len(p)] == p]:
             del self.leaves[old]
         self.leaves[path] = (value, origin)

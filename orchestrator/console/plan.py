@@ -1,5 +1,6 @@
 """Plans and the book for people: a table a project, why, what holds the bytes; or JSON."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -17,8 +18,8 @@ _MODULES = 20  # of thousands: those that hold most
 
 def exit_code(plans: Sequence[CardPlan]) -> int:
     """5 where a project fits on none of the cards that were asked about, else 0."""
-    projects = {plan.project for plan in plans}
-    fine = {plan.project for plan in plans if plan.fits is not False}
+    projects = {plan.name for plan in plans}
+    fine = {plan.name for plan in plans if plan.fits is not False}
     return 5 if projects - fine else 0
 
 
@@ -31,9 +32,10 @@ def show_plans(
             plans=[_object(plan) for plan in plans], together=[asdict(card) for card in cards]
         )
         return exit_code(plans)
-    for project in dict.fromkeys(plan.project for plan in plans):
-        own = [plan for plan in plans if plan.project == project]
-        emit(f"{project}: {own[0].model}, {own[0].imgsz} px, {own[0].optimizer}")
+    for project in dict.fromkeys(plan.name for plan in plans):
+        own = [plan for plan in plans if plan.name == project]
+        folds = f" ({own[0].num_folds} folds)" if own[0].num_folds else ""
+        emit(f"{project}{folds}: {own[0].model}, {own[0].imgsz} px, {own[0].optimizer}")
         table = columns(_HEAD, (_row(plan) for plan in own))
         emit("\n".join(f"  {line}" for line in table.splitlines()))
         if own[0].ladder:
@@ -52,13 +54,20 @@ def _all_on(card: Together) -> str:
     """One line: whether all projects of the file fit on the card at once."""
     sizes = f"{size_text(card.shares_bytes)} of {size_text(card.room_bytes)}"
     if card.fits:
-        return f"all {len(card.starting)} projects fit on one {card.gpu} together ({sizes})"
-    parts = [f"{', '.join(card.starting) or 'none'} would start together"]
+        what = "projects" if len(set(card.starting)) == len(card.starting) else "runs"
+        return f"all {len(card.starting)} {what} fit on one {card.gpu} together ({sizes})"
+    parts = [f"{_counted(card.starting) or 'none'} would start together"]
     if card.waiting:
-        parts.append(f"{', '.join(card.waiting)} would wait until one has ended")
+        parts.append(f"{_counted(card.waiting)} would wait until one has ended")
     if card.impossible:
-        parts.append(f"{', '.join(card.impossible)} cannot run on it alone")
+        parts.append(f"{_counted(card.impossible)} cannot run on it alone")
     return f"not all fit on one {card.gpu} together ({sizes} asked for): {'; '.join(parts)}"
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Each name once, with its number of folds where it is there several times."""
+    counts = Counter(names)
+    return ", ".join(f"{name} x {num}" if num > 1 else name for name, num in counts.items())
 
 
 def _object(plan: CardPlan) -> dict[str, object]:
