@@ -12,8 +12,8 @@ The rules, in this order:
    than places.
 3. Among equal runs the order of the queue decides; of equal worth the card that comes first.
 
-Two runs share a card only if the speed of both beside the other is known or assumed, if both fit
-in its free memory, and if they are worth more so than otherwise.
+Runs share a card only if the speed of each beside each other is known or assumed, if they fit in
+its free memory, and if they are worth more so than otherwise.
 """
 
 from bisect import bisect_right
@@ -58,12 +58,12 @@ class Seeker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """A card with room. `beside` is the signature of the one run that is there already."""
+    """A card with room. `beside` has the signatures of the runs that are there already."""
 
     name: str
     kind: Kind
     free_bytes: Bytes = 0
-    beside: Signature | None = None
+    beside: tuple[Signature, ...] = ()
     is_whole: bool = True  # nobody is there, other people's processes included
 
 
@@ -71,8 +71,9 @@ class Spot:
 class Speeds:
     """Steps a second, measured or assumed; what is absent or not above 0 never runs so.
 
-    `beside` has the speed of the first signature while the second runs on the same card. Where the
-    speed on the reference card is not known, the highest that is known takes its place.
+    `beside` has the speed of the first signature while the second runs on the same card. Of three
+    and more on a card each keeps the product of the shares that each of the others leaves it. Where
+    the speed on the reference card is not known, the highest that is known takes its place.
     """
 
     alone: Mapping[tuple[Signature, Kind], float]
@@ -124,18 +125,19 @@ def assign(
     speeds: Speeds,
     *,
     objective: Objective = Objective.WORTH,
+    most: int = 2,
 ) -> Assignment:
     """Place runs on cards by the rules above.
 
     Args:
         seekers: In the order of the queue.
         spots: Each card at most once; of equal worth the first is taken, so the least wanted
-            cards come first. A card with two runs or more, or with one whose speed is not known,
-            is no spot.
+            cards come first. A card with runs whose speed is not known is no spot.
         speeds: Of the signatures on the kinds of cards.
         objective: What is summed.
+        most: Runs on one card, those that are there included.
     """
-    sums = _Sums(speeds, speeds.scales(objective))
+    sums = _Sums(speeds, speeds.scales(objective), most)
     ranks: dict[int, list[Seeker]] = defaultdict(list)
     for seeker in seekers:
         ranks[seeker.rank].append(seeker)
@@ -143,23 +145,27 @@ def assign(
     gain = 0.0
     left = list(spots)
     for rank in sorted(ranks):
-        chosen, gained = _place(ranks[rank], left, sums)
-        gain += gained
-        places |= {seeker.run_id: name for name, there in chosen.items() for seeker in there}
-        left = [more for spot in left for more in _after(spot, chosen.get(spot.name, ()))]
+        has_come = True
+        while has_come:  # two at a time come to a card
+            rest = [seeker for seeker in ranks[rank] if seeker.run_id not in places]
+            chosen, gained = _place(rest, left, sums)
+            gain += gained
+            places |= {seeker.run_id: name for name, there in chosen.items() for seeker in there}
+            left = [more for spot in left for more in _after(spot, chosen.get(spot.name, ()), most)]
+            has_come = most > 2 and bool(chosen)
     waiting = tuple(seeker.run_id for seeker in seekers if seeker.run_id not in places)
     return Assignment(places=places, waiting=waiting, gain=gain)
 
 
-def _after(spot: Spot, came: Sequence[Seeker]) -> tuple[Spot, ...]:
-    """What is left of a spot for runs of the next rank."""
+def _after(spot: Spot, came: Sequence[Seeker], most: int) -> tuple[Spot, ...]:
+    """What is left of a spot for those who come later."""
     if not came:
         return (spot,)
-    first = came[0]
-    if spot.beside is not None or len(came) > 1 or first.memory_bytes is None:
+    there = (*spot.beside, *(seeker.signature for seeker in came))
+    if len(there) >= most or any(seeker.memory_bytes is None for seeker in came):
         return ()
-    free = spot.free_bytes - first.memory_bytes
-    return (replace(spot, free_bytes=free, beside=first.signature, is_whole=False),)
+    free = spot.free_bytes - sum(seeker.memory_bytes or 0 for seeker in came)
+    return (replace(spot, free_bytes=free, beside=there, is_whole=False),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +174,22 @@ class _Sums:
 
     speeds: Speeds
     scales: Mapping[Signature, float]
+    most: int
 
-    def alone(self, signature: Signature, kind: Kind) -> float:
-        speed = self.speeds.alone.get((signature, kind), 0.0)
-        return speed * self.scales[signature] if speed > 0 else NEVER
-
-    def together(self, first: Signature, second: Signature, kind: Kind) -> float:
-        ours = self.speeds.beside.get((first, second, kind), 0.0)
-        theirs = self.speeds.beside.get((second, first, kind), 0.0)
-        if ours <= 0 or theirs <= 0 or not {first, second} <= self.scales.keys():
+    def total(self, there: tuple[Signature, ...], kind: Kind) -> float:
+        alone = [self.speeds.alone.get((name, kind), 0.0) for name in there]
+        if not all(speed > 0 for speed in alone):
             return NEVER
-        return ours * self.scales[first] + theirs * self.scales[second]
+        total = 0.0
+        for at, name in enumerate(there):
+            speed = alone[at]
+            for other in there[:at] + there[at + 1 :]:
+                beside = self.speeds.beside.get((name, other, kind), 0.0)
+                if beside <= 0:
+                    return NEVER
+                speed *= beside / alone[at]
+            total += speed * self.scales[name]
+        return total
 
 
 def _place(
@@ -227,28 +238,24 @@ def _rounding(seekers: Iterable[Seeker]) -> Callable[[Bytes], Bytes]:
 
 def _worth(classes: Sequence[Seeker], groups: Sequence[Spot], sums: _Sums) -> Worth:
     """What a spot of a group is worth more with runs of these classes on it than it is now."""
+    before = [sums.total(spot.beside, spot.kind) for spot in groups]
 
     def worth(group: int, there: tuple[int, ...]) -> float:
         spot, runs = groups[group], [classes[run] for run in there]
         if not runs:
             return 0.0
-        if not _fit(runs, spot):
+        if before[group] == NEVER or not _fit(runs, spot, sums.most):
             return NEVER
-        first = runs[0].signature
-        if len(runs) == 2:
-            return sums.together(first, runs[1].signature, spot.kind)
-        if spot.beside is None:
-            return sums.alone(first, spot.kind)
-        before = sums.alone(spot.beside, spot.kind)
-        return NEVER if before == NEVER else sums.together(first, spot.beside, spot.kind) - before
+        names = (*spot.beside, *(run.signature for run in runs))
+        return sums.total(names, spot.kind) - before[group]
 
     return worth
 
 
-def _fit(runs: Sequence[Seeker], spot: Spot) -> bool:
-    """True when these runs may be on the card together, and with the one that is there."""
-    num_there = len(runs) + (spot.beside is not None)
-    if num_there > 2 or any(run.kinds and spot.kind not in run.kinds for run in runs):
+def _fit(runs: Sequence[Seeker], spot: Spot, most: int) -> bool:
+    """True when these runs may be on the card together, and with those that are there."""
+    num_there = len(runs) + len(spot.beside)
+    if num_there > most or any(run.kinds and spot.kind not in run.kinds for run in runs):
         return False
     if any(run.memory_bytes is None for run in runs):
         return num_there == 1 and spot.is_whole

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from math import prod
 
 import pytest
 from hypothesis import given
@@ -54,45 +55,51 @@ def spots(most: int = 4) -> st.SearchStrategy[list[Spot]]:
         name=st.just(""),
         kind=st.sampled_from(KINDS),
         free_bytes=st.integers(0, 8),
-        beside=st.sampled_from([None, None, "a", "b"]),
+        beside=st.sampled_from([(), (), ("a",), ("b",), ("a", "c")]),
     )
     return st.lists(made, max_size=most).map(
         lambda found: [
-            replace(s, name=f"c{at}", is_whole=s.beside is None) for at, s in enumerate(found)
+            replace(s, name=f"c{at}", is_whole=not s.beside) for at, s in enumerate(found)
         ]
     )
 
 
 def added(
-    there: Sequence[Seeker], spot: Spot, speeds: Speeds, objective: Objective
+    there: Sequence[Seeker], spot: Spot, speeds: Speeds, objective: Objective, most: int = 2
 ) -> float | None:
     """What a card adds to the sum, told card by card from the rules; None when it cannot be."""
-    scales = speeds.scales(objective)
-    names = [s.signature for s in there] + ([spot.beside] if spot.beside else [])
     if not there:
         return 0.0
+    names = [*spot.beside, *(s.signature for s in there)]
     is_alone = len(names) == 1 and spot.is_whole
     if (
-        len(names) > 2
+        len(names) > most
         or any(s.kinds and spot.kind not in s.kinds for s in there)
         or (None in {s.memory_bytes for s in there} and not is_alone)
         or sum(s.memory_bytes or 0 for s in there) > spot.free_bytes
     ):
         return None
-    before = speeds.alone.get((spot.beside, spot.kind), 0.0) if spot.beside else None
-    if before == 0:
-        return None
-    if len(names) == 1:
-        rates = [speeds.alone[names[0], spot.kind]]
-    else:
-        rates = [
-            speeds.beside.get((one, other, spot.kind), 0.0)
-            for one, other in (names, reversed(names))
+    before = summed_speeds(list(spot.beside), spot.kind, speeds, objective)
+    after = summed_speeds(names, spot.kind, speeds, objective)
+    return None if before is None or after is None else after - before
+
+
+def summed_speeds(
+    names: Sequence[str], kind: str, speeds: Speeds, objective: Objective
+) -> float | None:
+    scales = speeds.scales(objective)
+    total = 0.0
+    for at, name in enumerate(names):
+        alone = speeds.alone[name, kind]
+        shares = [
+            speeds.beside.get((name, other, kind), 0.0) / alone if alone else 0.0
+            for other_at, other in enumerate(names)
+            if other_at != at
         ]
-    if not all(rates):
-        return None
-    gain = sum(rate * scales[name] for rate, name in zip(rates, names, strict=True))
-    return gain - (before * scales[spot.beside] if before and spot.beside else 0.0)
+        if not alone or not all(shares):
+            return None
+        total += prod(shares) * alone * scales[name]
+    return total
 
 
 def by_card(found: Assignment, runs: Sequence[Seeker]) -> dict[str, list[Seeker]]:
@@ -104,9 +111,13 @@ def by_card(found: Assignment, runs: Sequence[Seeker]) -> dict[str, list[Seeker]
 
 
 def summed(
-    there: dict[str, list[Seeker]], cards: Sequence[Spot], speeds: Speeds, objective: Objective
+    there: dict[str, list[Seeker]],
+    cards: Sequence[Spot],
+    speeds: Speeds,
+    objective: Objective,
+    most: int = 2,
 ) -> float:
-    sums = [added(there.get(card.name, []), card, speeds, objective) for card in cards]
+    sums = [added(there.get(card.name, []), card, speeds, objective, most) for card in cards]
     assert None not in sums, "a card holds what it cannot"
     return sum(value for value in sums if value is not None)
 
@@ -123,12 +134,19 @@ def first_fit(
     return there
 
 
-@given(runs=seekers(ranks=2), cards=spots(), speeds=tables(), objective=st.sampled_from(Objective))
+@given(
+    runs=seekers(8, ranks=2),
+    cards=spots(),
+    speeds=tables(),
+    objective=st.sampled_from(Objective),
+    most=st.integers(1, 4),
+)
 def test_cards_hold_what_they_can_and_the_sum_is_that_of_the_cards(
-    runs: list[Seeker], cards: list[Spot], speeds: Speeds, objective: Objective
+    runs: list[Seeker], cards: list[Spot], speeds: Speeds, objective: Objective, most: int
 ) -> None:
-    found = assign(runs, cards, speeds, objective=objective)
-    assert found.gain == pytest.approx(summed(by_card(found, runs), cards, speeds, objective))
+    found = assign(runs, cards, speeds, objective=objective, most=most)
+    there = by_card(found, runs)
+    assert found.gain == pytest.approx(summed(there, cards, speeds, objective, most))
     assert set(found.places.values()) <= {card.name for card in cards}
     ids = [run.run_id for run in runs]
     assert Counter([*found.places, *found.waiting]) == Counter(ids)
@@ -212,6 +230,16 @@ def test_a_pair_that_costs_more_than_it_adds_is_not_made() -> None:
             alone={("a", "large"): 1.0}, beside={("a", "a", "large"): each}, reference="large"
         )
         assert assign(runs, [card], speeds).places == places
+
+
+def test_a_third_run_comes_where_pairs_hardly_slow_each_other() -> None:
+    runs = [Seeker(run_id=RunId(str(at)), signature="a") for at in range(4)]
+    card = Spot(name="card", kind="large")
+    for share, most, num in ((0.9, 4, 4), (0.9, 3, 3), (0.9, 2, 2), (0.6, 4, 2), (0.4, 4, 1)):
+        speeds = Speeds(alone={("a", "large"): 2.0}, beside={("a", "a", "large"): 2 * share})
+        found = assign(runs, [card], speeds, most=most)
+        assert list(found.places) == [str(at) for at in range(num)]
+        assert found.gain == pytest.approx(num * share ** (num - 1))
 
 
 def test_worth_counts_runs_alike_and_steps_count_short_steps_most() -> None:
