@@ -156,9 +156,14 @@ class NodeChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLost(Event):
-    """A node vanished, with everything that ran on it."""
+    """A node vanished, with everything that ran on it.
+
+    `with_others`: more nodes went at the same moment, and their events follow; nothing is started
+    before the last of them.
+    """
 
     node_id: NodeId
+    with_others: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,8 @@ class Faults:
     lost_kill: float = 0.0  # the first kill does nothing
     silent_loss: float = 0.0  # nothing is ever heard of a gang whose node was lost
     late_event: float = 0.0  # an attempt that is over speaks again
+    hang: float = 0.0  # the gang neither reports nor listens from some moment on
+    bad_card: float = 0.0  # part of the cards, on which no step ever succeeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

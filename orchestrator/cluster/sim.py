@@ -8,15 +8,16 @@ from functools import partial
 from orchestrator.cluster.script import Faults
 from orchestrator.cluster.sim_cards import SimCards
 from orchestrator.cluster.sim_gang import (
+    DETECT_SECONDS,
     Gang,
     Luck,
     finished,
-    is_out_of_memory,
+    first_step,
     peak_bytes,
     planted,
     report,
 )
-from orchestrator.cluster.sim_pace import Pace, Physics
+from orchestrator.cluster.sim_pace import Pace, Physics, Span
 from orchestrator.errors import ClusterError
 from orchestrator.messages import (
     Action,
@@ -25,23 +26,21 @@ from orchestrator.messages import (
     GangFailed,
     GangStarted,
     GangYielded,
-    KillGang,
     NodeChanged,
     NodeJoined,
     NodeLost,
     PreemptGang,
     StartGang,
 )
-from orchestrator.types import AttemptId, Cause, NodeId, Seconds, StopMode
+from orchestrator.types import AttemptId, Cause, Node, NodeId, Seconds, StopMode
 
 __all__ = ["SimCluster"]
 
 KILL_SECONDS = 1.0
 VANISH_SECONDS = 5.0  # at most this long before the report a lost node is already gone
-DETECT_SECONDS = (0.5, 8.0)  # after a node or worker died, until its gang is told as failed
 LATE_SECONDS = (1.0, 900.0)
+HANG_SECONDS = (600.0, 660.0)  # until a gang that hangs is found and killed
 MAX_EMPTY_WAITS = 10_000  # the scheduler wakes up for ever and nothing comes of it
-
 
 _Step = Callable[[], Event | None]
 
@@ -52,7 +51,7 @@ class SimCluster:
     The same attempt meets the same luck under every policy, so two policies can be compared run
     by run. Runs take the options of the fake trainer: `epoch_seconds`, `fixed_bytes`,
     `bytes_per_sample`, `oom_above_micro_batch`, `fail_at_epoch`, `nan_at_epoch`,
-    `crash_at_epoch`, `fault_attempts`.
+    `crash_at_epoch`, `hang_at_epoch`, `fault_attempts`.
 
     Args:
         happenings: What happens by itself (`cluster.script.events`).
@@ -96,13 +95,10 @@ class SimCluster:
             self._start(action)
             return
         gang = self._gangs.get(action.attempt)
-        if gang is None or gang.is_over:
-            return
-        match action:
-            case PreemptGang(mode=mode):
-                self._preempt(gang, mode)
-            case KillGang():
-                self._kill(gang)
+        if gang is not None and isinstance(action, PreemptGang):
+            self._preempt(gang, action.mode)
+        elif gang is not None:
+            self._kill(gang)
 
     def wait(self, until: Seconds | None) -> Sequence[Event]:
         """Let time pass to the next event, or to `until`.
@@ -120,20 +116,19 @@ class SimCluster:
                 self._num_empty_waits = 0
                 return (event,)
         if until is None:
-            raise ClusterError(
-                f"the simulation stands still at {self._now:.0f} s: no event is to come",
-                code="E4101",
-                why=(f"{len(self._gangs)} gangs, {len(self._cards.nodes)} nodes",),
-            )
+            raise self._stands_still("no event is to come")
         self._num_empty_waits += 1
         if self._num_empty_waits > MAX_EMPTY_WAITS:
-            raise ClusterError(
-                f"the simulation stands still at {self._now:.0f} s: woken up"
-                f" {MAX_EMPTY_WAITS} times and nothing came of it",
-                code="E4101",
-            )
+            raise self._stands_still(f"woken up {MAX_EMPTY_WAITS} times and nothing came of it")
         self._now = max(self._now, until)
         return ()
+
+    def _stands_still(self, why: str) -> ClusterError:
+        return ClusterError(
+            f"the simulation stands still at {self._now:.0f} s: {why}",
+            code="E4101",
+            why=(f"{len(self._gangs)} gangs, {len(self._cards.nodes)} nodes",),
+        )
 
     def restart(self) -> None:
         """The driver died: its gangs die with it, and a new one is told of the nodes."""
@@ -141,6 +136,19 @@ class SimCluster:
             self._over(gang)
         for node in self._cards.nodes.values():
             self._push(self._now, partial(NodeJoined, at=self._now, node=node))
+
+    @property
+    def nodes(self) -> dict[NodeId, Node]:
+        """The nodes that are there."""
+        return self._cards.nodes
+
+    def sever(self, node_id: NodeId, *, is_spread: bool) -> None:
+        """End gangs of a node: those that reach beyond it are told as lost, others in silence."""
+        for gang in tuple(self._gangs_on.get(node_id, {}).values()):
+            if is_spread and len({s.node_id for s in gang.start.placement.shares}) > 1:
+                self._fail(gang, Cause.NODE_LOST, f"{node_id} is out of reach", DETECT_SECONDS)
+            elif not is_spread:
+                self._over(gang)
 
     # --- what happens by itself
 
@@ -167,8 +175,6 @@ class SimCluster:
             if not self._luck.strikes(gang, "silent_loss"):
                 self._fail(gang, Cause.NODE_LOST, f"lost with {node_id}", DETECT_SECONDS)
 
-    # --- one attempt
-
     def _start(self, action: StartGang) -> None:
         resumed = action.checkpoints[0].epoch if action.checkpoints else 0
         gang = self._gangs[action.attempt] = Gang(
@@ -191,23 +197,26 @@ class SimCluster:
         gang.is_up = True
         self._pace.begin(gang)
         gang.fault = planted(gang.start)
-        if is_out_of_memory(gang):
-            detail = f"micro-batch {gang.start.batch.micro_batch} does not fit"
-            self._fail(gang, Cause.OUT_OF_MEMORY, detail, DETECT_SECONDS)
-        elif self._luck.strikes(gang, "worker_loss"):
-            left = gang.start.spec.settings.epochs - gang.epoch
-            until = left * gang.epoch_seconds
-            lost = self._luck.between(gang.start.attempt, "loss", (0.0, until))
-            # The epochs before it are reported as ever: the loss has an entry of its own.
-            self._push(self._now + lost, lambda: self._lose_worker(gang))
-            self._next_epoch(gang)
+        wrong = first_step(gang, self._luck)
+        if wrong is not None:
+            self._fail(gang, *wrong)
         else:
+            # The epochs before them are reported as ever: mishaps have entries of their own.
+            self._expect_mishap(gang, "worker_loss", Cause.WORKER_LOST, DETECT_SECONDS)
+            self._expect_mishap(gang, "hang", Cause.HANG, HANG_SECONDS)
             self._next_epoch(gang)
         return self._say(gang, GangStarted(at=self._now, attempt=gang.start.attempt))
 
-    def _lose_worker(self, gang: Gang) -> None:
+    def _expect_mishap(self, gang: Gang, fault: str, cause: Cause, told: Span) -> None:
+        if self._luck.strikes(gang, fault):
+            left = (gang.start.spec.settings.epochs - gang.epoch) * gang.epoch_seconds
+            after = self._luck.between(gang.start.attempt, f"{fault}/when", (0.0, left))
+            self._push(self._now + after, lambda: self._befall(gang, cause, fault, told))
+
+    def _befall(self, gang: Gang, cause: Cause, detail: str, told: Span) -> None:
         if not gang.is_over:
-            self._fail(gang, Cause.WORKER_LOST, "a worker died", DETECT_SECONDS)
+            gang.is_deaf = cause is Cause.HANG
+            self._fail(gang, cause, detail, told)
 
     def _next_epoch(self, gang: Gang) -> None:
         if gang.epoch >= gang.start.spec.settings.epochs:
@@ -219,7 +228,8 @@ class SimCluster:
             self._plan(gang, seconds, lambda: self._epoch(gang))
         else:
             _, cause, detail = fault
-            self._fail(gang, cause, detail, (gang.epoch_seconds / 2,) * 2)
+            told = HANG_SECONDS if cause is Cause.HANG else (gang.epoch_seconds / 2,) * 2
+            self._befall(gang, cause, detail, told)
 
     def _epoch(self, gang: Gang) -> Event:
         gang.epoch += 1
@@ -234,15 +244,15 @@ class SimCluster:
     def _preempt(self, gang: Gang, mode: StopMode) -> None:
         if mode is StopMode.AFTER_EPOCH or not gang.is_up:
             gang.leaves_after_epoch = True
-        elif not self._luck.strikes(gang, "lost_yield"):
+        elif not gang.is_deaf and not self._luck.strikes(gang, "lost_yield"):
             gang.plan += 1
             self._pace.interrupt(gang, self._now)
             self._leave(gang)
 
     def _leave(self, gang: Gang) -> None:
         seconds = self._pace.leaving(gang)
-        yielded = GangYielded(at=0.0, attempt=gang.start.attempt)
-        self._plan(gang, seconds, lambda: self._end(gang, replace(yielded, at=self._now)))
+        yielded = partial(GangYielded, attempt=gang.start.attempt)
+        self._plan(gang, seconds, lambda: self._end(gang, yielded(at=self._now)))
 
     def _kill(self, gang: Gang) -> None:
         gang.num_kills += 1
@@ -251,13 +261,11 @@ class SimCluster:
         if not is_lost and not is_beyond:
             self._fail(gang, Cause.KILLED, "killed", (KILL_SECONDS, KILL_SECONDS))
 
-    def _fail(
-        self, gang: Gang, cause: Cause, detail: str, seconds: tuple[Seconds, Seconds]
-    ) -> None:
+    def _fail(self, gang: Gang, cause: Cause, detail: str, told: Span) -> None:
         gang.plan += 1
-        after = self._luck.between(gang.start.attempt, f"fail/{cause}", seconds)
-        failed = GangFailed(at=0.0, attempt=gang.start.attempt, cause=cause, detail=detail)
-        self._plan(gang, after, lambda: self._end(gang, replace(failed, at=self._now)))
+        after = self._luck.between(gang.start.attempt, f"fail/{cause}", told)
+        failed = partial(GangFailed, attempt=gang.start.attempt, cause=cause, detail=detail)
+        self._plan(gang, after, lambda: self._end(gang, failed(at=self._now)))
 
     def _end(self, gang: Gang, event: AttemptEvent) -> Event:
         self._over(gang)

@@ -8,15 +8,18 @@ from orchestrator.messages import AttemptEvent, GangFinished, ProgressReported, 
 from orchestrator.types import AttemptId, Cause, CheckpointRef, Progress, Scalar, Seconds
 
 __all__ = [
+    "DETECT_SECONDS",
     "Gang",
     "Luck",
     "finished",
-    "is_out_of_memory",
+    "first_step",
     "option",
     "peak_bytes",
     "planted",
     "report",
 ]
+
+DETECT_SECONDS = (0.5, 8.0)  # after a node or worker died, until its gang is told as failed
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +31,7 @@ class Gang:
     since: Seconds
     is_up: bool = False
     is_over: bool = False
+    is_deaf: bool = False  # it hangs
     leaves_after_epoch: bool = False
     num_kills: int = 0
     plan: int = 0  # entries of the heap with an older plan are void
@@ -72,7 +76,19 @@ class Luck:
         return rate > 0 and self.of(gang.start.attempt, fault) < rate
 
 
-def is_out_of_memory(gang: Gang) -> bool:
+def first_step(gang: Gang, luck: Luck) -> tuple[Cause, str, tuple[Seconds, Seconds]] | None:
+    """What is wrong with the first step, and after how many seconds it is told."""
+    if _is_out_of_memory(gang):
+        detail = f"micro-batch {gang.start.batch.micro_batch} does not fit"
+        return Cause.OUT_OF_MEMORY, detail, DETECT_SECONDS
+    for share in gang.start.placement.shares:
+        name = f"{share.node_id}:{share.card}"
+        if share.card is not None and luck.of("card", name) < luck.faults.bad_card:
+            return Cause.DEVICE_FAULT, f"card {name} is bad", (0.0, gang.epoch_seconds)
+    return None
+
+
+def _is_out_of_memory(gang: Gang) -> bool:
     """True when the true footprint of the micro-batch is above the share."""
     start = gang.start
     limit = option(start, "oom_above_micro_batch", 0)
@@ -127,6 +143,7 @@ def planted(start: StartGang) -> tuple[int, Cause, str] | None:
         ("crash_at_epoch", Cause.WORKER_LOST),
         ("nan_at_epoch", Cause.NAN_LOSS),
         ("fail_at_epoch", Cause.USER_ERROR),
+        ("hang_at_epoch", Cause.HANG),
     ):
         epoch = int(option(start, name, 0))
         if epoch and _is_planted(start, name):
@@ -135,7 +152,8 @@ def planted(start: StartGang) -> tuple[int, Cause, str] | None:
 
 
 def _is_planted(start: StartGang, fault: str) -> bool:
-    default = 1 if fault == "crash_at_epoch" else start.attempt.number
+    is_brief = fault in ("crash_at_epoch", "hang_at_epoch")
+    default = 1 if is_brief else start.attempt.number
     return start.attempt.number <= (option(start, "fault_attempts", 0) or default)
 
 

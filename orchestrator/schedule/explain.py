@@ -100,10 +100,12 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
 
 def _cards_reason(ask: Ask, route: Route, ledger: Ledger) -> PendingReason:
     fitting = {pool: _num_fitting(ask, pool, ledger) for pool in route.pools}
+    aside = [card for card in ledger.aside.values() if card.pool in fitting and not card.users]
+    fragmented = PendingReason.SET_ASIDE if aside else PendingReason.FRAGMENTED
     most = sum(fitting.values()) if route.is_mixed else max(fitting.values())
     if most >= ask.num_workers:
         if ask.num_workers > 1 and not _is_in_one_place(ask, route, ledger):
-            return PendingReason.FRAGMENTED
+            return fragmented
         return PendingReason.WAITING_FOR_CPU_OR_RAM if ask.cpus else PendingReason.WAITING_FOR_GPU
     foreign = [
         card
@@ -112,11 +114,10 @@ def _cards_reason(ask: Ask, route: Route, ledger: Ledger) -> PendingReason:
     ]
     if most + len(foreign) >= ask.num_workers and foreign:
         return PendingReason.EXTERNAL_PROCESS
-    aside = [card for card in ledger.aside.values() if card.pool in fitting and not card.users]
     if most + len(aside) >= ask.num_workers and aside:
         return PendingReason.SET_ASIDE
     if sum(fitting.values()) >= ask.num_workers:
-        return PendingReason.FRAGMENTED
+        return fragmented
     return PendingReason.WAITING_FOR_GPU
 
 

@@ -48,6 +48,11 @@ class FairShare:
         if abs(use.num_gpus) < 1e-9:  # sums of fractions do not come back to zero
             use.worth = use.num_gpus = 0.0
 
+    def set_back(self, seconds: Seconds) -> None:
+        """The clock was set back by so much."""
+        for use in self._uses.values():
+            use.since -= seconds
+
     def rank(self, queue: str, now: Seconds) -> float:
         """Use over weight: the least goes first. Worth-seconds."""
         use = self._uses.get(queue)

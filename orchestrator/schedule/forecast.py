@@ -106,6 +106,11 @@ class Forecasts:
                 self.score.num_inside += told.least - 1.0 <= true <= told.most + 1.0
                 self.score.sum_errors += abs(told.expected - true) / true
 
+    def set_back(self, seconds: Seconds) -> None:
+        """The clock was set back by so much."""
+        for kept in self._kept.values():
+            kept[:] = [(at - seconds, told) for at, told in kept]
+
     def left(self, record: RunRecord, *, worth: float | None = None) -> Forecast | None:
         """Time that a run still needs once it runs; None while nothing is known.
 

@@ -48,8 +48,8 @@ def started(life: Lifecycle, event: GangStarted) -> None:
     record = _current(life, event)
     if record is None:
         return
-    if record.state is not RunState.STARTING:
-        record.move(GangStarted, RunState.STOPPING, life.now)
+    if record.state is not RunState.STARTING:  # told twice, or on its way out
+        record.move(GangStarted, record.state, life.now)
         return
     record.move(GangStarted, RunState.RUNNING, life.now)
     record.attempt_started_at = life.now

@@ -135,6 +135,12 @@ class Health:
                 story.failures = {}
                 self.apply(place[0])
 
+    def set_back(self, seconds: Seconds) -> None:
+        """The clock was set back by so much."""
+        for story in self._stories.values():
+            if story.until is not None:
+                story.until -= seconds
+
     def lost(self, now: Seconds) -> None:
         """Nodes are gone: what was shut for ever is tried again where nothing else is left."""
         for place, story in self._stories.items():
@@ -150,15 +156,11 @@ class Health:
         whole = self._stories.get((node_id, None), _Story())
         room.aside = self._words((node_id, None), whole)
         room.is_on_trial = whole.is_on_trial
-        is_first = True
         for index, card in room.cards.items():
             story = self._stories.get((node_id, index), _Story())
             aside = self._words((node_id, index), story) or room.aside
-            if whole.is_on_trial and not aside:
-                aside = "" if is_first else f"{node_id} is tried with one run"
-                is_first = False
-            is_on_trial = not aside and (story.is_on_trial or whole.is_on_trial)
-            self._ledger.shut(card, aside, is_on_trial=is_on_trial)
+            self._ledger.shut(card, aside, is_on_trial=story.is_on_trial and not aside)
+        self._ledger.grown[node_id] = None  # it may be open again, to the CPU as well
 
     def _words(self, place: _Place, story: _Story) -> str:
         if not story.is_aside:

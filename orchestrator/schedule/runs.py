@@ -89,6 +89,7 @@ TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
     GangStarted: {
         **_AFTER_ITS_END,
         _STARTING: (_RUNNING,),
+        _RUNNING: (_RUNNING,),  # the message came twice
         _STOPPING: (_STOPPING,),  # it came up while the order to leave was under way
     },
     ProgressReported: {**_AFTER_ITS_END, _RUNNING: (_RUNNING,), _STOPPING: (_STOPPING,)},

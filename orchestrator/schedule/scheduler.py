@@ -28,6 +28,7 @@ from orchestrator.messages import (
     TimePassed,
 )
 from orchestrator.schedule import gangs, people, runs
+from orchestrator.schedule.clock import pass_time
 from orchestrator.schedule.dispatch import Evict, Start
 from orchestrator.schedule.explain import explain, pending_reason
 from orchestrator.schedule.forecast import Forecast, Score
@@ -118,7 +119,7 @@ class Scheduler:
         if event.is_volatile:
             return ()  # it is not in the journal, so nothing may follow from it
         life = self._life
-        life.now = max(life.now, event.at)
+        pass_time(life, event.at)
         life.actions = []
         _FOLLOWS[type(event)](life, event)
         due = life.timers.next
@@ -128,7 +129,8 @@ class Scheduler:
         tried = life.health.next
         if tried is not None and tried <= life.now:
             life.health.try_again(life.now)
-        if not life.is_draining:
+        is_partial = isinstance(event, NodeLost) and event.with_others
+        if not life.is_draining and not is_partial:
             if self._rounds is not None:
                 self._rounds.look(life)
             if life.dispatch.is_due:
@@ -184,9 +186,14 @@ class Scheduler:
         """What a driver that starts must assume: its predecessor's gangs and nodes are gone.
 
         Gangs share the fate of the driver that started them, and the cluster announces its
-        nodes anew. The nodes go first, so that nothing is started on one that may be gone.
+        nodes anew. The nodes go first, so that nothing is started on one that may be gone. They
+        went with that driver, so the time without a driver is no training time.
         """
-        nodes = [NodeLost(at=at, node_id=node.node_id) for node in self.nodes()]
+        gone_at = min(at, self._life.now)
+        ids = [node.node_id for node in self.nodes()]
+        nodes = [
+            NodeLost(at=gone_at, node_id=node_id, with_others=node_id != ids[-1]) for node_id in ids
+        ]
         orphaned = [
             GangFailed(
                 at=at,

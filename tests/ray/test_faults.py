@@ -156,8 +156,8 @@ def test_when_the_inbox_dies_every_gang_is_lost_and_the_next_ones_report(drill: 
     drill.wait(lambda: any(isinstance(e, ProgressReported) for e in drill.seen))
     inbox = next(
         process
-        for process in psutil.process_iter(["cmdline"])
-        if process.info["cmdline"] and process.info["cmdline"][0].startswith("ray::Inbox")
+        for process in psutil.Process().children(recursive=True)  # not those of another Ray
+        if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Inbox")
     )
     inbox.kill()
     assert drill.failed(first).cause is Cause.WORKER_LOST

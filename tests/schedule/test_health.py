@@ -240,10 +240,31 @@ def test_a_node_whose_cards_fail_one_as_the_other_is_put_aside_as_a_whole() -> N
     desk.submit(run("cpu", device=DeviceKind.CPU, gib=None, num_cpus=1.0))
     assert desk.where("cpu") == [("b", None)]
     desk.pass_time(ASIDE_SECONDS)
-    desk.submit(*(run(f"t{i}", gib=None) for i in range(4)))
-    taken = [place for i in range(4) for place in desk.where(f"t{i}")]
-    assert taken.count(("a", 0)) == 1, "it is tried with one run"
-    assert ("a", 1) not in taken
+    names = [f"t{i}" for i in range(5)]
+    desk.submit(*(run(name, gib=None) for name in names))
+    trial = [name for name in names if ("a", 0) in desk.where(name)]
+    assert len(trial) == 1
+    assert len(desk.running(names)) == 3, "the node is tried with one run"
+    desk.up(*trial)
+    desk.finish(*trial)
+    assert len(desk.running(names)) == 4, "then it is trusted: the other two are there"
+
+
+def test_a_gang_may_be_the_one_run_with_which_a_node_is_tried() -> None:
+    desk = Desk()
+    desk.node("a", LARGE, LARGE)
+    desk.node("b", SMALL, SMALL)
+    desk.submit(*(run(f"r{i}", gib=20) for i in range(3)))
+    for index in (0, 1):
+        desk.fail(f"r{index}", Cause.START_FAILED)
+        desk.cancel(f"r{index}")
+    assert desk.where("r2") == [("a", 0)]
+    desk.fail("r2", Cause.START_FAILED)
+    desk.cancel("r2")
+    desk.submit(run("gang", gib=20, num_gpus=2))
+    assert desk.status("gang").reason is PendingReason.SET_ASIDE
+    desk.pass_time(ASIDE_SECONDS)
+    assert desk.where("gang") == [("a", 0), ("a", 1)]
 
 
 def test_a_node_that_comes_back_is_as_little_trusted_as_before(desk: Desk) -> None:
