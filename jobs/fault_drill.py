@@ -25,7 +25,7 @@ MAX_MENDED = 4  # times that a person has to come
 JITTER: Seconds = 0.05
 
 
-class DriverDiedError(Exception):
+class _DriverDiedError(Exception):
     """Planted."""
 
 
@@ -57,7 +57,7 @@ class _Fate:
     def _tick(self, what: str) -> None:
         self.left -= 1
         if self.left == 0:
-            raise StoreError(what, code="E5004") if self.is_store else DriverDiedError
+            raise StoreError(what, code="E5004") if self.is_store else _DriverDiedError
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ class _Play:
                     observe=self._count,
                     keep_alive=lambda: self.num_wishes > 0,
                 )
-            except (DriverDiedError, StoreError):
+            except (_DriverDiedError, StoreError):
                 self._restart(offset)
             except ClusterError:
                 if not self._mend():
