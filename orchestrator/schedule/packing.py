@@ -72,6 +72,8 @@ class _Filling:
             fills = sorted(fill for fill, num in self.cards.items() if num and len(fill[1]) == size)
             for _ in range(NUM_OFFERINGS):
                 self._place_on(fills)
+            if not size:
+                self._place_rest(fills)
 
     def _place_on(self, fills: Sequence[Fill]) -> None:
         offers = [offer for at, fill in enumerate(fills) for offer in self._offers(at, fill, fills)]
@@ -82,6 +84,14 @@ class _Filling:
             if num:
                 fuller = (fill[0], tuple(sorted((*fill[1], run))))
                 self._change((fill,), (fuller,), num)
+
+    def _place_rest(self, fills: Sequence[Fill]) -> None:
+        """Leave no free card to itself that a waiting run could use, however many there are."""
+        for run in self._who_waits():
+            for fill in fills:
+                num = min(self.waiting[run], self.cards[fill])
+                if num and self._worth(fill[0], (run,)) > EPSILON:
+                    self._change((fill,), ((fill[0], (run,)),), num)
 
     def _offers(
         self, at: int, fill: Fill, fills: Sequence[Fill]

@@ -222,6 +222,32 @@ def test_ranks_by_the_queue_keep_its_order_and_are_as_large_as_the_cards_allow(
             assert new.rank <= later.rank
 
 
+@given(runs=seekers(10, ranks=1), cards=spots(6), speeds=tables())
+def test_no_card_stays_as_it_was_that_a_waiting_run_could_use(
+    runs: list[Seeker], cards: list[Spot], speeds: Speeds
+) -> None:
+    found = assign(runs, cards, speeds)
+    taken = set(found.places.values())
+    for run in runs:
+        for card in cards:
+            if run.run_id in found.waiting and card.name not in taken:
+                gain = added([run], card, speeds, Objective.WORTH)
+                assert gain is None or gain <= 1e-6
+
+
+def test_each_of_many_different_runs_finds_the_one_card_that_it_may_have() -> None:
+    num = 300  # more than are weighed at a time
+    order = [at * 7 % num for at in range(num)]
+    kinds = [f"kind {at}" for at in range(num)]
+    runs = [
+        Seeker(run_id=RunId(str(at)), signature=f"run {at}", kinds=(kinds[at],)) for at in order
+    ]
+    cards = [Spot(name=kind, kind=kind) for kind in kinds]
+    speeds = Speeds(alone={(f"run {at}", kind): 1.0 for at, kind in enumerate(kinds)})
+    found = assign(runs, cards, speeds)
+    assert found.places == {str(at): kind for at, kind in enumerate(kinds)}
+
+
 def test_a_pair_that_costs_more_than_it_adds_is_not_made() -> None:
     runs = [Seeker(run_id=RunId(name), signature="a") for name in ("first", "second")]
     card = Spot(name="card", kind="large")
