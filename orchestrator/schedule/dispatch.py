@@ -25,13 +25,13 @@ from orchestrator.schedule.cards import NodeRoom
 from orchestrator.schedule.claims import Claims
 from orchestrator.schedule.clearing import Clearing
 from orchestrator.schedule.fair import FairShare
+from orchestrator.schedule.finding import Finding
 from orchestrator.schedule.forecast import Forecasts
 from orchestrator.schedule.health import Health
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.nearest import nearest
 from orchestrator.schedule.order import EvictionOrder, Queue, Shape
-from orchestrator.schedule.placement import IsOpen, find, find_on
-from orchestrator.schedule.preempt import World, may_gain, will_fit
+from orchestrator.schedule.preempt import World, will_fit
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import DeviceKind, NodeId, Placement, RunId, Seconds
 
@@ -77,6 +77,7 @@ class Dispatch:
     fair: FairShare
     forecasts: Forecasts
     claims: Claims = field(init=False)
+    finding: Finding = field(init=False)
     _now: Seconds = 0.0
     _ranks: dict[str, float] = field(default_factory=dict)  # queue -> which goes first
     _coming: dict[RunId, None] = field(default_factory=dict)  # whose claims are known to do
@@ -96,6 +97,7 @@ class Dispatch:
             ahead=self.claims.ahead,
         )
         self._clearing = Clearing(self._world)
+        self.finding = Finding(world=self._world, claims=self.claims, forecasts=self.forecasts)
 
     @property
     def is_due(self) -> bool:
@@ -107,6 +109,7 @@ class Dispatch:
         self.queue.is_fresh = False
         self._now = now
         ranks = self._rank_queues(now)
+        self.finding.begin(self.queue, now)
         heads = [
             _head(shape, 0, ranks[shape.queue])
             for shape in self.queue.shapes.values()
@@ -123,7 +126,7 @@ class Dispatch:
             if not self._is_within_quota(record, shape):
                 heapq.heappop(heads)
                 continue
-            placement = self._find(record, shape) if at == 0 else None
+            placement = self.finding.find(record, shape, self._route(shape)) if at == 0 else None
             if placement is not None:
                 self.drop(record)
                 self._taken.update(dict.fromkeys(share.node_id for share in placement.shares))
@@ -196,26 +199,6 @@ class Dispatch:
             shape.route = self.router.route(shape.ask)
         return shape.route
 
-    def _find(self, record: RunRecord, shape: Shape) -> Placement | None:
-        route = self._route(shape)
-        is_open = self._is_open(record)
-        if record.avoid:
-            elsewhere = self._search(
-                record, shape, route, lambda r: _is_elsewhere(r, record) and is_open(r)
-            )
-            if elsewhere is not None:
-                return elsewhere
-        return self._search(record, shape, route, is_open)
-
-    def _search(
-        self, record: RunRecord, shape: Shape, route: Route, is_open: IsOpen
-    ) -> Placement | None:
-        if not shape.is_blocked:
-            return find(shape.ask, route, self.ledger, is_open)
-        if not self.ledger.grown or not may_gain(record, route, self.ledger.grown, self._world):
-            return None
-        return find_on(shape.ask, route, self._rooms(self.ledger.grown), self.ledger, is_open)
-
     def _wait(
         self, record: RunRecord, shape: Shape, now: Seconds, *, is_first: bool
     ) -> Generator[Evict, None, bool]:
@@ -239,7 +222,9 @@ class Dispatch:
             return False
         has_budget = len(self.claims) < len(self.ledger.nodes) * KEPT_NODES
         if not claimed and (is_first or has_budget):
-            self._keep(record, nearest(record.ask, route, self.ledger, self._is_open(record)))
+            self._keep(
+                record, nearest(record.ask, route, self.ledger, self.finding.is_open(record))
+            )
         return has_budget
 
     def _is_coming(self, record: RunRecord, route: Route, claimed: tuple[NodeId, ...]) -> bool:
@@ -260,13 +245,6 @@ class Dispatch:
         ready_at = self.forecasts.ends_at((self.runs[run_id] for run_id in holders), self._now)
         self.claims.hold(record, nodes, ready_at=ready_at)
 
-    def _is_open(self, record: RunRecord) -> IsOpen:
-        if not self.claims.by_node:
-            return _is_in_service
-        left = self.forecasts.left(record) if self.claims.has_forecast else None
-        ends_at = None if left is None else self._now + left.most
-        return lambda room: room.is_open and not self.claims.keeps_out(record, room, ends_at)
-
     def _rooms(self, node_ids: Iterable[NodeId]) -> list[NodeRoom]:
         return [self.ledger.nodes[n] for n in node_ids if n in self.ledger.nodes]
 
@@ -281,11 +259,3 @@ def _advance(heads: list[_Head], shape: Shape, at: int, rank: float) -> None:
         heapq.heapreplace(heads, _head(shape, at, rank))
     else:
         heapq.heappop(heads)
-
-
-def _is_in_service(room: NodeRoom) -> bool:
-    return room.is_open
-
-
-def _is_elsewhere(room: NodeRoom, record: RunRecord) -> bool:
-    return room.node.node_id not in record.avoid

@@ -20,8 +20,8 @@ from orchestrator.messages import (
 from orchestrator.schedule import retry
 from orchestrator.schedule.asks import Ask
 from orchestrator.schedule.lifecycle import Lifecycle
-from orchestrator.schedule.runs import HOLDING, RunRecord
-from orchestrator.types import Cause, RunState, StopMode, StopReason
+from orchestrator.schedule.runs import HOLDING, Parted, RunRecord
+from orchestrator.types import Cause, Progress, RunState, StopMode, StopReason
 
 __all__ = [
     "expired",
@@ -79,9 +79,19 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
         record.batch = replace(record.batch, micro_batch=event.progress.micro_batch)
     if event.checkpoint is not None:
         record.checkpoints = (event.checkpoint, *record.checkpoints)
+    _part(life, record, event.progress)
     life.forecasts.progressed(record, event.progress, life.now)
     if life.sizing is not None:
         life.sizing.progressed(record, event.progress.seconds)
+
+
+def _part(life: Lifecycle, record: RunRecord, progress: Progress) -> None:
+    """Learn from an epoch; ask a run to leave that shares its card to the loss of both."""
+    placing = life.dispatch.finding.placing
+    newer = None if placing is None else placing.learn(record, progress, life.now)
+    if newer is not None and newer.state is RunState.RUNNING:
+        life.stop(newer, Parted, StopReason.PREEMPTED, StopMode.AFTER_EPOCH)
+        newer.detail = "leaves its card: the runs there are slower together than in turn"
 
 
 def recut(life: Lifecycle, event: MicroBatchChanged) -> None:

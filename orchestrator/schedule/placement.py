@@ -18,9 +18,14 @@ from orchestrator.schedule.cards import CardRoom, NodeRoom, Pool
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.types import Bytes, DeviceKind, Placement, Share
 
-__all__ = ["IsOpen", "find", "find_on", "fullest"]
+__all__ = ["IsOpen", "find", "find_on", "fullest", "placement_on"]
 
 IsOpen = Callable[[NodeRoom], bool]
+
+
+def placement_on(card: CardRoom, ask: Ask) -> Placement:
+    """A gang of one on a card that has room for it."""
+    return Placement((_share(card, ask),))
 
 
 def find(ask: Ask, route: Route, ledger: Ledger, is_open: IsOpen) -> Placement | None:

@@ -23,10 +23,18 @@ from orchestrator.types import (
     StopReason,
 )
 
-__all__ = ["Foresight", "Rearrange"]
+__all__ = ["Foresight", "Knowledge", "Rearrange"]
 
 Foresight: TypeAlias = Callable[[RunSpec, int], Seconds]
 """Seconds that a run still needs on one card after so many epochs."""
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What a policy is told of runs: `foresight` is None where it is learned from their epochs."""
+
+    speedups: Speedups = field(default_factory=Speedups)
+    foresight: Foresight | None = None
 
 
 @dataclass(slots=True)
@@ -34,8 +42,7 @@ class Rearrange:
     """Asks the policy when a round is due, and lets gangs follow its answer."""
 
     policy: Policy
-    speedups: Speedups
-    foresight: Foresight | None = None  # tells what is left where that is known beforehand
+    knowledge: Knowledge
     runs: dict[RunId, RunRecord] = field(default_factory=dict)  # sized by the policy, unfinished
     next_at: Seconds = float("-inf")
 
@@ -73,7 +80,7 @@ class Rearrange:
         return Candidate(
             run_id=spec.run_id,
             widths=widths,
-            speedups=tuple(self.speedups.of(spec, width) for width in widths),
+            speedups=tuple(self.knowledge.speedups.of(spec, width) for width in widths),
             width=width,
             left_seconds=self._left(record),
             attained_seconds=record.attained + attempt * width,
@@ -85,11 +92,11 @@ class Rearrange:
     def _left(self, record: RunRecord) -> Seconds | None:
         """What is left at the speed of one card, by its own epochs, or those of runs like it."""
         epochs_left = max(record.spec.settings.epochs - record.epoch, 0)
-        if self.foresight is not None:
-            return self.foresight(record.spec, record.epoch)
+        if self.knowledge.foresight is not None:
+            return self.knowledge.foresight(record.spec, record.epoch)
         seconds = record.pace_of_one
         if seconds is None:
-            seconds = self.speedups.seconds_of_one(record.spec)
+            seconds = self.knowledge.speedups.seconds_of_one(record.spec)
         return None if seconds is None else epochs_left * seconds
 
     def _num_gpus(self, life: Lifecycle) -> int:
@@ -125,9 +132,9 @@ class Rearrange:
     def progressed(self, record: RunRecord, seconds: Seconds) -> None:
         """An epoch of a run is complete."""
         width = record.placement.world_size if record.placement is not None else 0
-        self.speedups.progressed(record.spec, width, seconds)
+        self.knowledge.speedups.progressed(record.spec, width, seconds)
         if width and seconds > 0:
-            record.pace_of_one = seconds * self.speedups.of(record.spec, width)
+            record.pace_of_one = seconds * self.knowledge.speedups.of(record.spec, width)
 
 
 def _is_movable(record: RunRecord) -> bool:

@@ -44,6 +44,7 @@ __all__ = [
     "Bereft",
     "Faults",
     "Outranked",
+    "Parted",
     "Placed",
     "Resized",
     "RunRecord",
@@ -63,6 +64,10 @@ class Placed:
 
 class Resized:
     """Decision of a policy: a gang shall have another number of cards."""
+
+
+class Parted:
+    """Decision of the scheduler: two runs on one card are slower together than in turn."""
 
 
 class Outranked:
@@ -85,6 +90,7 @@ TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
     Placed: {_PENDING: (_STARTING,)},
     Bereft: {_PENDING: (_FAILED,)},
     Outranked: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,)},
+    Parted: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,)},
     Resized: {_STARTING: (_STOPPING,), _RUNNING: (_STOPPING,)},
     GangStarted: {
         **_AFTER_ITS_END,

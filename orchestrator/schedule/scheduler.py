@@ -33,9 +33,9 @@ from orchestrator.schedule.dispatch import Evict, Start
 from orchestrator.schedule.explain import explain, pending_reason
 from orchestrator.schedule.forecast import Forecast, Score
 from orchestrator.schedule.lifecycle import Lifecycle
+from orchestrator.schedule.placing import Placing
 from orchestrator.schedule.policy import Policy
-from orchestrator.schedule.rearrange import Foresight, Rearrange
-from orchestrator.schedule.speedup import Speedups
+from orchestrator.schedule.rearrange import Knowledge, Rearrange
 from orchestrator.schedule.status import status_of
 from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds, Share
 
@@ -84,8 +84,10 @@ class Scheduler:
             rule is in `schedule.dispatch`.
         policy: Says in rounds how many cards each run shall have; without one, each run gets
             what it asks for, in the order of the queue.
-        speedups: How much faster runs train with more cards; learned by default.
-        foresight: What runs still need, where it is known; by default from their epochs.
+        knowledge: How fast runs are and what they still need, where that is known beforehand;
+            by default it is learned from their epochs.
+        places_by_speed: Whether runs of one card go where they are worth most by measured speed,
+            and runs that slow one another down are parted; otherwise to the tightest card.
     """
 
     def __init__(
@@ -96,8 +98,8 @@ class Scheduler:
         yield_grace_seconds: Seconds = 60.0,
         hold_after_seconds: Seconds = 600.0,
         policy: Policy | None = None,
-        speedups: Speedups | None = None,
-        foresight: Foresight | None = None,
+        knowledge: Knowledge | None = None,
+        places_by_speed: bool = False,
     ) -> None:
         self._life = Lifecycle(
             preempt=preempt,
@@ -105,9 +107,14 @@ class Scheduler:
             yield_grace_seconds=yield_grace_seconds,
             hold_after_seconds=hold_after_seconds,
         )
+        if places_by_speed:
+            life = self._life
+            life.dispatch.finding.placing = Placing(
+                runs=life.runs, ledger=life.ledger, router=life.router
+            )
         self._rounds: Rearrange | None = None
         if policy is not None:
-            self._rounds = Rearrange(policy, speedups or Speedups(), foresight)
+            self._rounds = Rearrange(policy, knowledge or Knowledge())
             self._life.sizing = self._rounds
 
     def handle(self, event: Event) -> tuple[Action, ...]:

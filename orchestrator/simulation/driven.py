@@ -20,6 +20,7 @@ from orchestrator.cluster.sim_pace import Physics
 from orchestrator.driver import drive
 from orchestrator.messages import Event, NodeJoined, RunSubmitted, StartGang
 from orchestrator.schedule.policy import Policy
+from orchestrator.schedule.rearrange import Knowledge
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
 from orchestrator.simulation.pollux import Application, Shape, packed_shape
@@ -110,7 +111,7 @@ def drive_jobs(
     foresight = None
     if terms.forecast_error is not None:
         foresight = _Foresight(speeds, terms.forecast_error).left
-    scheduler = Scheduler(policy=policy, speedups=known, foresight=foresight)
+    scheduler = Scheduler(policy=policy, knowledge=Knowledge(known, foresight))
     drive(scheduler, cluster, MemoryStore(), cluster, keep_alive=lambda: cluster.num_arrivals > 0)
     return tuple(_outcome(scheduler, row) for row in rows), scheduler
 

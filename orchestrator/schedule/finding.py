@@ -1,0 +1,90 @@
+"""Where a waiting run fits now: what is open to it, and what it had better avoid."""
+
+from dataclasses import dataclass, field
+
+from orchestrator.schedule.asks import Route
+from orchestrator.schedule.cards import NodeRoom
+from orchestrator.schedule.claims import Claims
+from orchestrator.schedule.forecast import Forecasts
+from orchestrator.schedule.order import Queue, Shape
+from orchestrator.schedule.placement import IsOpen, find, find_on
+from orchestrator.schedule.placing import Place, Placing, is_single
+from orchestrator.schedule.preempt import World, may_gain
+from orchestrator.schedule.runs import RunRecord
+from orchestrator.types import Placement, RunId, Seconds
+
+__all__ = ["Finding"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Finding:
+    """Looks for room during one pass through the queue.
+
+    `placing` is None where speed does not count, and cards are filled one after the other.
+    """
+
+    world: World
+    claims: Claims
+    forecasts: Forecasts
+    placing: Placing | None = None
+    _now: Seconds = 0.0
+    _advice: dict[RunId, Place] = field(default_factory=dict)
+
+    def begin(self, queue: Queue, now: Seconds) -> None:
+        """A pass through the queue begins."""
+        self._now = now
+        self._advice = {} if self.placing is None else self.placing.advise(queue)
+
+    def find(self, record: RunRecord, shape: Shape, route: Route) -> Placement | None:
+        """Room for the whole gang; on nodes that failed it only where there is no other."""
+        is_open = self.is_open(record)
+        if self.placing is not None and is_single(shape.ask):
+            found = self._find_single(self.placing, record, is_open)
+            if found is not None or not record.avoid:
+                return found
+        if record.avoid:
+            elsewhere = self._search(
+                record, shape, route, lambda r: _is_elsewhere(r, record) and is_open(r)
+            )
+            if elsewhere is not None:
+                return elsewhere
+        return self._search(record, shape, route, is_open)
+
+    def is_open(self, record: RunRecord) -> IsOpen:
+        """Whether a node is in service, and not kept for somebody who goes before the run."""
+        if not self.claims.by_node:
+            return _is_in_service
+        left = self.forecasts.left(record) if self.claims.has_forecast else None
+        ends_at = None if left is None else self._now + left.most
+        return lambda room: room.is_open and not self.claims.keeps_out(record, room, ends_at)
+
+    def _find_single(
+        self, placing: Placing, record: RunRecord, is_open: IsOpen
+    ) -> Placement | None:
+        """Room for a run of one card where it is fast, and beside nobody whom it slows down."""
+
+        def is_good(room: NodeRoom) -> bool:
+            return _is_elsewhere(room, record) and is_open(room)
+
+        place = self._advice.get(record.spec.run_id)
+        advised = None if place is None else placing.find(record, place, is_good)
+        return advised or placing.find(record, None, is_good)
+
+    def _search(
+        self, record: RunRecord, shape: Shape, route: Route, is_open: IsOpen
+    ) -> Placement | None:
+        ledger = self.world.ledger
+        if not shape.is_blocked:
+            return find(shape.ask, route, ledger, is_open)
+        if not ledger.grown or not may_gain(record, route, ledger.grown, self.world):
+            return None
+        grown = [ledger.nodes[node_id] for node_id in ledger.grown if node_id in ledger.nodes]
+        return find_on(shape.ask, route, grown, ledger, is_open)
+
+
+def _is_in_service(room: NodeRoom) -> bool:
+    return room.is_open
+
+
+def _is_elsewhere(room: NodeRoom, record: RunRecord) -> bool:
+    return room.node.node_id not in record.avoid
