@@ -73,7 +73,7 @@ def drive_or_follow(
         ids = asked.result()
         view = stack.enter_context(live.view_of())
         interrupts = stack.enter_context(interruptible(client, view.note))
-        scheduler = Scheduler()
+        scheduler = Scheduler(places_by_speed=True)
         drive(scheduler, cluster, store, cluster, observe=live.recorder(scheduler, store, view))
     wanted = set(ids)
     runs = [run for run in client.runs() if run.id in wanted]

@@ -55,7 +55,7 @@ def serve_store(
         cluster = opened_cluster(stack, client, cards, address, parts)
         view = stack.enter_context(LinesView(sys.stderr))
         interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
-        scheduler = Scheduler()
+        scheduler = Scheduler(places_by_speed=True)
         observe = live.recorder(scheduler, store, view)
         say(f"driving {client.name}; asks are taken as they come (orc submit CONFIG)")
         drive(scheduler, cluster, store, cluster, observe=observe, keep_alive=True)

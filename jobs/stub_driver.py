@@ -46,7 +46,7 @@ def drive_stubs(home: Path) -> None:
         local_ray(num_cpus=2, cards=CARDS, home=home),
     ):
         cluster = RayCluster(StubParts(), list_cards=list_cards, local_cards=CARDS)
-        scheduler = Scheduler()
+        scheduler = Scheduler(places_by_speed=True)
         told = live.observer(scheduler, live.reasons(store))  # why runs wait, for `orc ls`
         drive(scheduler, cluster, store, cluster, observe=told)
 
