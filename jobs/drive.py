@@ -67,13 +67,13 @@ def drive_or_follow(
         stack.enter_context(store.drive("orc"))
         asked = pool.submit(submit)  # data is made and asked for while Ray starts
         from orchestrator.driver import drive
-        from orchestrator.schedule.scheduler import Scheduler
+        from orchestrator.schedule.scheduler import standard_scheduler
 
         cluster = opened_cluster(stack, client, cards, shared.address)
         ids = asked.result()
         view = stack.enter_context(live.view_of())
         interrupts = stack.enter_context(interruptible(client, view.note))
-        scheduler = Scheduler(places_by_speed=True)
+        scheduler = standard_scheduler()
         drive(scheduler, cluster, store, cluster, observe=live.recorder(scheduler, store, view))
     wanted = set(ids)
     runs = [run for run in client.runs() if run.id in wanted]

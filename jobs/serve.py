@@ -46,7 +46,7 @@ def serve_store(
 ) -> int:
     """Drive a store with these cards, or with the Ray at `address`; returns the exit code."""
     from orchestrator.driver import drive
-    from orchestrator.schedule.scheduler import Scheduler
+    from orchestrator.schedule.scheduler import standard_scheduler
 
     with ExitStack() as stack:
         stack.enter_context(outliving_terminal(log_path(client)))
@@ -55,7 +55,7 @@ def serve_store(
         cluster = opened_cluster(stack, client, cards, address, parts)
         view = stack.enter_context(LinesView(sys.stderr))
         interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
-        scheduler = Scheduler(places_by_speed=True)
+        scheduler = standard_scheduler()
         observe = live.recorder(scheduler, store, view)
         say(f"driving {client.name}; asks are taken as they come (orc submit CONFIG)")
         drive(scheduler, cluster, store, cluster, observe=observe, keep_alive=True)

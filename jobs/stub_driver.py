@@ -37,7 +37,7 @@ def drive_stubs(home: Path) -> None:
     from orchestrator.cluster.session import local_ray
     from orchestrator.console import live
     from orchestrator.driver import drive
-    from orchestrator.schedule.scheduler import Scheduler
+    from orchestrator.schedule.scheduler import standard_scheduler
     from orchestrator.store.sql import SqlStore
 
     with (
@@ -46,7 +46,7 @@ def drive_stubs(home: Path) -> None:
         local_ray(num_cpus=2, cards=CARDS, home=home),
     ):
         cluster = RayCluster(StubParts(), list_cards=list_cards, local_cards=CARDS)
-        scheduler = Scheduler(places_by_speed=True)
+        scheduler = standard_scheduler()
         told = live.observer(scheduler, live.reasons(store))  # why runs wait, for `orc ls`
         drive(scheduler, cluster, store, cluster, observe=told)
 

@@ -138,10 +138,10 @@ class Client:
 
     def explain(self, run_id: str) -> Explanation:
         """Why a run is where it is: the journal replayed into a scheduler; raises as `run` does."""
-        from orchestrator.schedule.scheduler import Scheduler
+        from orchestrator.schedule.scheduler import standard_scheduler
 
         full = self.find(run_id)
-        scheduler = Scheduler()
+        scheduler = standard_scheduler()
         with self.store() as store:
             for event in (*store.replay(), *store.waiting()):
                 scheduler.handle(event)

@@ -53,6 +53,8 @@ def started(life: Lifecycle, event: GangStarted) -> None:
         return
     record.move(GangStarted, RunState.RUNNING, life.now)
     record.attempt_started_at = life.now
+    if life.dispatch.finding.placing is not None:
+        life.dispatch.finding.placing.came(record, life.now)
     if record.first_started_at is None:
         record.first_started_at = life.now
     limit = record.spec.max_duration_seconds
@@ -104,6 +106,8 @@ def recut(life: Lifecycle, event: MicroBatchChanged) -> None:
     if record.batch is not None and not change.in_validation:
         new = min(change.new, record.batch.rank_batch)
         record.batch = replace(record.batch, micro_batch=new)
+        if life.dispatch.finding.placing is not None:
+            life.dispatch.finding.placing.recut(record, life.now)
     if change.given_up is not None:
         _give_up(record, change.given_up)
     if record.state is RunState.RUNNING and change.given_up is not None:

@@ -144,8 +144,6 @@ class Lifecycle:
         self.ledger.take(record.spec.run_id, placement.shares, is_whole=record.ask.size is None)
         record.charge = self.ledger.charge(placement.shares, is_whole=record.ask.size is None)
         self.fair.take(record.spec.queue, *record.charge, self.now)
-        if self.dispatch.finding.placing is not None:
-            self.dispatch.finding.placing.moved(placement.shares, self.now)
         self._evictions.add(record)
         self.timers.set(record, self.now + self._start_timeout)
         self.changed[record.spec.run_id] = None
@@ -200,7 +198,7 @@ class Lifecycle:
         self._end_of_training(record)
         self.ledger.give_back(record.spec.run_id, record.held)
         if self.dispatch.finding.placing is not None:
-            self.dispatch.finding.placing.moved(record.held, self.now)
+            self.dispatch.finding.placing.company.left(record.spec.run_id, self.now)
         worth, num_gpus = record.charge
         if num_gpus:
             self.fair.take(record.spec.queue, -worth, -num_gpus, self.now)

@@ -12,24 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
-from typing import TypeAlias
 
 from orchestrator.schedule.asks import Ask, Router
 from orchestrator.schedule.assign import Seeker, Spot, assign, in_queue_order
 from orchestrator.schedule.cards import CardRoom
+from orchestrator.schedule.company import Company, Place
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import Queue
 from orchestrator.schedule.placement import IsOpen, placement_on
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.schedule.throughput import Sample, Throughput, Verdict, signature
-from orchestrator.types import DeviceKind, NodeId, Placement, Progress, RunId, Seconds, Share
+from orchestrator.schedule.throughput import Throughput, Verdict, signature
+from orchestrator.types import DeviceKind, Placement, Progress, RunId, Seconds
 
 __all__ = ["Place", "Placing", "is_single"]
 
 LOOKED_AT = 32  # runs of the queue that are placed together; bounds the time of a decision
 MAX_SPOTS = 64  # cards that are looked at for them
-
-Place: TypeAlias = tuple[NodeId, int]  # a card by its node and index
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,33 +38,31 @@ class Placing:
     ledger: Ledger
     router: Router
     throughput: Throughput = field(default_factory=Throughput)
-    _since: dict[Place, Seconds] = field(default_factory=dict)  # company unchanged since then
+    company: Company = field(default_factory=Company)
 
-    def moved(self, shares: Iterable[Share], now: Seconds) -> None:
-        """Somebody came to these cards, or left them."""
-        for share in shares:
-            if share.card is not None:
-                self._since[share.node_id, share.card] = now
+    def came(self, record: RunRecord, now: Seconds) -> None:
+        """A gang begins to train; those of several cards are company only."""
+        places = [(s.node_id, s.card) for s in record.held if s.card is not None]
+        if places:
+            node_id, index = places[0]
+            kind = self.ledger.nodes[node_id].cards[index].card.name
+            self.company.came(record.spec.run_id, _name(record), kind, places, now)
+
+    def recut(self, record: RunRecord, now: Seconds) -> None:
+        """A run cuts its steps otherwise: it is as fast as others of its kind no more."""
+        self.company.recut(record.spec.run_id, _name(record), now)
 
     def learn(self, record: RunRecord, progress: Progress, now: Seconds) -> RunRecord | None:
         """Take in an epoch of a run; returns who is to leave where two runs are to be parted."""
-        card = self._card_of(record)
-        if card is None or progress.seconds <= 0:
+        sample = self.company.completed(record.spec.run_id, progress, now)
+        if sample is None:
             return None
-        place = (card.node.node.node_id, card.card.index)
-        if self._since.get(place, now) > now - progress.seconds + 1e-6:
-            return None  # somebody came or went within the epoch
+        share = record.held[0]
+        assert share.card is not None, "a run without a card is nobody's company"
+        card = self.ledger.nodes[share.node_id].cards[share.card]
+        self.throughput.rate(sample.kind, card.card.worth)
+        self.throughput.learn(sample)
         others = [self.runs[run_id] for run_id in card.users if run_id != record.spec.run_id]
-        self.throughput.rate(card.card.name, card.card.worth)
-        self.throughput.learn(
-            Sample(
-                signature=_name(record),
-                kind=card.card.name,
-                images_per_second=progress.num_images / progress.seconds,
-                beside=tuple(_name(other) for other in others),
-                is_first=record.pace is None,
-            )
-        )
         if len(others) != 1 or not self._is_parted(record, others[0], card):
             return None
         return max((record, others[0]), key=lambda one: one.start_order)
@@ -114,7 +110,7 @@ class Placing:
             return {}
         spots = [spot for _, spot, _ in found]
         names = {seeker.signature for seeker in seekers}
-        names.update(spot.beside for spot in spots if spot.beside is not None)
+        names.update(name for spot in spots for name in spot.beside)
         speeds = self.throughput.speeds(names, {spot.kind for spot in spots}, spots[0].kind)
         placed = assign(in_queue_order(seekers, len(spots)), spots, speeds)
         places = {spot.name: place for _, spot, place in found}
@@ -154,25 +150,15 @@ class Placing:
                 card = room.cards[index]
                 if len(card.users) > 1 or room.aside:
                     continue
-                beside = [_name(self.runs[run_id]) for run_id in card.users]
                 spot = Spot(
                     name=f"{room.node.node_id}:{index}",
                     kind=pool.name,
                     free_bytes=free,
-                    beside=beside[0] if beside else None,
+                    beside=tuple(_name(self.runs[run_id]) for run_id in card.users),
                     is_whole=card.has_room(None),
                 )
                 self.throughput.rate(pool.name, card.card.worth)
                 yield card.card.worth, spot, (room.node.node_id, index)
-
-    def _card_of(self, record: RunRecord) -> CardRoom | None:
-        """The card of a run that holds one card, or a share of it."""
-        if len(record.held) != 1:
-            return None
-        share = record.held[0]
-        if share.card is None:
-            return None
-        return self.ledger.nodes[share.node_id].cards[share.card]
 
     def _is_parted(self, one: RunRecord, other: RunRecord, card: CardRoom) -> bool:
         pair = self.throughput.pair(_name(one), _name(other), card.card.name)

@@ -39,7 +39,7 @@ from orchestrator.schedule.rearrange import Knowledge, Rearrange
 from orchestrator.schedule.status import status_of
 from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds, Share
 
-__all__ = ["Scheduler"]
+__all__ = ["Scheduler", "standard_scheduler"]
 
 
 def _nothing(_: Lifecycle, __: Event) -> None:
@@ -271,3 +271,8 @@ class Scheduler:
             assert sorted(map(repr, mine)) == sorted(map(repr, given[run_id])), run_id
         num_unfinished = sum(not record.state.is_terminal for record in life.runs.values())
         assert num_unfinished == life.num_unfinished
+
+
+def standard_scheduler() -> Scheduler:
+    """A scheduler as drivers use it; whoever replays their journal needs an equal one."""
+    return Scheduler(places_by_speed=True)
