@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import plan, service
+from orchestrator.cli import plan, service, simulate
 from orchestrator.cli.config import config_app
 from orchestrator.cli.memory import memory_app
 from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
@@ -29,6 +29,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(memory_app, name="memory")
 plan.register(app)
 service.register(app)
+simulate.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -209,18 +210,6 @@ def _gpus(emulate: Emulate = None, as_json: Json = False) -> None:
     from orchestrator.console import gpus
 
     gpus.gpus(emulate, as_json=as_json)
-
-
-@app.command("simulate")
-def _simulate(
-    config: Annotated[str, typer.Argument(help="A simulation: nodes, runs, faults (YAML).")],
-    seed: Annotated[int | None, typer.Option(help="Replaces the seed of the file.")] = None,
-    as_json: Json = False,
-) -> int:
-    """Run the same scheduler and driver on a simulated cluster."""
-    from jobs.simulate import main as job
-
-    return job(config, seed=seed, json=as_json)
 
 
 def _client(home: Path | None) -> Any:

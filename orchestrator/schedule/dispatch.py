@@ -74,6 +74,7 @@ class Dispatch:
     evictions: EvictionOrder
     leaving: Mapping[RunId, None]  # gangs that will be gone within the yield grace
     hold_after_seconds: Seconds
+    is_strict: bool
     fair: FairShare
     forecasts: Forecasts
     claims: Claims = field(init=False)
@@ -136,6 +137,10 @@ class Dispatch:
                 _advance(heads, shape, 0, ranks[shape.queue])
                 continue
             shape.is_blocked = True
+            if self.is_strict:
+                for *_, behind in heads[1:]:
+                    behind.forget()  # what has grown is not noted for those who were not asked
+                break
             goes_on = yield from self._wait(record, shape, now, is_first=is_first)
             is_first = False
             at = at + 1 if goes_on else len(shape.waiting)

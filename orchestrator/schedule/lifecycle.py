@@ -40,6 +40,7 @@ class Lifecycle:
         start_timeout_seconds: Seconds,
         yield_grace_seconds: Seconds,
         hold_after_seconds: Seconds,
+        strict_order: bool = False,
     ) -> None:
         self.runs: dict[RunId, RunRecord] = {}
         self.dependencies = Dependencies(self.runs)
@@ -71,6 +72,7 @@ class Lifecycle:
             evictions=self._evictions,
             leaving=self._leaving,
             hold_after_seconds=hold_after_seconds,
+            is_strict=strict_order,
             fair=self.fair,
             forecasts=self.forecasts,
         )

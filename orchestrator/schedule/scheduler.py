@@ -82,6 +82,8 @@ class Scheduler:
             and killed again until the world says that it is gone.
         hold_after_seconds: A run that has waited this long is passed by nobody behind it; the
             rule is in `schedule.dispatch`.
+        strict_order: Whether nobody starts before whoever is ahead of him in the queue; then no
+            room is made or kept either.
         policy: Says in rounds how many cards each run shall have; without one, each run gets
             what it asks for, in the order of the queue.
         knowledge: How fast runs are and what they still need, where that is known beforehand;
@@ -90,13 +92,14 @@ class Scheduler:
             and runs that slow one another down are parted; otherwise to the tightest card.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - rules that do not depend on one another
         self,
         *,
         preempt: bool = True,
         start_timeout_seconds: Seconds = 300.0,
         yield_grace_seconds: Seconds = 60.0,
         hold_after_seconds: Seconds = 600.0,
+        strict_order: bool = False,
         policy: Policy | None = None,
         knowledge: Knowledge | None = None,
         places_by_speed: bool = False,
@@ -106,6 +109,7 @@ class Scheduler:
             start_timeout_seconds=start_timeout_seconds,
             yield_grace_seconds=yield_grace_seconds,
             hold_after_seconds=hold_after_seconds,
+            strict_order=strict_order,
         )
         if places_by_speed:
             life = self._life
