@@ -233,10 +233,17 @@ def test_a_cluster_file_names_nodes_and_the_catalogue_knows_their_memory() -> No
     found = site_of({"nodes": [{"count": 2, "gpu": "RTX 4090", "gpus": 4}]}, "mine.yaml")
     assert found.num_gpus == 8
     assert found.groups[0].memory_gib == pytest.approx(24, abs=0.5)
-    for wrong in (None, [], {"nodes": []}, {"nodes": [{"count": 1}]}, {"runs": {}},
-                  {"nodes": [{"count": 0, "gpu": "RTX 4090"}]},
-                  {"nodes": [{"count": 1, "gpu": "RTX 4090", "speed": 0}]},
-                  {"nodes": [{"count": 1, "gpu": "Abacus 9000"}]}):  # fmt: skip
+    several: list[object] = [
+        None,
+        [],
+        {"nodes": []},
+        {"nodes": [{"count": 1}]},
+        {"runs": {}},
+        {"nodes": [{"count": 0, "gpu": "RTX 4090"}]},
+        {"nodes": [{"count": 1, "gpu": "RTX 4090", "speed": 0}]},
+        {"nodes": [{"count": 1, "gpu": "Abacus 9000"}]},
+    ]
+    for wrong in several:
         with pytest.raises(ConfigError):
             site_of(wrong, "mine.yaml")
 
