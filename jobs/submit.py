@@ -56,7 +56,7 @@ def submit(
     if key is not None:
         orders = keyed(orders, client, key)
     elif is_anew:
-        orders = made_anew(orders)
+        orders = made_anew(orders, time.time())
     report.prepared(orders)
     ids = submit_orders(orders, config, client, cards or ())
     remove_needless(orders, ids)

@@ -44,7 +44,7 @@ def _document(config: Config) -> dict[str, object]:
     return {
         **({"cluster": cluster} if cluster else {}),
         "runs": str(config.runs),
-        "projects": [dict(project.resolved) for project in config.projects],
+        "projects": [dict(project.resolved) for project in config.whole],
     }
 
 
@@ -57,7 +57,7 @@ def validate(path: Path | None, words: Sequence[str], *, as_json: bool) -> None:
     """Check a config and every file it names; an error says what to change."""
     config = load_config(path, words)
     check_files(config.projects)
-    names = [project.name for project in config.projects]
+    names = [project.name for project in config.whole]
     if as_json:
         emit_json(valid=True, source=config.source, projects=names)
     else:

@@ -4,11 +4,12 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from orchestrator.client.access import Client, fingerprint
+from orchestrator.client.access import Client, fingerprint, new_run_id
 from orchestrator.client.series import Order, bare
 from orchestrator.errors import ConfigError, ConflictError
-from orchestrator.types import RunId, RunSpec
+from orchestrator.types import RunId, RunSpec, Seconds
 
 __all__ = ["keyed", "made_anew", "remove_needless"]
 
@@ -79,11 +80,29 @@ def _asked(spec: RunSpec) -> str:
     return fingerprint(bare(spec))
 
 
-def made_anew(orders: Sequence[Order]) -> tuple[Order, ...]:
-    """Make every order a run of its own, also where the same is under way already."""
-    return tuple(
-        replace(order, key=f"again {order.spec.run_id}", continues=None) for order in orders
-    )
+def made_anew(orders: Sequence[Order], at: Seconds) -> tuple[Order, ...]:
+    """Make every order a run of its own, also where the same is under way already.
+
+    Runs of a project with stages or folds become a series of their own. `at` is Unix time.
+    """
+    ids = {
+        order.spec.run_id: new_run_id(at) if order.continues else order.spec.run_id
+        for order in orders
+        if order.spec.part is not None
+    }
+    series: dict[str, str] = {}
+    made = []
+    for order in orders:
+        spec, part = order.spec, order.spec.part
+        if part is not None:
+            run_id = ids[spec.run_id]
+            own = series.setdefault(part.series, f"{part.config}-{run_id}")
+            folder = str(Path(spec.folder).with_name(run_id))
+            spec = replace(spec, run_id=run_id, folder=folder, part=replace(part, series=own))
+            spec = _after(spec, ids)
+        key = f"again {spec.run_id}"
+        made.append(replace(order, spec=spec, key=key, continues=None, has_ended=False))
+    return tuple(made)
 
 
 def remove_needless(orders: Sequence[Order], answers: Sequence[RunId]) -> None:

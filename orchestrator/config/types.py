@@ -113,3 +113,8 @@ class Config:
     emulate: tuple[str, ...] = ()
     address: str | None = None
     settings: tuple[Setting, ...] = ()  # of the blocks that all projects share
+
+    @property
+    def whole(self) -> tuple[Project, ...]:
+        """Each project once: its first stage, whose `resolved` has all of them."""
+        return tuple(p for p in self.projects if p.stage is None or p.stage.number == 1)

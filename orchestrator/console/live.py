@@ -236,7 +236,9 @@ class BarsView:
             self.note(line)
         if isinstance(event, RunSubmitted):
             settings = event.spec.settings
-            self._state[event.spec.run_id] = Bar(name=event.spec.project, epochs=settings.epochs)
+            part = f" {event.spec.part}" if event.spec.part else ""
+            bar = Bar(name=f"{event.spec.project}{part}", epochs=settings.epochs)
+            self._state[event.spec.run_id] = bar
             self._draw(event.spec.run_id)
             return
         if (attempt := getattr(event, "attempt", None)) is not None:

@@ -115,6 +115,8 @@ def show(record: RunRecord, *, as_json: bool) -> None:
         ("detail", run.detail.splitlines()[0] if run.detail else ""),
         ("model", f"{settings.model}, {settings.imgsz} px, batch {batch}"),
         ("data", settings.data),
+        ("weights", f"the best of {record.spec.weights_from}" if record.spec.weights_from else ""),
+        ("after", ", ".join(record.spec.after)),
         ("epoch", f"{run.epoch}/{run.epochs}, attempt {run.attempts}"),
         ("best", f"{metric_text(run.best)} (epoch {run.best_epoch})" if run.best else ""),
         ("gpu", run.gpu),

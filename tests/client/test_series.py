@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.client.access import Client
+from orchestrator.client.keys import made_anew
 from orchestrator.client.lines import with_followers
 from orchestrator.client.prepare import order_runs, submit_orders
 from orchestrator.client.results import SeriesObserver, series_of, write_results
@@ -107,6 +108,21 @@ def test_what_was_never_asked_for_is_asked_for_and_the_rest_left_alone(folder: P
     drive_store(client)
     assert set(cells(folder).values()) == {RunState.SUCCEEDED}
     assert len(client.runs("cells")) == 4
+
+
+def test_a_series_made_anew_is_one_of_its_own_beside_that_under_way(folder: Path) -> None:
+    first = ask(folder)
+    client = Client(folder / "home")
+    config = load_config(folder / "exp.yaml", [], environment={"ORC_CONFIG": "none"})
+    orders = made_anew(order_runs(config, client, 1000.0), 1000.0)
+    again = submit_orders(orders, config, client, ())
+    assert not set(first) & set(again)
+    drive_store(client)
+    series = series_of(client.runs("cells"))
+    assert [len(each.runs) for each in series] == [4, 4]
+    assert all(each.has_ended for each in series)
+    assert {run.state for run in client.runs()} == {RunState.SUCCEEDED}
+    assert [{run.id for run in each.runs} for each in series] == [set(first[:4]), set(again[:4])]
 
 
 def test_two_that_ask_at_once_ask_for_one_series(folder: Path) -> None:

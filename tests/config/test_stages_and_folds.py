@@ -85,6 +85,7 @@ def test_the_resolved_block_gives_the_same_runs_again(
 ) -> None:
     stages = "stages: [{name: small, imgsz: 64, epochs: 2}, {name: full, batch: 4}]\n"
     first = load(tmp_path, BLOCK + "folds: {k: 3, by: 'a(b)'}\n" + stages, *words)
+    assert [project.label for project in first.whole] == ["p stage 1/2 small"]
     again = load(tmp_path, write_yaml({"projects": [dict(first.projects[1].resolved)]}))
     assert [p.template for p in again.projects] == [p.template for p in first.projects]
     assert [p.stage for p in again.projects] == [p.stage for p in first.projects]
