@@ -67,11 +67,14 @@ def fold_data(spec: RunSpec, folds: Folds, folder: Path) -> FoldData:
         | {"root": str(found.root), "names": found.pictures.names}
     )
     made = folder.resolve() / identity
-    if not made.exists():
+    places = [_place(made, fold, found.kind) for fold in range(folds.k)]
+    if not all(place.exists() for place in places):
         with explained_disk(f"the folder {made}"):
+            if made.exists():  # somebody removed a part of it
+                shutil.rmtree(made)
             _make(found, groups, chosen, folds, made)
     return FoldData(
-        data=tuple(str(_place(made, fold, found.kind)) for fold in range(folds.k)),
+        data=tuple(map(str, places)),
         identity=identity,
         remarks=tuple(_remarks(found.pictures, chosen, folds.k)),
     )

@@ -124,6 +124,9 @@ def test_what_decides_the_split_decides_its_folder_and_nothing_is_written_twice(
     stamp = (tmp_path / "folds" / first).stat().st_mtime_ns
     assert made(Folds(k=3)) == first
     assert (tmp_path / "folds" / first).stat().st_mtime_ns == stamp
+    (tmp_path / "folds" / first / "fold-2.pictures.json").unlink()
+    assert made(Folds(k=3)) == first
+    assert (tmp_path / "folds" / first / "fold-2.pictures.json").exists()
     others = {made(Folds(k=4)), made(Folds(k=3, seed=1)), made(Folds(k=3, by=r"(\d)\.png$"))}
     assert len(others | {first}) == 4
     shutil.copy(classes / "train/class0/0.png", classes / "train/class0/new.png")
