@@ -98,14 +98,14 @@ def test_stages_wait_for_one_another_and_a_failure_is_resumed_with_what_it_took_
 def test_both_trainers_hand_weights_from_stage_to_stage_in_every_fold(tmp_path: Path) -> None:
     pytest.importorskip("ultralytics", reason="the extra [yolo] is not installed")
     pytest.importorskip("sklearn", reason="the extra [folds] is not installed")
-    make_yolo_data(tmp_path / "boxes", train=6, val=4)
+    make_yolo_data(tmp_path / "boxes", train=8, val=4)
     make_pictures(tmp_path / "stripes", classes=2, each=8)
     (tmp_path / "exp.yaml").write_text(REAL)
     code, out, err = orc(tmp_path, "train", "exp.yaml")
     assert code == 0, err
     assert out.count("mean of 2") == 4
     client = Client(tmp_path / "home")
-    for project, num_train in (("finder", 5), ("reader", 8)):
+    for project, num_train in (("finder", 6), ("reader", 8)):
         found = {key: client.show(run.id) for key, run in parts(tmp_path, project).items()}
         assert sorted(found) == [(1, 1), (1, 2), (2, 1), (2, 2)]
         for fold in (1, 2):

@@ -40,10 +40,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ask(folder: Path, *words: str, client: Client | None = None) -> tuple[RunId, ...]:
+def ask(
+    folder: Path, *words: str, client: Client | None = None, at: float = 1000.0
+) -> tuple[RunId, ...]:
     config = load_config(folder / "exp.yaml", words, environment={"ORC_CONFIG": "none"})
     client = client or Client(folder / "home")
-    return submit_orders(order_runs(config, client, 1000.0), config, client, ())
+    return submit_orders(order_runs(config, client, at), config, client, ())
 
 
 def cells(folder: Path) -> dict[str, RunState]:
@@ -122,7 +124,8 @@ def test_a_series_made_anew_is_one_of_its_own_beside_that_under_way(folder: Path
     assert [len(each.runs) for each in series] == [4, 4]
     assert all(each.has_ended for each in series)
     assert {run.state for run in client.runs()} == {RunState.SUCCEEDED}
-    assert [{run.id for run in each.runs} for each in series] == [set(first[:4]), set(again[:4])]
+    own = {frozenset(run.id for run in each.runs) for each in series}
+    assert own == {frozenset(first[:4]), frozenset(again[:4])}
 
 
 def test_two_that_ask_at_once_ask_for_one_series(folder: Path) -> None:
@@ -190,8 +193,8 @@ def test_results_are_written_once_the_series_has_ended_each_fold_and_stage_once(
 
 def test_a_config_trained_twice_counts_once_and_two_configs_both(folder: Path) -> None:
     client = Client(folder / "home")
-    for words in ((), (), ("cells.lr0=0.5",)):
-        ask(folder, *words)
+    for number, words in enumerate(((), (), ("cells.lr0=0.5",)), 1):
+        ask(folder, *words, at=1000.0 * number)
         drive_store(client)
     observe(client)
     with (folder / "runs" / "cells" / "folds.csv").open() as file:
