@@ -18,6 +18,7 @@ __all__ = [
     "device_given",
     "duration_given",
     "folds_given",
+    "gpus_given",
     "group_key_given",
     "headroom_given",
     "memory_given",
@@ -186,6 +187,23 @@ def group_key_given(value: object) -> object:
 def cpus_given(value: object) -> object:
     """A number of CPUs; None for auto."""
     return None if value == "auto" else value
+
+
+MAX_GPUS = 4096  # of one run
+
+
+def gpus_given(value: object) -> int | str:
+    """A number of GPUs, or a range such as "1-4" that lets the scheduler choose."""
+    told = "must be a number of GPUs, 1 to 4096, or a range such as 1-4"
+    match = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", value) if isinstance(value, str) else None
+    if match is not None:
+        least, most = int(match[1]), int(match[2])
+        if not 1 <= least <= most <= MAX_GPUS:
+            raise ValueError(told)
+        return f"{least}-{most}" if least < most else most
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_GPUS:
+        raise ValueError(told)
+    return value
 
 
 def scalar_given(value: object) -> object:

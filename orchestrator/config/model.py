@@ -15,6 +15,7 @@ from orchestrator.config.fields import (
     device_given,
     duration_given,
     folds_given,
+    gpus_given,
     group_key_given,
     headroom_given,
     memory_given,
@@ -39,7 +40,9 @@ __all__ = [
 class ResourcesModel(Block):
     """What a run needs of the cluster."""
 
-    gpus: int = Field(1, ge=1, le=4096, description="GPUs of one run")
+    gpus: Annotated[int | str, BeforeValidator(gpus_given, json_schema_input_type=int | str)] = (
+        Field(1, description="GPUs of one run, or a range such as 1-4: as many as serve all best")
+    )
     memory: Annotated[
         int | None, BeforeValidator(memory_given, json_schema_input_type=str | None)
     ] = Field(None, description='per GPU: auto (as predicted) or a size such as "8GiB"')
@@ -53,6 +56,12 @@ class ResourcesModel(Block):
     cpus: Annotated[
         float | None, BeforeValidator(cpus_given, json_schema_input_type=float | str | None)
     ] = Field(None, ge=0, le=4096, description="CPUs per GPU, counted by the scheduler; auto")
+
+    @property
+    def width(self) -> tuple[int, int]:
+        """The least and the most GPUs of one run."""
+        words = str(self.gpus).split("-")
+        return int(words[0]), int(words[-1])
 
 
 class MemoryModel(Block):

@@ -140,6 +140,7 @@ def _fitting(model: ProjectModel) -> Fitting:
 def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> RunSpec:
     is_cpu = model.device == "cpu"
     cpus = model.resources.cpus
+    least, most = model.resources.width
     return RunSpec(
         run_id=RunId(""),
         project=model.name,
@@ -148,7 +149,8 @@ def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> Run
         effective_batch=model.batch,
         folder="",
         device=DeviceKind(model.device),
-        num_gpus=model.resources.gpus,
+        num_gpus=most,
+        min_gpus=least if least < most else None,
         memory_bytes=model.resources.memory,
         micro_batch=model.micro_batch,
         gpu_types=model.resources.gpu_type,

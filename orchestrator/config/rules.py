@@ -120,7 +120,7 @@ def contradictions(place: Place, model: ProjectModel) -> list[Problem]:
             f" {trainer_of(model.model)}",
             "leave trainer out; timm models are named timm/NAME",
         )
-    gpus = model.resources.gpus
+    _, gpus = model.resources.width
     if model.batch % gpus:
         lower = max(gpus, model.batch - model.batch % gpus)
         say(

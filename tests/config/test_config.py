@@ -330,3 +330,18 @@ def test_a_wrong_memory_block_is_named(tmp_path: Path, word: str) -> None:
         load(tmp_path, "model: yolo11n.yaml\ndata: made:x\nimgsz: 640\n", word)
     assert caught.value.code.startswith("E1")
     assert "memory" in caught.value.what or "headroom" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"), [(2, (2, None)), ('"1-4"', (4, 1)), ('"4-4"', (4, None))]
+)
+def test_gpus_are_a_number_or_a_range(
+    tmp_path: Path, gpus: object, expected: tuple[int, int | None]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "projects:\n  - {name: a, model: fake, data: none, batch: 8, trainer: fake,"
+        f" resources: {{gpus: {gpus}}}}}\n"
+    )
+    (project,) = load_config(file, ()).projects
+    assert (project.template.num_gpus, project.template.min_gpus) == expected
