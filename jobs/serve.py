@@ -48,19 +48,19 @@ def serve_store(
     from orchestrator.driver import drive
     from orchestrator.schedule.scheduler import standard_scheduler
 
-    with ExitStack() as stack:
-        stack.enter_context(outliving_terminal(log_path(client)))
-        store = stack.enter_context(client.store())
-        stack.enter_context(store.drive("orc serve"))
-        cluster = opened_cluster(stack, client, cards, address, parts)
-        view = stack.enter_context(LinesView(sys.stderr))
-        interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
-        scheduler = standard_scheduler()
-        observe = live.recorder(scheduler, store, view)
-        say(f"driving {client.name}; asks are taken as they come (orc submit CONFIG)")
-        drive(scheduler, cluster, store, cluster, observe=observe, keep_alive=True)
-    left = sum(1 for _ in client.queue())
-    say(f"the driver has left; {left} unfinished run(s) go on with the next one (orc serve)")
+    with outliving_terminal(log_path(client)):
+        with ExitStack() as stack:
+            store = stack.enter_context(client.store())
+            stack.enter_context(store.drive("orc serve"))
+            cluster = opened_cluster(stack, client, cards, address, parts)
+            view = stack.enter_context(LinesView(sys.stderr))
+            interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
+            scheduler = standard_scheduler()
+            observe = live.recorder(scheduler, store, view)
+            say(f"driving {client.name}; asks are taken as they come (orc submit CONFIG)")
+            drive(scheduler, cluster, store, cluster, observe=observe, keep_alive=True)
+        num_left = len(client.queue())
+        say(f"the driver has left; {num_left} unfinished run(s) go on with the next one")
     return 130 if interrupts.exit_code == 130 else 0
 
 

@@ -61,7 +61,7 @@ def submit(
     ids = submit_orders(orders, config, client, cards or ())
     remove_needless(orders, ids)
     driver = client.driver()
-    report.submitted(ids, orders, driver, as_json=as_json and not is_waiting)
+    report.submitted(ids, orders, driver, as_json=as_json, is_followed=is_waiting)
     if is_waiting:
         return wait_for(client, ids, as_json=as_json, driver=driver, patience=5.0)
     return 0

@@ -72,9 +72,17 @@ class _Loop:
                 self._follow(event)
 
     def follow(self, events: Iterable[Event]) -> None:
-        """Do what follows from recorded events: publish what changed, then act."""
-        for event in events:
-            self._follow(event)
+        """Do what follows from events that were recorded together: publish once, then act."""
+        together = tuple(events)
+        actions = [action for event in together for action in self.scheduler.handle(event)]
+        changed = self.scheduler.drain_changes()
+        if changed:
+            self.store.publish(changed)
+        for action in actions:
+            self.cluster.apply(action)
+        self.num_events += len(together)
+        for event in together:
+            self.observe(event)
 
     def _follow(self, event: Event) -> None:
         actions: tuple[Action, ...] = self.scheduler.handle(event)

@@ -123,6 +123,8 @@ def _part(plain: Mapping[str, Any]) -> Part | None:
 
 def _numbers(plain: Mapping[str, Any]) -> dict[str, float]:
     """Metrics from their plain form, where NaN is `{"$float": "nan"}`."""
+    if not plain:
+        return {}
     return {
         name: float(value["$float"]) if isinstance(value, dict) else value
         for name, value in plain.items()

@@ -62,20 +62,61 @@ def observer(
     """An observer for the driver that tells each listener what changed as well.
 
     After events that may change why runs wait, the statuses of all waiting runs come along, and
-    of those that ended because another run did.
+    of those that ended because another run did. Where many wait, they come along now and then.
     """
+    waiting = _Waiting(scheduler)
 
     def observe(event: Event) -> None:
         statuses: tuple[RunStatus, ...] = ()
-        if not event.is_volatile:
-            run_id = run_of(event)
-            own = () if run_id is None else (_known(scheduler, run_id),)
-            others = () if isinstance(event, ProgressReported) else _waiting(scheduler)
-            statuses = (*own, *(other for other in others if other.run_id != run_id))
+        run_id = None if event.is_volatile else run_of(event)
+        if run_id is not None:
+            statuses = (_known(scheduler, run_id),)
+            waiting.note(statuses[0])
+        may_change = not event.is_volatile and not isinstance(event, ProgressReported)
+        others = waiting.look(event.at, may_change=may_change)
+        statuses = (*statuses, *(other for other in others if other.run_id != run_id))
         for listen in listeners:
             listen(event, statuses)
 
     return observe
+
+
+class _Waiting:
+    """The runs that wait, looked at as a whole: at once where they are few, else not too often.
+
+    A look at five thousand takes 50 ms, so that many are looked at every ten seconds.
+    """
+
+    _FEW = 200
+    _A_SECOND = 500  # runs that are looked at in a second of the journal's time, at most
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._ids: dict[RunId, None] = {}
+        self._is_new = self._is_wanted = True
+        self._not_before: Seconds = float("-inf")
+
+    def note(self, status: RunStatus) -> None:
+        """A run's status after an event about it."""
+        if status.state is RunState.PENDING:
+            self._ids[status.run_id] = None
+
+    def look(self, at: Seconds, *, may_change: bool) -> list[RunStatus]:
+        """The statuses of all runs that wait, or just ended with another, if it is time."""
+        self._is_wanted = self._is_wanted or may_change
+        if not self._is_wanted or at < self._not_before or not self._scheduler.nodes():
+            return []
+        if self._is_new:
+            self._ids.update((status.run_id, None) for status in self._scheduler.statuses())
+        self._is_new = self._is_wanted = False
+        every = [self._scheduler.status(run_id) for run_id in self._ids]
+        found = [
+            s for s in every if s.state is RunState.PENDING or s.cause is Cause.DEPENDENCY_FAILED
+        ]
+        self._ids = {s.run_id: None for s in found if s.state is RunState.PENDING}
+        num = len(self._ids)
+        self._not_before = at + num / self._A_SECOND if num > self._FEW else at
+        return found
 
 
 def _known(scheduler: Scheduler, run_id: RunId) -> RunStatus:
@@ -86,24 +127,18 @@ def _known(scheduler: Scheduler, run_id: RunId) -> RunStatus:
     return status
 
 
-def _waiting(scheduler: Scheduler) -> tuple[RunStatus, ...]:
-    if not scheduler.nodes():
-        return ()
-    return tuple(
-        s
-        for s in scheduler.statuses()
-        if s.state is RunState.PENDING or s.cause is Cause.DEPENDENCY_FAILED
-    )
-
-
 def reasons(store: Store) -> Callable[[Event, Sequence[RunStatus]], None]:
     """A listener that publishes why runs wait when that changes, without a change of state."""
     told: dict[RunId, PendingReason | None] = {}
 
-    def listen(_event: Event, statuses: Sequence[RunStatus]) -> None:
+    def listen(event: Event, statuses: Sequence[RunStatus]) -> None:
         waiting = [status for status in statuses if status.state is RunState.PENDING]
+        own = run_of(event)
+        for status in waiting:  # the driver has just published the run of the event as it is
+            if status.run_id == own and status.reason is not PendingReason.NOT_EVALUATED:
+                told[status.run_id] = status.reason
         news = [s for s in waiting if told.get(s.run_id, s) != s.reason]
-        told.update((status.run_id, status.reason) for status in waiting)
+        told.update((status.run_id, status.reason) for status in news)
         if news:
             store.publish(news)
 

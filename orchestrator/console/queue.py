@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from orchestrator.client.access import Client, Run
 from orchestrator.console.read import run_object
@@ -11,6 +11,8 @@ from orchestrator.console.say import columns, emit, emit_json, say
 from orchestrator.errors import ConfigError
 
 __all__ = ["change", "show_queue"]
+
+_Entry: TypeAlias = tuple[int, int, Run]  # its place among all, and in its queue, from 1
 
 _USES = (
     "orc queue [--queue NAME]",
@@ -21,46 +23,47 @@ _USES = (
 
 def show_queue(client: Client, *, only: str | None, as_json: bool) -> None:
     """Print runs that have not ended, in order; of one queue, or of all."""
-    entries = [
-        entry for entry in _entries(client.queue()) if only is None or entry["queue"] == only
-    ]
+    entries = [entry for entry in _entries(client.queue()) if only in (None, entry[2].queue)]
     if as_json:
-        emit_json(queue=entries)
+        emit_json(
+            queue=[
+                {"position": at, "position_in_queue": inside, **run_object(run)}
+                for at, inside, run in entries
+            ]
+        )
     elif not entries:
         say(f"the queue {only} is empty" if only else "the queue is empty")
     else:
-        emit(_table(entries, has_queues=len({entry["queue"] for entry in entries}) > 1))
+        emit(_table(entries, has_queues=len({run.queue for _, _, run in entries}) > 1))
 
 
-def _entries(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each run with its place among all, and among those of its queue, counted from 1."""
+def _entries(runs: Sequence[Run]) -> list[_Entry]:
     seen: Counter[str] = Counter()
     entries = []
     for position, run in enumerate(runs, start=1):
         seen[run.queue] += 1
-        places = {"position": position, "position_in_queue": seen[run.queue]}
-        entries.append(places | run_object(run))
+        entries.append((position, seen[run.queue], run))
     return entries
 
 
-def _table(entries: Sequence[dict[str, Any]], *, has_queues: bool) -> str:
+def _table(entries: Sequence[_Entry], *, has_queues: bool) -> str:
     head = ["POS", "RUN", "PROJECT", "PRIORITY", "STATE", "EPOCH", "GPU", "REASON"]
     if has_queues:
         head[1:1] = ["QUEUE", "IN QUEUE"]
     body = []
-    for entry in entries:
-        row = [
-            entry["position"],
-            entry["id"],
-            entry["project"],
-            entry["priority"],
-            entry["state"].value,
-            f"{entry['epoch']}/{entry['epochs']}",
-            entry["gpu"],
-            entry["reason"] or "",
+    for position, inside, run in entries:
+        row: list[object] = [
+            position,
+            run.id,
+            run.name,
+            run.priority,
+            run.state.value,
+            f"{run.epoch}/{run.epochs}",
+            run.gpu,
+            run.reason or "",
         ]
         if has_queues:
-            row[1:1] = [entry["queue"], entry["position_in_queue"]]
+            row[1:1] = [run.queue, inside]
         body.append(row)
     return columns(head, body)
 

@@ -1,7 +1,7 @@
 """The reading commands: what `ls show logs explain stop` print, for people and as JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from threading import Event as Pause
 from typing import Any
@@ -39,6 +39,7 @@ _METRICS = (
     "val/loss",
     "train/loss",
 )
+_FIELDS = tuple(field.name for field in fields(Run))
 _TAIL = 10  # epochs that `orc show` prints
 _POLL = 0.5  # seconds between looks at a log that grows
 
@@ -59,7 +60,7 @@ def metric_text(metrics: Mapping[str, float]) -> str:
 
 def run_object(run: Run) -> dict[str, Any]:
     """A run as `--json` tells it."""
-    return asdict(run)
+    return {name: getattr(run, name) for name in _FIELDS}
 
 
 def list_runs(client: Client, *, as_json: bool, project: str | None, limit: int | None) -> None:

@@ -91,10 +91,20 @@ def handed_over(ids: Sequence[RunId], driver: str) -> int:
 
 
 def submitted(
-    ids: Sequence[RunId], orders: Sequence[Order], driver: str | None, *, as_json: bool
+    ids: Sequence[RunId],
+    orders: Sequence[Order],
+    driver: str | None,
+    *,
+    as_json: bool,
+    is_followed: bool = False,
 ) -> None:
-    """Print the ids of what is in the queue now, a line each, and say who trains it."""
-    if as_json:
+    """Print the ids of what is in the queue now, a line each, and say who trains it.
+
+    Where the runs are followed to their end, what is printed belongs to that.
+    """
+    if is_followed:
+        say("\n".join(ids))
+    elif as_json:
         runs = [
             {"id": run_id, "project": order.spec.project, "is_new": run_id == order.spec.run_id}
             for run_id, order in zip(ids, orders, strict=True)

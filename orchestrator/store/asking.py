@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.errors import ConflictError, StoreError
@@ -66,13 +66,16 @@ def answer_to(connection: Connection, key: str) -> RunId | None:
 
 def take(database: Database, connection: Connection, at: Seconds) -> tuple[Event, ...]:
     """Move every waiting wish into the journal, stamped `at`, in the order of asking."""
-    taken = []
+    taken, marks = [], []
     query = select(inbox.c.id, inbox.c.body).where(inbox.c.taken_seq.is_(None))
     for row in connection.execute(query.order_by(inbox.c.id)).all():
         event = replace(decode(row.body), at=at)
         seq = rows.record(database, connection, event, encode(event))
-        connection.execute(update(inbox).where(inbox.c.id == row.id).values(taken_seq=seq))
+        marks.append({"wish": row.id, "seq": seq})
         taken.append(event)
+    if marks:
+        mark = update(inbox).where(inbox.c.id == bindparam("wish"))
+        connection.execute(mark.values(taken_seq=bindparam("seq")), marks)
     return tuple(taken)
 
 

@@ -17,7 +17,7 @@ from orchestrator.messages import (
 )
 from orchestrator.store.codec import decode, from_plain, to_plain
 from orchestrator.store.database import Database
-from orchestrator.store.schema import checkpoints, inbox, latest, nodes, progress, runs
+from orchestrator.store.schema import checkpoints, inbox, journal, latest, nodes, progress, runs
 from orchestrator.types import CheckpointRef, Node, RunId, RunSpec
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "waiting_specs",
 ]
 
+_RECENT = 10_000  # events: what was taken longer ago was published long ago
 _CHUNK = 500  # values in one IN: every database takes as many
 
 
@@ -116,8 +117,15 @@ def listing(
 
 
 def waiting_specs(connection: Connection) -> list[dict[str, Any]]:
-    """The plain specs of submissions that no driver has taken, in the order of asking."""
-    query = select(inbox.c.body).where(inbox.c.taken_seq.is_(None), inbox.c.submits.is_not(None))
+    """The plain specs of submissions without a row yet, in the order of asking.
+
+    A driver has not taken them, or is just about to publish what it has taken.
+    """
+    newest = connection.scalar(select(func.max(journal.c.seq))) or 0
+    is_new = inbox.c.taken_seq > newest - _RECENT
+    has_row = select(runs.c.run_id).where(runs.c.run_id == inbox.c.submits).exists()
+    is_without = inbox.c.taken_seq.is_(None) | (is_new & ~has_row)
+    query = select(inbox.c.body).where(inbox.c.submits.is_not(None), is_without)
     found = connection.scalars(query.order_by(inbox.c.id)).all()
     return [record["body"]["spec"] for record in json.loads(f"[{','.join(found)}]")]
 
