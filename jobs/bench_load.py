@@ -27,7 +27,7 @@ from orchestrator.console.queue import show_queue
 from orchestrator.console.read import list_runs
 from orchestrator.types import RunId, RunSpec, Seconds, TrainSettings
 
-__all__ = ["main"]
+__all__ = ["Took", "lists", "main", "specs", "submits", "timed", "told", "watched"]
 
 MIB = 1024**2
 GOALS = {"submit p99": 0.050, "queue": 0.200, "list": 0.200}  # seconds
