@@ -21,13 +21,13 @@ def simulate_store(client: Client) -> None:
     from orchestrator.console.stop import interruptible
     from orchestrator.driver import drive
     from orchestrator.messages import NodeJoined
-    from orchestrator.schedule.scheduler import Scheduler
+    from orchestrator.schedule.scheduler import standard_scheduler
 
     node = Node(node_id=NodeId("box"), cards=CARDS, num_cpus=8.0)
     with client.store() as store, store.drive("load"), LinesView(sys.stderr) as view:
         cluster = SimCluster([NodeJoined(at=0.0, node=node)])
         with interruptible(client, view.note, is_service=True):
-            scheduler = Scheduler()
+            scheduler = standard_scheduler()
             observe = live.recorder(scheduler, store, view)
             drive(scheduler, cluster, store, cluster, observe=observe, keep_alive=True)
 
