@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator.client.groups import groups_of
-from orchestrator.client.split import Pictures, missing_classes, split
+from orchestrator.client.split import Pictures, can_be_spread, missing_classes, split
 from orchestrator.config.types import Folds
 from orchestrator.memory.facts import task_of
 from orchestrator.store.faults import explained_disk
@@ -76,7 +76,7 @@ def fold_data(spec: RunSpec, folds: Folds, folder: Path) -> FoldData:
     return FoldData(
         data=tuple(map(str, places)),
         identity=identity,
-        remarks=tuple(_remarks(found.pictures, chosen, folds.k)),
+        remarks=tuple(_remarks(found.pictures, chosen, folds)),
     )
 
 
@@ -85,7 +85,7 @@ def check_folds(spec: RunSpec, folds: Folds) -> tuple[str, ...]:
     if spec.trainer == "fake":
         return ()
     found, _, chosen = _split(spec, folds)
-    return tuple(_remarks(found.pictures, chosen, folds.k))
+    return tuple(_remarks(found.pictures, chosen, folds))
 
 
 def _split(spec: RunSpec, folds: Folds) -> tuple[_Set, tuple[str, ...] | None, tuple[int, ...]]:
@@ -98,7 +98,10 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _remarks(pictures: Pictures, chosen: Sequence[int], k: int) -> Iterable[str]:
+def _remarks(pictures: Pictures, chosen: Sequence[int], folds: Folds) -> Iterable[str]:
+    k = folds.k
+    if folds.stratify and not can_be_spread(pictures, k):
+        yield f"classes are not spread evenly: none has {k} pictures, one for each fold"
     for fold in range(k):
         if missing := missing_classes(pictures, chosen, fold):
             names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.config.types import Folds
 from orchestrator.errors import ConfigError, DataError
 
-__all__ = ["Pictures", "missing_classes", "split"]
+__all__ = ["Pictures", "can_be_spread", "missing_classes", "split"]
 
 NOTHING = -1  # the label of a picture on which nothing is labelled
 
@@ -66,6 +66,11 @@ def split(pictures: Pictures, groups: Sequence[str] | None, folds: Folds) -> tup
     return chosen
 
 
+def can_be_spread(pictures: Pictures, k: int) -> bool:
+    """True when some class is the rarest on as many pictures as there are folds."""
+    return max(Counter(_rarest(pictures)).values()) >= k
+
+
 def missing_classes(pictures: Pictures, chosen: Sequence[int], fold: int) -> tuple[str, ...]:
     """The classes of the set that no training picture of a fold has."""
     every = {label for labels in pictures.labels for label in labels}
@@ -88,7 +93,7 @@ def _chosen(pictures: Pictures, groups: Sequence[str] | None, folds: Folds) -> t
             fix=('pip install "orchestrator[folds]"',),
         ) from error
     rarest = _rarest(pictures)
-    is_spread = folds.stratify and max(Counter(rarest).values()) >= folds.k
+    is_spread = folds.stratify and can_be_spread(pictures, folds.k)
     kind = {
         (True, True): model_selection.StratifiedGroupKFold,
         (True, False): model_selection.StratifiedKFold,

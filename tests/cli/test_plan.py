@@ -12,7 +12,7 @@ from jobs.plan import Cards
 from orchestrator.cli.app import main
 from orchestrator.config.load import load_config
 from orchestrator.demo import make
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DataError
 from orchestrator.plan.correct import Peak
 from orchestrator.store.sql import SqlStore
 from tests.plan.hand_made import GIB, MIB, Lines
@@ -173,6 +173,51 @@ def test_a_written_config_trains_as_planned_and_is_never_overwritten_unasked(
     with pytest.raises(ConfigError, match="exists"):
         plan(config, "RTX 2060", lines=HEAVY, write=target)
     assert plan(config, "RTX 2060", lines=HEAVY, write=target, force=True) == 0
+
+
+@pytest.fixture
+def several(config: Path, made: Path) -> Path:
+    config.write_text(
+        f"name: a\nmodel: timm/resnet10t\ndata: {made}\nbatch: 33\nfolds: 3\n"
+        "stages: [{name: small, imgsz: 32}, {name: full, imgsz: 128}]\n"
+    )
+    return config
+
+
+def test_the_memory_of_each_stage_is_planned_apart_and_folds_are_counted(
+    several: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(several, "RTX 2060", lines=Lines(fixed=GIB)) == 0
+    out = json.loads(capsys.readouterr().out)
+    small, full = out["plans"]
+    assert [p["stage"] for p in (small, full)] == ["1/2 small", "2/2 full"]
+    assert [p["imgsz"] for p in (small, full)] == [32, 128]
+    assert {p["project"] for p in (small, full)} == {"a"}
+    assert {p["num_folds"] for p in (small, full)} == {3}
+    assert small["predicted_peak_bytes"] < full["predicted_peak_bytes"]
+    (together,) = out["together"]
+    assert together["shares_bytes"] == 3 * full["share_bytes"]
+    assert plan(several, "RTX 2060", lines=Lines(fixed=GIB), as_json=False) == 0
+    told = capsys.readouterr().out
+    assert "a stage 1/2 small (3 folds): timm/resnet10t, 32 px" in told
+    assert "a stage 2/2 full x " in told
+
+
+def test_a_written_config_has_the_cut_of_each_stage(
+    several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "planned.yaml"
+    assert plan(several, "RTX 2060", lines=HEAVY, write=target) == 0
+    planned = {p["stage"]: p["micro_batch"] for p in plans(capsys)}
+    found = load_config(target)
+    assert [p.template.micro_batch for p in found.projects] == list(planned.values())
+    assert planned["1/2 small"] > planned["2/2 full"]
+    assert [p.folds.k for p in found.projects if p.folds] == [3, 3]
+
+
+def test_folds_that_cannot_be_made_are_refused_before_anything_is_planned(several: Path) -> None:
+    with pytest.raises(DataError, match="there are 10 groups"):
+        plan(several, "RTX 2060", words=["folds.k=11", r"folds.by='(\d)\.png$'"])
 
 
 @pytest.mark.parametrize(

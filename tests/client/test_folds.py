@@ -158,6 +158,12 @@ def test_a_class_that_a_fold_cannot_train_is_named(tmp_path: Path) -> None:
     assert fold_data(spec, folds, tmp_path / "folds").remarks == remarks
 
 
+def test_classes_that_cannot_be_spread_are_told(classes: Path) -> None:
+    remarks = check_folds(spec_of("timm", "timm/resnet10t", classes), Folds(k=10))
+    assert remarks[0] == "classes are not spread evenly: none has 10 pictures, one for each fold"
+    assert not check_folds(spec_of("timm", "timm/resnet10t", classes), Folds(k=10, stratify=False))
+
+
 def test_more_folds_than_pictures_are_refused_and_leave_nothing(
     classes: Path, tmp_path: Path
 ) -> None:

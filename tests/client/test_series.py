@@ -6,18 +6,24 @@ import statistics
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.client.access import Client
 from orchestrator.client.keys import made_anew
 from orchestrator.client.lines import with_followers
+from orchestrator.client.plans import Planner
 from orchestrator.client.prepare import order_runs, submit_orders
 from orchestrator.client.results import SeriesObserver, series_of, write_results
+from orchestrator.client.series import Order
 from orchestrator.config.load import load_config
+from orchestrator.console.report import prepared
 from orchestrator.console.series import show_series
 from orchestrator.errors import ConfigError
 from orchestrator.messages import TimePassed
-from orchestrator.types import Cause, RunId, RunState
+from orchestrator.types import Card, Cause, RunId, RunState
 from tests.cli.stored import drive_store
+from tests.plan.hand_made import GIB, Lines
+from tests.trainer.picture_folders import make_pictures
 
 CONFIG = """\
 runs: {runs}
@@ -253,6 +259,38 @@ def test_show_tells_a_project_with_its_folds_as_a_table_and_as_json(
     assert told["summary"][1]["metrics"]["loss"]["num"] == 2
     assert not show_series(client, "alone", as_json=False)
     assert not show_series(client, "nobody", as_json=False)
+
+
+def test_every_stage_is_fitted_apart_with_what_the_whole_data_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn", reason="the extra [folds] is not installed")
+    make_pictures(tmp_path / "set", classes=2, each=6)
+    (tmp_path / "exp.yaml").write_text(
+        f"runs: {tmp_path / 'runs'}\nname: p\nmodel: timm/resnet10t\ndata: set\nbatch: 32\n"
+        "folds: 2\nstages: [{name: small, imgsz: 32}, {name: full, imgsz: 64}]\n"
+    )
+    config = load_config(tmp_path / "exp.yaml", [], environment={"ORC_CONFIG": "none"})
+    client = Client(tmp_path / "home")
+    cards = (Card(index=0, name="RTX 2060", memory_bytes=6 * GIB, is_emulated=True),)
+    lines = Lines(fixed=GIB)
+
+    def order() -> tuple[Order, ...]:
+        return order_runs(config, client, 1000.0, cards, lambda: Planner(lines))
+
+    orders = order()
+    shares = [order.spec.memory_bytes or 0 for order in orders]
+    assert shares[0] == shares[2] < shares[1] == shares[3]
+    assert len({order.spec.settings.data for order in orders}) == 2
+    prepared(orders)
+    told = capsys.readouterr().err
+    assert told.count("p stage 1/2 small: batch 32") == 1
+    assert told.count("p stage 2/2 full: batch 32") == 1
+    ids = submit_orders(orders, config, client, cards)
+    assert [order.run_id for order in order()] == list(ids)
+    block = yaml.safe_load((tmp_path / "runs" / "p" / ids[3] / "config.yaml").read_text())
+    assert block["projects"][0]["data"] == str(tmp_path / "set")
+    assert block["projects"][0]["folds"]["k"] == 2
 
 
 def observe(client: Client) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.client.split import Pictures, missing_classes, split
+from orchestrator.client.split import Pictures, can_be_spread, missing_classes, split
 from orchestrator.config.types import Folds
 from orchestrator.errors import DataError
 
@@ -88,6 +88,13 @@ def test_too_few_pictures_or_groups_say_how_many_folds_there_can_be() -> None:
     assert few.value.fix == ("folds.k: at most 4",)
     with pytest.raises(DataError, match="there are 2 groups"):
         split(pictures([(0,)] * 8), ["a", "b"] * 4, Folds(k=3))
+
+
+def test_classes_with_fewer_pictures_than_folds_are_split_without_regard_to_them() -> None:
+    found = pictures([(0,), (1,), (2,), (0,)])
+    assert not can_be_spread(found, 3)
+    assert can_be_spread(found, 2)
+    assert set(split(found, None, Folds(k=3))) == {0, 1, 2}
 
 
 def test_a_class_that_no_training_picture_has_is_named() -> None:
