@@ -9,13 +9,16 @@ import pytest
 
 from orchestrator.client.folds import check_folds, fold_data
 from orchestrator.config.types import Folds
+from orchestrator.device.cpu import CpuDevice
 from orchestrator.errors import DataError
 from orchestrator.memory.facts import facts_of
+from orchestrator.ports import Trainer
 from orchestrator.trainer.picture_lists import read_lists
 from orchestrator.trainer.pictures import find_pictures
 from orchestrator.trainer.yolo_data import read_class_folders, read_data_yaml
 from orchestrator.trainer.yolo_labels import check_data, pictures_in
-from orchestrator.types import RunSpec
+from orchestrator.types import BatchPlan, Outcome, RunSpec
+from tests.contracts.trainer import RecordingLink, attempt_of
 from tests.strategies import make_spec
 from tests.trainer.picture_folders import make_pictures
 from tests.trainer.yolo_pictures import make_yolo_data
@@ -100,6 +103,33 @@ def test_class_folders_of_links_for_a_yolo_classifier(classes: Path, tmp_path: P
         assert all(link.is_symlink() for link in links)
         seen += [link.resolve() for link in links]
     assert sorted(seen) == sorted(p.resolve() for p in classes.rglob("*.png"))
+
+
+def test_both_trainers_train_on_a_fold_and_leave_the_set_alone(
+    classes: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ultralytics", reason="the extra [yolo] is not installed")
+    from orchestrator.trainer.timm import TimmTrainer
+    from orchestrator.trainer.yolo import YoloTrainer
+
+    before = files_below(classes)
+    batch = BatchPlan(effective_batch=6, world_size=1, micro_batch=6)
+    trainers: tuple[tuple[Trainer, str, str], ...] = (
+        (TimmTrainer(), "timm", "timm/test_resnet.r160_in1k"),
+        (YoloTrainer(), "yolo", "yolo11n-cls.yaml"),
+    )
+    for trainer, name, model in trainers:
+        spec = spec_of(name, model, classes)
+        data = fold_data(spec, Folds(k=3), tmp_path / "folds").data[1]
+        settings = replace(spec.settings, data=data, epochs=1, workers=0, optimizer="SGD")
+        link = RecordingLink(tmp_path / name / "checkpoints")
+        with CpuDevice().session():
+            task = attempt_of(settings, tmp_path / name, batch=batch)
+            outcome, metrics = trainer.fit(task, CpuDevice(), link)
+        assert outcome is Outcome.FINISHED
+        assert link.reported[0].num_images == 18
+        assert "metrics/accuracy_top1" in metrics
+    assert files_below(classes) == before
 
 
 def test_groups_by_the_name_are_never_split(classes: Path, tmp_path: Path) -> None:
