@@ -270,11 +270,10 @@ class BarsView:
         for line in self._waits.lines(statuses):
             self.note(line)
         if isinstance(event, RunSubmitted):
-            settings = event.spec.settings
-            part = f" {event.spec.part}" if event.spec.part else ""
-            bar = Bar(name=f"{event.spec.project}{part}", epochs=settings.epochs)
-            self._state[event.spec.run_id] = bar
-            self._draw(event.spec.run_id)
+            spec = event.spec
+            name = f"{spec.project} {spec.part}" if spec.part else spec.project
+            self._state[spec.run_id] = Bar(name=name, epochs=spec.settings.epochs)
+            self._draw(spec.run_id)
             return
         if (attempt := getattr(event, "attempt", None)) is not None:
             bar = self._state.setdefault(attempt.run_id, Bar(name=attempt.run_id))
