@@ -61,7 +61,7 @@ class Job:
     widest: int = 0  # GPUs of the widest placement that it has trained on
     moments: Moments | None = None
     ended_at: Seconds | None = None
-    num_others: list[int] = field(default_factory=list)  # active jobs in each round of its life
+    num_active: list[int] = field(default_factory=list)  # active jobs in each round of its life
 
     @property
     def completion_s(self) -> Seconds:
@@ -168,7 +168,7 @@ def _reallocate(active: Sequence[Job], placed: Mapping[str, Gpus], machine: Mach
     used = Counter(node for gpus in placed.values() for node in gpus)
     assert all(count <= machine.gpus_per_node for count in used.values()), "a node is overbooked"
     for job in active:
-        job.num_others.append(len(active))
+        job.num_active.append(len(active))
         gpus = placed.get(job.row.name, ())
         if gpus != job.gpus:
             job.move(gpus, machine.restart_s)
