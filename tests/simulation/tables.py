@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["REAL", "needs_real_tables", "step_seconds", "write_tables"]
+__all__ = ["REAL", "ROOT", "needs_real_tables", "step_seconds", "write_tables"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _DATA = Path(os.environ.get("ORC_TEST_DATA", ROOT.parent / "shared" / "data"))
