@@ -18,12 +18,14 @@ well. Changes pay for themselves: a restart costs `restart_seconds` now, and aga
 `horizon_seconds`, about the time after which the next change comes anyway.
 
 What is left of a run favours those who know it. Where it is not known, what a run has attained
-stands for it: of runs that have lasted long most is still to come (least attained service).
+stands for it: of runs that have lasted long most is still to come (least attained service). It
+counts in coarse steps, or runs of like length would take turns and all end late.
 
 Time: O(n log n) for the ranks, and for each run that is looked at its number of widths. Of waiting
 runs with the same widths and speedups only the first G in rank are looked at.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,8 @@ from orchestrator.types import RunId, Seconds, StopMode
 __all__ = ["ShortestFlow"]
 
 _LEAST_LEFT: Seconds = 1.0  # a forecast of nothing left is no reason to divide by it
+_LEAST_SERVICE: Seconds = 3600.0  # of one card; below it a run counts as new
+_SERVICE_STEP = 4.0
 
 
 class _Step(NamedTuple):
@@ -85,7 +89,7 @@ class ShortestFlow:
         """To the end with each of the run's widths, restarts included where a width is new."""
         left = candidate.left_seconds
         if left is None:
-            left = max(candidate.attained_seconds, self.restart_seconds)
+            left = _likely_left(candidate.attained_seconds)
         left = max(left, _LEAST_LEFT)
         share = self.restart_seconds / self.horizon_seconds
         told = []
@@ -154,6 +158,12 @@ def _best_up_to(step: _Step, left: int, widths: Sequence[int], earned: Sequence[
     told = zip(widths, earned, strict=True)
     fits = [(value, -width) for width, value in told if step.start <= width <= step.start + left]
     return -max(fits)[1] if fits else step.start
+
+
+def _likely_left(attained: float) -> Seconds:
+    """As much as it has had, in steps."""
+    steps = math.floor(math.log(max(attained / _LEAST_SERVICE, 1.0), _SERVICE_STEP))
+    return _LEAST_SERVICE * _SERVICE_STEP**steps
 
 
 def _least_cost(widths: Sequence[int], seconds: Sequence[Seconds], price: float) -> float:

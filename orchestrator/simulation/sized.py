@@ -19,13 +19,15 @@ from enum import Enum
 
 from orchestrator.schedule.policy import Candidate, Policy
 from orchestrator.simulation.packing import pack
+from orchestrator.simulation.pollux import packed_shape
 from orchestrator.simulation.remaining import seconds_left, speeds_now
-from orchestrator.simulation.rounds import Gpus, Job, Machine
+from orchestrator.simulation.rounds import Gpus, Job, Machine, shape_of
 from orchestrator.types import RunId, Seconds
 
 __all__ = ["NCF_BATCH", "Freedom", "Sized", "most_gpus"]
 
 NCF_BATCH = 32768  # at which Pollux holds it
+_WORTH_A_RESTART = 1.1  # times as fast; a restart of 30 s is then paid back in 5 minutes
 
 
 class Freedom(Enum):
@@ -44,6 +46,12 @@ def most_gpus(job: Job, freedom: Freedom, machine: Machine) -> int:
         return 1
     batch = job.app.most_batch if job.batch is None else job.batch
     return max(1, min(machine.num_gpus, job.app.most_gpus(batch)))
+
+
+def _is_faster_together(job: Job, machine: Machine) -> bool:
+    shape, packed = shape_of(job.gpus), packed_shape(len(job.gpus), machine.gpus_per_node)
+    now, then = (job.app.rate(each, job.asked_batch(each), job.epoch) for each in (shape, packed))
+    return then > now * _WORTH_A_RESTART
 
 
 class Sized:
@@ -73,7 +81,8 @@ class Sized:
         """As `orchestrator.simulation.rounds.Policy`."""
         candidates = [self._candidate(job, number, machine) for number, job in enumerate(jobs)]
         widths = self._policy.widths(now, candidates, machine.num_gpus)
-        return pack({str(name): width for name, width in widths.items()}, jobs, machine)
+        named = {str(name): width for name, width in widths.items()}
+        return pack(named, jobs, machine, lambda job: _is_faster_together(job, machine))
 
     def _candidate(self, job: Job, number: int, machine: Machine) -> Candidate:
         most = most_gpus(job, self._freedom, machine)

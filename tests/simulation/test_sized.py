@@ -57,12 +57,28 @@ def test_who_keeps_its_width_stays_and_others_fill_whole_nodes_then_the_tightest
         job_of(bert, "stops", gpus=(2, 2)),
     ]
     machine = Machine(num_nodes=3, gpus_per_node=4)
-    placed = pack({"stays": 3, "grows": 6, "new": 1}, jobs, machine)
+    placed = pack({"stays": 3, "grows": 6, "new": 1}, jobs, machine, lambda _: False)
     assert placed["stays"] == (1, 1, 1)
     assert shape_of(placed["grows"]) == (4, 2)
     assert 1 not in placed["grows"]
     assert placed["new"] == (1,)
     assert "stops" not in placed
+
+
+@pytest.mark.parametrize(
+    ("is_worth", "others", "nodes"),
+    [(True, (1,), 1), (False, (1,), 2), (True, (1, 1, 2, 2), 2)],
+)
+def test_a_job_on_too_many_nodes_moves_together_if_that_pays_and_there_is_room(
+    bert: Application, is_worth: bool, others: Gpus, nodes: int
+) -> None:
+    machine = Machine(num_nodes=3, gpus_per_node=4)
+    jobs = [job_of(bert, "spread", gpus=(0, 0, 0, 2)), job_of(bert, "zero", gpus=(0,))]
+    jobs += [job_of(bert, f"other-{at}", gpus=(node,)) for at, node in enumerate(others)]
+    widths = {job.row.name: len(job.gpus) for job in jobs}
+    placed = pack(widths, jobs, machine, lambda _: is_worth)
+    assert len(set(placed["spread"])) == nodes
+    assert all(placed[job.row.name] == job.gpus for job in jobs[1:])
 
 
 def test_what_is_left_shrinks_as_a_job_trains_and_is_what_it_then_takes(

@@ -144,6 +144,12 @@ def test_without_a_forecast_those_that_had_least_go_first() -> None:
     assert ShortestFlow().widths(0.0, [old, new, third], 4) == {"new": 4}
 
 
+def test_without_a_forecast_runs_of_like_length_do_not_take_turns() -> None:
+    first = run_of("first", widths=[4], left=None, attained=9000.0, width=4)
+    second = run_of("second", widths=[4], left=None, attained=5000.0)
+    assert ShortestFlow().widths(0.0, [first, second], 4) == {"first": 4}
+
+
 def test_a_higher_priority_is_served_first_however_long_it_takes() -> None:
     long = run_of("long", widths=[4], left=1e6, priority=1)
     short = run_of("short", widths=[4], left=60.0)
