@@ -63,8 +63,10 @@ What favours ours, and which row goes without it:
 - "30 % error": what is left is wrong by a log-normal factor of each job's own (sigma 0.3, seeded).
 - "no forecast": nothing is told; the GPU-seconds that a job has had stand for what is left.
 - "exploring": no more than twice the GPUs that a job has tried, as Pollux.
+- whether jobs that lie on too many nodes move together is judged by the tables too.
 - adaptive: what is left includes how the gradient's statistics will develop; the batch itself is
   chosen by those last seen, as in Pollux. ncf is held at one GPU and batch 32768, as published.
+The constants of ours were chosen on workloads 1 and 2 and on the set workloads-2.0.
 Unfairness: completion time over the time alone on a 1/n share (Themis); below 1 a job gained."""
 
 
