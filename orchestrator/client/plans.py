@@ -15,13 +15,15 @@ from orchestrator.memory.predict import (
 from orchestrator.plan.budget import Target, budget_of, share_of
 from orchestrator.plan.choose import Choice, Ladder, Scales, choose, known_sizes, need_of
 from orchestrator.plan.correct import Confidence, Peak
-from orchestrator.plan.job import Facts, Job, job_of
+from orchestrator.plan.job import Facts, Job, job_of, validation_size
 from orchestrator.plan.ladder import COSTS, NO_NORM, REFUSALS, Rung, carried_out, climbed
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.trainer.options_memory import can_8bit
 from orchestrator.types import Bytes, RunSpec
 
 __all__ = ["CardPlan", "Planner", "ladder_of"]
+
+_ROTATED = "not predicted: suppressing rotated boxes, which grows with the square of the candidates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,10 +236,12 @@ def _as_given(mine: Workload, choice: Choice, target: Target) -> Workload:
     if Rung.AMP in choice.rungs:
         mine = next(iter(climbed(Rung.AMP, mine, target)), mine)
     chosen = choice.job.train
+    is_train = mine.kind is StepKind.TRAIN
+    most = chosen.imgsz if is_train else validation_size(chosen.imgsz, chosen.task)
     return replace(
         mine,
-        imgsz=min(mine.imgsz, chosen.imgsz),
-        is_checkpointed=chosen.is_checkpointed and mine.kind is StepKind.TRAIN,
+        imgsz=min(mine.imgsz, most),
+        is_checkpointed=chosen.is_checkpointed and is_train,
         optimizer_state=chosen.optimizer_state,
     )
 
@@ -286,7 +290,8 @@ def _reason(choice: Choice, *, has_norm: bool) -> str:
         effects[Rung.CUT] = NO_NORM
     given = [f"{rung}: {effect}" for rung, effect in effects.items()]
     peak = "validation needs most" if choice.decided_by is StepKind.VALIDATE else ""
-    return "; ".join(part for part in (text, *given, peak, choice.correction.why) if part)
+    rest = _ROTATED if choice.job.train.task == "obb" else ""
+    return "; ".join(part for part in (text, *given, peak, rest, choice.correction.why) if part)
 
 
 def _gib(num_bytes: Bytes) -> str:

@@ -16,8 +16,9 @@ from orchestrator.client.plans import Planner
 from orchestrator.client.series import Order, bare, part_orders, projects_of
 from orchestrator.config.load import Config, Project
 from orchestrator.config.yaml import write_yaml
+from orchestrator.errors import OrchestratorError
 from orchestrator.memory.facts import facts_of
-from orchestrator.plan.job import Facts
+from orchestrator.plan.job import Facts, job_of
 from orchestrator.types import Card, DeviceKind, RunId, RunSpec
 
 __all__ = ["Order", "order_runs", "submit_orders"]
@@ -56,6 +57,14 @@ def order_runs(
     for order in wanted:
         if order.project.label not in facts:
             facts[order.project.label] = facts_of(_on_all_data(order))
+    with suppress(OrchestratorError):  # each run says by itself what is wrong with it
+        plans.warm(
+            [
+                job_of(order.spec, facts[order.project.label], kind)
+                for order in wanted
+                for kind in kinds_of(cards or (), order.spec.gpu_types)
+            ]
+        )
     fitted = {
         order.spec.run_id: _fitted(order, facts[order.project.label], cards or (), plans)
         for order in wanted

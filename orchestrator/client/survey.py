@@ -83,10 +83,10 @@ def survey(
         DataError: A data set is not what its trainer needs.
     """
     plans = []
-    for project in _on_cards(config):
-        spec, facts = project_facts(project, client)
-        with suppress(OrchestratorError):  # each plan says by itself what is wrong with it
-            planner.warm([job_of(spec, facts, target) for target in targets])
+    known = [(project, *project_facts(project, client)) for project in _on_cards(config)]
+    with suppress(OrchestratorError):  # each plan says by itself what is wrong with it
+        planner.warm([job_of(spec, facts, t) for _, spec, facts in known for t in targets])
+    for project, spec, facts in known:
         for target in targets:
             plan = planner.plan(spec, facts, project.fitting, target)
             if plan.fits is False and len(targets) <= _FEW:

@@ -11,11 +11,16 @@ from orchestrator.plan.workload import Labels
 
 __all__ = ["boxes_of"]
 
-_MASK_RATIO = 4  # pixels of a picture to one of its masks (`mask_ratio` of ultralytics)
-
 
 def boxes_of(
-    task: str, num_images: int, imgsz: int, labels: Labels, keypoints: Sequence[int] | None
+    task: str,
+    num_images: int,
+    imgsz: int,
+    labels: Labels,
+    keypoints: Sequence[int] | None,
+    *,
+    mask_ratio: int = 4,
+    has_overlap: bool = True,
 ) -> dict[str, Any]:
     """Make a batch on the host; every image has the mean number of boxes, rounded up.
 
@@ -25,11 +30,13 @@ def boxes_of(
         imgsz: Height and width, in pixels.
         labels: How many boxes, and how large.
         keypoints: Points of an object, and numbers of a point; for pose.
+        mask_ratio: Pixels of a picture to one of its masks, in each direction.
+        has_overlap: Whether the objects of an image share a mask; else each has its own.
 
     Returns:
         What ultralytics' collate function makes: `img` (N, 3, H, W) uint8, `batch_idx` (n,),
-        `cls` (n, 1), `bboxes` (n, 4) relative, or (n, 5) for obb; `masks` (N, H/4, W/4) uint8 and
-        `sem_masks`; `keypoints` (n, points, numbers).
+        `cls` (n, 1), `bboxes` (n, 4) relative, or (n, 5) for obb; `masks` (N or n, H/4, W/4) uint8
+        and `sem_masks`; `keypoints` (n, points, numbers).
     """
     count = math.ceil(labels.mean)
     total = num_images * count
@@ -46,9 +53,12 @@ def boxes_of(
         "batch_idx": owners.reshape(total),
     }
     if task == "segment":
-        size = (num_images, imgsz // _MASK_RATIO, imgsz // _MASK_RATIO)
-        batch["masks"] = _blocks(size, count)
-        batch["sem_masks"] = torch.zeros(size)
+        sides = (imgsz // mask_ratio, imgsz // mask_ratio)
+        if has_overlap:
+            batch["masks"] = _blocks((num_images, *sides), count)
+        else:
+            batch["masks"] = torch.ones(total, *sides, dtype=torch.uint8)
+        batch["sem_masks"] = torch.zeros(num_images, *sides)
     if task == "pose":
         assert keypoints is not None
         batch["keypoints"] = torch.ones(total, *keypoints)

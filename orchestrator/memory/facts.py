@@ -56,6 +56,8 @@ def facts_of(spec: RunSpec) -> Facts:
             max(1, spec.effective_batch // spec.num_gpus),
             mosaic=_share(options.get("mosaic"), 1.0),
             mixup=_share(options.get("mixup"), 0.0),
+            cutmix=_share(options.get("cutmix"), 0.0),
+            copy_paste=_share(options.get("copy_paste"), 0.0),
         ),
         validation_labels=count_labels(data, "val", task=task).validation(),
         num_images=len(train_counts.counts),

@@ -29,17 +29,27 @@ class LabelCounts:
     counts: Ints
     area: float
 
-    def training(self, batch: int, *, mosaic: float = 1.0, mixup: float = 0.0) -> Labels:
+    def training(
+        self,
+        batch: int,
+        *,
+        mosaic: float = 1.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        copy_paste: float = 0.0,
+    ) -> Labels:
         """The labels of a batch of `batch` augmented images: a high quantile of the most boxes.
 
         An image is, with probability `mosaic`, made of four: itself and three drawn at random; all
-        boxes of the four count, though some fall outside in truth. With probability `mixup`
-        another image of that kind is laid over it. Both are ultralytics' settings.
+        boxes of the four count, though some fall outside in truth. With probabilities `mixup` and
+        `cutmix` another image of that kind is laid over it; `copy_paste` is the share of its boxes
+        that is put there once more. All are ultralytics' settings. `close_mosaic` only takes
+        boxes away in the last epochs, and `rect` makes no picture larger.
 
         The quantile of a maximum over independent images follows from that of one image:
         P(max <= m) = P(one <= m) ^ batch.
         """
-        boxes = self._augmented(_SAMPLES, mosaic, mixup)
+        boxes = self._augmented(_SAMPLES, mosaic, mixup, cutmix, copy_paste)
         most = int(np.quantile(boxes, _QUANTILE ** (1 / batch), method="higher"))
         return Labels(most=most, mean=min(float(boxes.mean()), most), area=self.area)
 
@@ -55,7 +65,9 @@ class LabelCounts:
         most: list[int] = boxes.reshape(num, batch).max(axis=1).tolist()
         return most
 
-    def _augmented(self, num: int, mosaic: float, mixup: float) -> Ints:
+    def _augmented(
+        self, num: int, mosaic: float, mixup: float, cutmix: float = 0.0, copy_paste: float = 0.0
+    ) -> Ints:
         chance = np.random.default_rng(_SEED)
         if not len(self.counts):
             return np.zeros(num, np.int64)
@@ -63,10 +75,14 @@ class LabelCounts:
         def images() -> Ints:
             drawn = chance.choice(self.counts, (_MOSAIC, num))
             is_mosaic = chance.random(num) < mosaic
-            return drawn[0] + np.where(is_mosaic, drawn[1:].sum(axis=0), 0)
+            found = drawn[0] + np.where(is_mosaic, drawn[1:].sum(axis=0), 0)
+            return found + np.ceil(found * copy_paste).astype(np.int64)
 
         boxes = images()
-        return boxes + np.where(chance.random(num) < mixup, images(), 0)
+        for share in (mixup, cutmix):
+            if share:
+                boxes = boxes + np.where(chance.random(num) < share, images(), 0)
+        return boxes
 
 
 def count_labels(data: YoloData, split: str = "train", *, task: str = "detect") -> LabelCounts:

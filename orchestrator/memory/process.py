@@ -105,6 +105,7 @@ def _workload(row: Mapping[str, Any]) -> Workload:
             "kind": StepKind(row["kind"]),
             "optimizer_state": OptimizerState(row["optimizer_state"]),
             "labels": None if labels is None else Labels(**labels),
+            "options": tuple((name, value) for name, value in row["options"]),
         }
     )
 

@@ -44,6 +44,7 @@ class TimmSteps:
             channels_last=workload.is_channels_last,
             grad_checkpointing=workload.is_checkpointed,
             optimizer_state="host" if workload.optimizer_state is OptimizerState.HOST else "card",
+            **_options(workload),
         )
         self._template: nn.Module | None = None
 
@@ -97,8 +98,12 @@ class TimmSteps:
         return learner
 
     def _batch(self, num_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-        size = self._workload.imgsz
-        return torch.rand(num_samples, 3, size, size), torch.zeros(num_samples, dtype=torch.int64)
+        size, options = self._workload.imgsz, self._options
+        images = torch.rand(num_samples, 3, size, size)
+        is_training = self._workload.kind is StepKind.TRAIN
+        if is_training and (options.mixup or options.cutmix):  # a share of every class
+            return images, torch.rand(num_samples, self._workload.num_classes)
+        return images, torch.zeros(num_samples, dtype=torch.int64)
 
     def _infer(self, stage: Stage, model: nn.Module, batch: int, steps: int) -> object:
         model.eval()
@@ -112,6 +117,11 @@ class TimmSteps:
                 with torch.autocast(stage.device.type, dtype=dtype, enabled=dtype is not None):
                     found = model(images)
         return model, found
+
+
+def _options(workload: Workload) -> dict[str, Any]:
+    """Of a run's options those that change its step."""
+    return dict(workload.options)
 
 
 def _followed(stage: Stage, root: nn.Module) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.memory.boxes import boxes_of
 from orchestrator.memory.optimizer_state import of_8_bits
 from orchestrator.memory.stage import FakeStage, Stage
+from orchestrator.memory.suppression import predictions_in, suppression_bytes
 from orchestrator.memory.yolo_parts import looping, place, without_first_weights
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from orchestrator.trainer.optimizer_place import HostMemory, placed
@@ -69,8 +70,9 @@ class YoloSteps:
         workload = self._workload
         kind = _classes(workload.task)[0]
         trainer = kind.__new__(kind)
-        # Options of the run are not those of the workload: the defaults are what is predicted.
-        trainer.args = get_cfg(overrides={"task": workload.task, "amp": True})
+        # Of the run's options those are taken that change a step; the others are the defaults.
+        options = dict(workload.options)
+        trainer.args = get_cfg(overrides={"task": workload.task, "amp": True, **options})
         trainer.resume = False
         content = load_checkpoint(path)[0].yaml if path.endswith(".pt") else yaml_model_load(path)
         names = {number: str(number) for number in range(workload.num_classes)}
@@ -163,10 +165,19 @@ class YoloSteps:
             }
         assert workload.labels is not None
         shape = self._template.trainer.data["kpt_shape"]
-        return boxes_of(workload.task, num_images, size, workload.labels, shape)
+        args = self._template.trainer.args
+        return boxes_of(
+            workload.task,
+            num_images,
+            size,
+            workload.labels,
+            shape,
+            mask_ratio=args.mask_ratio,
+            has_overlap=args.overlap_mask,
+        )
 
     def _validate(self, stage: Stage, built: _Built, batch: int, steps: int) -> object:
-        """As ultralytics/engine/validator.py does it while a training runs, without NMS."""
+        """As ultralytics/engine/validator.py does it while a training runs; NMS by its size."""
         trainer = built.trainer
         _fill_state(stage, built.model, trainer)
         judged = built.model if built.ema is None else built.ema.ema
@@ -188,7 +199,19 @@ class YoloSteps:
                 ):
                     found = judged(given["img"])
                     judged.loss(given, found)
+                self._suppress(stage, found)
         return built, found
+
+    def _suppress(self, stage: Stage, found: Any) -> None:
+        """Take what the suppression of overlapping boxes takes at most; obb has a kind of its own.
+
+        That of rotated boxes grows with the square of the candidates, which nobody knows before.
+        """
+        boxes = predictions_in(found) if self._workload.task not in ("classify", "obb") else None
+        if boxes is not None:
+            size = suppression_bytes(boxes, self._workload.num_classes)
+            with stage.labelled("workspace"):
+                torch.empty(size, dtype=torch.uint8, device=stage.device)
 
     def _infer(self, stage: Stage, model: Any, batch: int, steps: int) -> object:
         model.eval()

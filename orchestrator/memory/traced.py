@@ -1,5 +1,6 @@
 """The predictor of this machine: kept traces, and new ones made in a process of their own."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,11 @@ from orchestrator.types import Bytes
 
 __all__ = ["TracedPredictor"]
 
-_PROCESSES = 2  # each takes a core and about 1 GB of host memory for 10 to 20 s
+_MOST_PROCESSES = 8  # each takes a core and about 1 GB of host memory for 10 to 20 s
 
 
 class TracedPredictor:
-    """Implements `Predictor`; what it has to trace it traces two at a time.
+    """Implements `Predictor`; what it has to trace it traces side by side, on all cores but one.
 
     Args:
         folder: Where traces and demands are kept.
@@ -64,8 +65,8 @@ class TracedPredictor:
         if len(new) < 2:
             return
         self._say()
-        parts = [new[at::_PROCESSES] for at in range(_PROCESSES)]
-        with ThreadPoolExecutor(_PROCESSES) as pool:
+        parts = _parts(new, min(max(1, (os.cpu_count() or 1) - 1), _MOST_PROCESSES))
+        with ThreadPoolExecutor(len(parts)) as pool:
             for part, found in zip(parts, pool.map(trace_all, parts), strict=True):
                 self._found.update(zip(part, found, strict=True))
 
@@ -89,3 +90,10 @@ class TracedPredictor:
         if not self._has_noted:
             self._has_noted = True
             self._note("predicting memory for the first time: takes about 10 s a model")
+
+
+def _parts(workloads: Sequence[Workload], most: int) -> list[list[Workload]]:
+    """Lists of about one length, at most so many, each of as few libraries as possible."""
+    ordered = sorted(workloads, key=lambda workload: (workload.trainer, workload.model))
+    size = -(-len(ordered) // most)
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]

@@ -8,7 +8,7 @@ from orchestrator.plan.batch import balanced
 from orchestrator.plan.budget import Target
 from orchestrator.plan.correct import AS_PREDICTED, Correction
 from orchestrator.plan.footprint import Demand, Footprint
-from orchestrator.plan.job import Job
+from orchestrator.plan.job import Job, validation_size
 from orchestrator.plan.ladder import DEFAULT_LADDER, Rung, climbed
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import BatchPlan, Bytes
@@ -156,7 +156,7 @@ def _beside(validate: Workload, train: Workload) -> Workload:
     return replace(
         validate,
         precision=train.precision,
-        imgsz=min(validate.imgsz, train.imgsz),
+        imgsz=min(validate.imgsz, validation_size(train.imgsz, train.task)),
         optimizer_state=train.optimizer_state,
     )
 

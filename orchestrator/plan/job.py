@@ -1,6 +1,7 @@
 """What is planned: a run's workload on a card, from its spec and what is known about its data."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import PlanError
@@ -8,9 +9,14 @@ from orchestrator.plan.budget import Target
 from orchestrator.plan.workload import Labels, OptimizerState, StepKind, Workload
 from orchestrator.types import RunSpec, Scalar
 
-__all__ = ["Facts", "Job", "job_of", "precision_on"]
+__all__ = ["Facts", "Job", "job_of", "precision_on", "validation_size"]
 
 _TIMM = "timm/"
+# Options whose default is traced, and which change what a step keeps, with that default.
+_SHAPING: Mapping[str, Mapping[str, Scalar]] = {
+    "timm": {"dropout": 0.0, "drop_path": 0.0, "mixup": 0.0, "cutmix": 0.0},
+    "yolo": {"dropout": 0.0, "mask_ratio": 4, "overlap_mask": True},
+}
 _STRIDE = 32
 # Cards on which ultralytics computes wrongly in fp16 (its own list): the run goes on in fp32.
 _BAD_HALF = ("1660", "1650", "1630", "t400", "t550", "t600", "t1000", "t1200", "t2000")
@@ -85,12 +91,13 @@ def job_of(spec: RunSpec, facts: Facts, target: Target) -> Job:
         world_size=spec.num_gpus,
         is_checkpointed=bool(options.get("grad_checkpointing", False)),
         optimizer_state=OptimizerState(str(options.get("optimizer_state", "card"))),
+        options=_shaping(spec.trainer, options),
     )
     validate = replace(
         train,
         kind=StepKind.VALIDATE,
         is_checkpointed=False,
-        imgsz=spec.settings.imgsz,
+        imgsz=validation_size(spec.settings.imgsz, facts.task),
         labels=facts.validation_labels,
         world_size=1,
     )
@@ -128,6 +135,22 @@ def precision_on(trainer: str, amp: str, target: Target) -> str:
 def _has_flash(target: Target) -> bool:
     capability = target.compute_capability
     return not target.is_emulated and (capability is None or capability >= (8, 0))
+
+
+def _shaping(trainer: str, options: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
+    """What of a run's options makes its step another one; where they are the defaults, nothing."""
+    known = _SHAPING.get(trainer, {})
+    found = {name: options[name] for name in known if options.get(name, known[name]) != known[name]}
+    return tuple(sorted(found.items()))
+
+
+def validation_size(imgsz: int, task: str) -> int:
+    """The largest side of a picture in validation.
+
+    ultralytics pads detectors' batches by half a stride and rounds up (`pad=0.5` in
+    data/build.py, `set_rectangle` in data/base.py): square pictures of 640 become 672.
+    """
+    return imgsz if task == "classify" else math.ceil(imgsz / _STRIDE + 0.5) * _STRIDE
 
 
 def _largest_size(imgsz: int, multi_scale: Scalar) -> int:

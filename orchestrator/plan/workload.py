@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestrator.types import Scalar
+
 __all__ = ["Labels", "OptimizerState", "StepKind", "Workload"]
 
 
@@ -64,3 +66,4 @@ class Workload:
     has_flash_attention: bool = True  # the card's attention kernels: sm 8.0 and newer
     labels: Labels | None = None
     world_size: int = 1
+    options: tuple[tuple[str, Scalar], ...] = ()  # of the run, that change a step; sorted

@@ -91,3 +91,11 @@ def test_the_same_data_give_the_same_labels() -> None:
 
 def test_no_images_have_no_labels() -> None:
     assert counts().training(4).most == counts().validation().most == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("mixup", 1.0), ("cutmix", 1.0), ("copy_paste", 1.0)])
+def test_what_is_put_over_an_image_brings_its_boxes(name: str, value: float) -> None:
+    three = counts(*[3] * 50)
+    plain, more = three.training(4), three.training(4, **{name: value})
+    assert (plain.most, plain.mean) == (12, 12.0)
+    assert (more.most, more.mean) == (24, 24.0)

@@ -294,3 +294,15 @@ def test_a_trace_tells_whether_a_model_has_batch_norm(model: str, has: bool) -> 
     load = Workload(trainer="timm", model=model, imgsz=64, num_classes=3)
     parts = {birth.part for birth in trace_step(load, 2).events if isinstance(birth, Birth)}
     assert ("statistics" in parts) == has
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("drop_path", 0.2), ("dropout", 0.2), ("mixup", 0.5), ("cutmix", 1.0)]
+)
+def test_options_that_change_a_step_change_its_bytes(name: str, value: float) -> None:
+    load = Workload(trainer="timm", model="test_vit", imgsz=160, num_classes=100)
+    plain, other = trace_step(load, 4), trace_step(replace(load, options=((name, value),)), 4)
+    births = [sum(isinstance(e, Birth) for e in trace.events) for trace in (plain, other)]
+    sizes = [sum(e.num_bytes for e in t.events if isinstance(e, Birth)) for t in (plain, other)]
+    assert sizes[1] > sizes[0] or births[1] > births[0]
+    assert peak(other) >= peak(plain)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.memory.events import StepTrace
+from orchestrator.memory.events import Birth, StepTrace
 from orchestrator.memory.process import trace_all
 from orchestrator.plan.workload import Labels, StepKind, Workload
 from tests.memory.test_trace import peak
@@ -38,6 +38,25 @@ def test_a_detectors_memory_follows_its_labels_and_its_size() -> None:
     assert peak(crowded) > peak(usual)
     assert peak(crowded, "loss") > 10 * peak(usual, "loss")
     assert peak(large, "activations") == pytest.approx(4 * peak(usual, "activations"), rel=0.05)
+
+
+def test_masks_are_as_large_as_the_options_say() -> None:
+    small = replace(DETECT, model="yolov8n-seg.yaml", task="segment", imgsz=128)
+    fine = replace(small, options=(("mask_ratio", 1),))
+    apart = replace(small, options=(("overlap_mask", False),))
+    usual, finer, each = (b for _, b in pairs(small, fine, apart))
+    assert peak(finer, "loss") > 2 * peak(usual, "loss")
+    data = [
+        sum(e.num_bytes for e in trace.events if isinstance(e, Birth) and e.part == "data")
+        for trace in (usual, each)
+    ]
+    assert data[1] - data[0] == 2 * (4 * 4 - 4) * 32 * 32  # in two steps, a mask a box
+
+
+def test_validation_takes_what_suppression_needs() -> None:
+    load = replace(DETECT, kind=StepKind.VALIDATE, num_classes=80, imgsz=256)
+    ((_, trace),) = pairs(load)
+    assert peak(trace) > peak(trace, "activations") + 2 * (1 << 20)
 
 
 @pytest.mark.slow
