@@ -50,7 +50,7 @@ def test_masks_are_as_large_as_the_options_say() -> None:
         sum(e.num_bytes for e in trace.events if isinstance(e, Birth) and e.part == "data")
         for trace in (usual, each)
     ]
-    assert data[1] - data[0] == 2 * (4 * 4 - 4) * 32 * 32  # in two steps, a mask a box
+    assert data[1] - data[0] == 2 * each.batch * (4 - 1) * 32 * 32  # in two steps, a mask a box
 
 
 def test_validation_takes_what_suppression_needs() -> None:
