@@ -1,5 +1,6 @@
 """Be the driver of a store: Ray, the scheduler, and what is shown, until every run has ended."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import MachineCards, check_unfinished, cpu_count
+from orchestrator.client.rules import ask_rules
 from orchestrator.config.load import Config
 from orchestrator.console import live, report
 from orchestrator.console.follow import hand_over
@@ -65,9 +67,10 @@ def drive_or_follow(
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         store = stack.enter_context(client.store())
         stack.enter_context(store.drive("orc"))
+        ask_rules(client, shared, time.time())
         asked = pool.submit(submit)  # data is made and asked for while Ray starts
         from orchestrator.driver import drive
-        from orchestrator.schedule.scheduler import standard_scheduler
+        from orchestrator.schedule.standard import standard_scheduler
 
         cluster = opened_cluster(stack, client, cards, shared.address)
         ids = asked.result()

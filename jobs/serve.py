@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from jobs.drive import opened_cluster
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import MachineCards, service_cards
+from orchestrator.client.rules import ask_rules
 from orchestrator.config.load import load_shared
 from orchestrator.console import live
 from orchestrator.console.lasting import outliving_terminal
@@ -38,6 +40,7 @@ def serve(words: Sequence[str], *, home: Path | None) -> int:
     cards = service_cards(shared)
     if cards == ():
         say("there is no GPU here: only runs with device: cpu can be trained")
+    ask_rules(client, shared, time.time())
     return serve_store(client, cards, shared.address)
 
 
@@ -46,7 +49,7 @@ def serve_store(
 ) -> int:
     """Drive a store with these cards, or with the Ray at `address`; returns the exit code."""
     from orchestrator.driver import drive
-    from orchestrator.schedule.scheduler import standard_scheduler
+    from orchestrator.schedule.standard import standard_scheduler
 
     with outliving_terminal(log_path(client)):
         with ExitStack() as stack:

@@ -37,7 +37,7 @@ def drive_stubs(home: Path) -> None:
     from orchestrator.cluster.session import local_ray
     from orchestrator.console import live
     from orchestrator.driver import drive
-    from orchestrator.schedule.scheduler import standard_scheduler
+    from orchestrator.schedule.standard import standard_scheduler
     from orchestrator.store.sql import SqlStore
 
     with (

@@ -39,6 +39,7 @@ __all__ = [
     "NodeJoined",
     "NodeLost",
     "PlaceMended",
+    "PolicyChanged",
     "PreemptGang",
     "PriorityChanged",
     "ProgressReported",
@@ -130,6 +131,13 @@ class QueueChanged(Event):
     """A person gave a queue another weight or quota."""
 
     rule: QueueRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChanged(Event):
+    """A person chose how runs are sized and ordered: by the queue alone, or a policy's name."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,7 @@ class Client:
 
     def explain(self, run_id: str) -> Explanation:
         """Why a run is where it is: the journal replayed into a scheduler; raises as `run` does."""
-        from orchestrator.schedule.scheduler import standard_scheduler
+        from orchestrator.schedule.standard import standard_scheduler
 
         full = self.find(run_id)
         scheduler = standard_scheduler()
@@ -154,19 +154,19 @@ class Client:
         """
         run = self.run(run_id)
         if not run.state.is_terminal:
-            self._ask([CancelRequested(at=self._clock(), run_id=RunId(run.id), now=now)])
+            self.ask([CancelRequested(at=self._clock(), run_id=RunId(run.id), now=now)])
         return run
 
     def stop_all(self, *, now: bool = False) -> tuple[Run, ...]:
         """Ask every unfinished run to stop; returns them in the order of the queue."""
         runs = self.queue()
         at = self._clock()
-        self._ask([CancelRequested(at=at, run_id=RunId(run.id), now=now) for run in runs])
+        self.ask([CancelRequested(at=at, run_id=RunId(run.id), now=now) for run in runs])
         return runs
 
     def drain(self, *, now: bool = False) -> None:
         """Ask the driver to leave once its gangs have saved, or at once; the runs go on later."""
-        self._ask([DrainRequested(at=self._clock(), now=now)])
+        self.ask([DrainRequested(at=self._clock(), now=now)])
 
     def prioritize(self, run_id: str, priority: int) -> Run:
         """Ask for another priority of a run; returns the run as it was.
@@ -177,7 +177,7 @@ class Client:
         demand_priority(priority)
         run = self.run(run_id)
         event = PriorityChanged(at=self._clock(), run_id=RunId(run.id), priority=priority)
-        self._ask([event])
+        self.ask([event])
         return run
 
     def move(self, run_id: str, *, before: str | None = None, to_end: bool = False) -> Run:
@@ -193,7 +193,7 @@ class Client:
         demand_movable(run, other)
         there = None if other is None else RunId(other.id)
         event = RunMoved(at=self._clock(), run_id=RunId(run.id), before=there, to_end=to_end)
-        self._ask([event])
+        self.ask([event])
         return run
 
     def resume(self, run_id: str | None = None) -> tuple[RunId, ...]:
@@ -214,7 +214,7 @@ class Client:
                 fix=("train it again under a changed config: orc rerun RUN epochs=N",),
             )
         if run.state.is_terminal:
-            self._ask([ResumeRequested(at=self._clock(), run_id=RunId(run.id))])
+            self.ask([ResumeRequested(at=self._clock(), run_id=RunId(run.id))])
         return (RunId(run.id),)
 
     def queue(self) -> tuple[Run, ...]:
@@ -285,7 +285,8 @@ class Client:
                     ended += 1
         return None, f"{spec.project}:{wanted}:{ended}"
 
-    def _ask(self, events: Sequence[Event]) -> None:
+    def ask(self, events: Sequence[Event]) -> None:
+        """Put wishes into the inbox, all or none."""
         from orchestrator.store.asking import Wish
 
         with self.store() as store:

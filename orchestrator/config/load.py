@@ -21,6 +21,7 @@ from orchestrator.config.rules import Place, card_problems
 from orchestrator.config.types import Config, Project, Setting
 from orchestrator.config.words import Problem, problems_of, raise_problems
 from orchestrator.config.yaml import Document, KeyPath, path_text, read_yaml
+from orchestrator.types import QueueRule
 
 __all__ = [
     "Config",
@@ -170,5 +171,10 @@ def _config(source: str, folder: Path, shared: Layer, projects: Sequence[Project
         projects=tuple(projects),
         emulate=model.cluster.emulate,
         address=model.cluster.address,
+        policy=model.cluster.policy,
+        queues=tuple(
+            QueueRule(name=name, weight=rule.weight, max_gpus=rule.gpus)
+            for name, rule in model.cluster.queues.items()
+        ),
         settings=tuple(written),
     )

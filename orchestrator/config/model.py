@@ -32,6 +32,7 @@ __all__ = [
     "FoldsModel",
     "MemoryModel",
     "ProjectModel",
+    "QueueModel",
     "ResourcesModel",
     "ScheduleModel",
 ]
@@ -109,6 +110,13 @@ class ScheduleModel(Block):
     ] = Field(default_factory=lambda: RetryModel.model_validate({}))
 
 
+class QueueModel(Block):
+    """What a queue may have."""
+
+    weight: float = Field(1.0, gt=0, le=1e6, description="its part beside other queues")
+    gpus: float | None = Field(None, gt=0, le=1e6, description="quota: cards at a time; none")
+
+
 class ClusterModel(Block):
     """Where runs run. Empty means this machine's GPUs."""
 
@@ -116,6 +124,12 @@ class ClusterModel(Block):
         tuple[Text, ...], BeforeValidator(one_or_more, json_schema_input_type=str | list[str])
     ] = Field((), max_length=1024, description="cards to emulate on the CPU, by name")
     address: Text | None = Field(None, description="auto or ray://host:port; default: a local Ray")
+    policy: Literal["queue", "shortest"] | None = Field(
+        None, description="queue: priority, fair share, order; shortest: short mean completion"
+    )
+    queues: dict[str, QueueModel] = Field(
+        default_factory=dict, max_length=256, description="weight and quota of queues, by name"
+    )
 
 
 class FoldsModel(Block):

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.plan.budget import Headroom
 from orchestrator.plan.choose import Ladder
-from orchestrator.types import RunId, RunSpec
+from orchestrator.types import QueueRule, RunId, RunSpec
 
 __all__ = ["Config", "Fitting", "Folds", "Project", "Setting", "Stage"]
 
@@ -112,6 +112,8 @@ class Config:
     projects: tuple[Project, ...]
     emulate: tuple[str, ...] = ()
     address: str | None = None
+    policy: str | None = None  # how a driver sizes and orders runs; None leaves it as it is
+    queues: tuple[QueueRule, ...] = ()
     settings: tuple[Setting, ...] = ()  # of the blocks that all projects share
 
     @property

@@ -129,6 +129,35 @@ class Rearrange:
         life.stop(record, Resized, StopReason.PREEMPTED, mode)
         record.detail = f"from {old} to {width} cards" if width else "makes room: others go first"
 
+    def adopt(self, life: Lifecycle) -> None:
+        """Take all runs that there are under the policy's care; those that wait, wait aside."""
+        self.next_at = life.now
+        for record in life.runs.values():
+            if record.state.is_terminal:
+                continue
+            is_queued = record.is_queued
+            if is_queued:
+                life.leave_queue(record)
+            is_taken = self.joins(record)
+            if is_queued:
+                record.wanted_gpus = 0 if is_taken else None
+                life.wait(record)
+
+    def release(self, life: Lifecycle) -> None:
+        """Let everybody go: those who waited aside are queued, with as many cards as they ask."""
+        for record in self.runs.values():
+            if record.state.is_terminal:
+                continue
+            if record.state is RunState.PENDING:
+                if record.is_queued:
+                    life.leave_queue(record)
+                record.wanted_gpus = record.spec.num_gpus
+                if record.deadline is None:
+                    life.wait(record)
+            elif record.wanted_gpus is not None:
+                record.wanted_gpus = record.spec.num_gpus
+        self.runs.clear()
+
     def progressed(self, record: RunRecord, seconds: Seconds) -> None:
         """An epoch of a run is complete."""
         width = record.placement.world_size if record.placement is not None else 0

@@ -19,6 +19,7 @@ from orchestrator.messages import (
     NodeJoined,
     NodeLost,
     PlaceMended,
+    PolicyChanged,
     PriorityChanged,
     ProgressReported,
     QueueChanged,
@@ -28,6 +29,7 @@ from orchestrator.messages import (
     TimePassed,
 )
 from orchestrator.schedule import gangs, people, runs
+from orchestrator.schedule.check import check
 from orchestrator.schedule.clock import pass_time
 from orchestrator.schedule.dispatch import Evict, Start
 from orchestrator.schedule.explain import explain, pending_reason
@@ -37,9 +39,9 @@ from orchestrator.schedule.placing import Placing
 from orchestrator.schedule.policy import Policy
 from orchestrator.schedule.rearrange import Knowledge, Rearrange
 from orchestrator.schedule.status import status_of
-from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds, Share
+from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds
 
-__all__ = ["Scheduler", "standard_scheduler"]
+__all__ = ["Scheduler"]
 
 
 def _nothing(_: Lifecycle, __: Event) -> None:
@@ -55,6 +57,7 @@ _FOLLOWS: Mapping[type[Event], Callable[[Lifecycle, Any], None]] = {
     DrainRequested: people.drain,
     DrainEnded: people.end_drain,
     QueueChanged: people.set_rule,
+    PolicyChanged: _nothing,
     PlaceMended: people.mended,
     NodeJoined: gangs.joined,
     NodeChanged: gangs.joined,
@@ -86,6 +89,8 @@ class Scheduler:
             room is made or kept either.
         policy: Says in rounds how many cards each run shall have; without one, each run gets
             what it asks for, in the order of the queue.
+        policies: Policies by the names that `PolicyChanged` gives them; any other name is that of
+            the queue alone.
         knowledge: How fast runs are and what they still need, where that is known beforehand;
             by default it is learned from their epochs.
         places_by_speed: Whether runs of one card go where they are worth most by measured speed,
@@ -101,6 +106,7 @@ class Scheduler:
         hold_after_seconds: Seconds = 600.0,
         strict_order: bool = False,
         policy: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
         knowledge: Knowledge | None = None,
         places_by_speed: bool = False,
     ) -> None:
@@ -116,10 +122,25 @@ class Scheduler:
             life.dispatch.finding.placing = Placing(
                 runs=life.runs, ledger=life.ledger, router=life.router
             )
+        self._policies = policies or {}
+        self._knowledge = knowledge or Knowledge()
         self._rounds: Rearrange | None = None
+        self._follow(policy)
+
+    def _choose(self, name: str) -> None:
+        policy = self._policies.get(name)
+        if policy is not (None if self._rounds is None else self._rounds.policy):
+            self._follow(policy)
+
+    def _follow(self, policy: Policy | None) -> None:
+        """Let a policy size runs from now on, or nobody."""
+        life, before = self._life, self._rounds
+        if before is not None:
+            life.sizing = self._rounds = None
+            before.release(life)
         if policy is not None:
-            self._rounds = Rearrange(policy, knowledge or Knowledge())
-            self._life.sizing = self._rounds
+            life.sizing = self._rounds = Rearrange(policy, self._knowledge)
+            self._rounds.adopt(life)
 
     def handle(self, event: Event) -> tuple[Action, ...]:
         """Take an event in; what must be done follows.
@@ -133,19 +154,12 @@ class Scheduler:
         pass_time(life, event.at)
         life.actions = []
         _FOLLOWS[type(event)](life, event)
-        due = life.timers.next
-        if due is not None and due <= life.now:
-            for record in life.timers.due(life.now):
-                gangs.expired(life, record)
-        tried = life.health.next
-        if tried is not None and tried <= life.now:
-            life.health.try_again(life.now)
+        if isinstance(event, PolicyChanged):
+            self._choose(event.name)
+        self._expire()
         is_partial = isinstance(event, NodeLost) and event.with_others
         if not life.is_draining and not is_partial:
-            if self._rounds is not None:
-                self._rounds.look(life)
-            if life.dispatch.is_due:
-                self._dispatch()
+            self._decide()
         return tuple(life.actions)
 
     def demand_row(self, event: Event) -> None:
@@ -166,8 +180,22 @@ class Scheduler:
             what = f"{type(event).__name__} came while {record.state}; it is not recorded"
             raise record.bug(what, event.at)
 
-    def _dispatch(self) -> None:
+    def _expire(self) -> None:
         life = self._life
+        due = life.timers.next
+        if due is not None and due <= life.now:
+            for record in life.timers.due(life.now):
+                gangs.expired(life, record)
+        tried = life.health.next
+        if tried is not None and tried <= life.now:
+            life.health.try_again(life.now)
+
+    def _decide(self) -> None:
+        life = self._life
+        if self._rounds is not None:
+            self._rounds.look(life)
+        if not life.dispatch.is_due:
+            return
         for decision in life.dispatch.decide(life.now):
             match decision:
                 case Start(record, placement):
@@ -261,22 +289,4 @@ class Scheduler:
         Raises:
             AssertionError: a law is broken.
         """
-        life = self._life
-        runs.check(life.runs.values())
-        life.dependencies.check()
-        life.ledger.check()
-        given: dict[RunId, list[Share]] = {}
-        for room in life.ledger.nodes.values():
-            for run_id, shares in room.runs.items():
-                given.setdefault(run_id, []).extend(shares)
-        held = {run_id: record.held for run_id, record in life.runs.items() if record.held}
-        assert held.keys() == given.keys(), "the ledger and the records differ"
-        for run_id, mine in held.items():
-            assert sorted(map(repr, mine)) == sorted(map(repr, given[run_id])), run_id
-        num_unfinished = sum(not record.state.is_terminal for record in life.runs.values())
-        assert num_unfinished == life.num_unfinished
-
-
-def standard_scheduler() -> Scheduler:
-    """A scheduler as drivers use it; whoever replays their journal needs an equal one."""
-    return Scheduler(places_by_speed=True)
+        check(self._life)

@@ -15,6 +15,7 @@ from orchestrator.messages import (
     DrainRequested,
     Event,
     PlaceMended,
+    PolicyChanged,
     PriorityChanged,
     QueueChanged,
     ResumeRequested,
@@ -31,7 +32,8 @@ from orchestrator.types import RunId, Seconds
 __all__ = ["Wish", "answer_to", "ask", "forget_drains", "is_empty", "take", "waiting"]
 
 _OfRun: TypeAlias = CancelRequested | ResumeRequested | PriorityChanged | RunMoved
-_Asked: TypeAlias = RunSubmitted | _OfRun | QueueChanged | PlaceMended | DrainRequested
+_OfAll: TypeAlias = QueueChanged | PolicyChanged | PlaceMended | DrainRequested
+_Asked: TypeAlias = RunSubmitted | _OfRun | _OfAll
 _DRAIN = "drain "  # how the key of a drain begins
 _ATTEMPTS = 3  # another asker may be first, once for each of a few keys
 

@@ -18,7 +18,7 @@ from orchestrator.config.yaml import read_yaml, write_yaml
 from orchestrator.errors import ConfigError, DataError, NotFoundError
 from orchestrator.plan.ladder import Rung
 from orchestrator.trainer.options_memory import MemoryOptions, memory_options
-from orchestrator.types import DeviceKind, Scalar
+from orchestrator.types import DeviceKind, QueueRule, Scalar
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -345,3 +345,28 @@ def test_gpus_are_a_number_or_a_range(
     )
     (project,) = load_config(file, ()).projects
     assert (project.template.num_gpus, project.template.min_gpus) == expected
+
+
+def test_queues_and_the_policy_belong_to_the_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "cluster: {policy: shortest, queues: {night: {weight: 2, gpus: 4}, day: {}}}\n"
+        "projects:\n  - {name: a, model: fake, data: none, batch: 8, trainer: fake}\n"
+    )
+    config = load_config(file, ())
+    assert config.policy == "shortest"
+    assert config.queues == (
+        QueueRule(name="night", weight=2.0, max_gpus=4.0),
+        QueueRule(name="day"),
+    )
+
+
+@pytest.mark.parametrize("wrong", ["gpus: 0", "weight: 0", "weight: -1", "gpu: 1"])
+def test_a_queue_that_could_never_run_anything_is_refused(tmp_path: Path, wrong: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"cluster: {{queues: {{night: {{{wrong}}}}}}}\n"
+        "projects:\n  - {name: a, model: fake, data: none, batch: 8, trainer: fake}\n"
+    )
+    with pytest.raises(ConfigError, match=r"queues\.night"):
+        load_config(file, ())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import settings
 
-from orchestrator.messages import Event, PreemptGang, StartGang
+from orchestrator.messages import Event, PolicyChanged, PreemptGang, StartGang
 from orchestrator.schedule.policy import Candidate, legal_widths
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
@@ -173,3 +173,29 @@ def test_speedups_are_learned_from_two_widths() -> None:
         speedups.progressed(spec, one, seconds)
     assert speedups.of(spec, 4) == pytest.approx(100.0 / 40.0)
     assert speedups.seconds_of_one(spec) == pytest.approx(100.0)
+
+
+def test_a_policy_can_be_chosen_and_left_while_runs_wait_and_train() -> None:
+    policy = Told({"a": 2, "b": 1})
+    desk = Desk(Scheduler(policies={"told": policy}))
+    desk.node("n", LARGE, LARGE, LARGE, LARGE)
+    desk.submit(*(make_spec(name, num_gpus=4, min_gpus=1, batch=8) for name in "abc"))
+    assert desk.running("abc") == ["a"]  # each gets what it asks for
+    desk.up("a")
+    desk.world.tell(PolicyChanged(at=desk.world.now, name="told"))
+    desk.pass_time(61.0)
+    assert desk.state("a") is RunState.STOPPING
+    desk.yield_("a")
+    assert (width(desk, "a"), width(desk, "b"), desk.state("c")) == (2, 1, RunState.PENDING)
+    desk.up("a", "b")
+    desk.world.tell(PolicyChanged(at=desk.world.now, name="queue"))
+    desk.finish("a", "b")
+    assert width(desk, "c") == 4
+
+
+def test_a_name_that_is_no_policy_means_the_queue() -> None:
+    desk = Desk(Scheduler(policies={}))
+    desk.node("n", LARGE)
+    desk.world.tell(PolicyChanged(at=0.0, name="of-tomorrow"))
+    desk.submit(make_spec("r"))
+    assert desk.state("r") is RunState.STARTING

@@ -1,0 +1,17 @@
+"""The scheduler as drivers use it; whoever replays their journal needs an equal one."""
+
+from collections.abc import Mapping
+
+from orchestrator.schedule.policy import Policy
+from orchestrator.schedule.scheduler import Scheduler
+
+__all__ = ["POLICIES", "QUEUE", "standard_scheduler"]
+
+QUEUE = "queue"  # no policy: each run gets what it asks for, in the order of the queue
+
+POLICIES: Mapping[str, Policy] = {}
+
+
+def standard_scheduler() -> Scheduler:
+    """A fresh scheduler with every policy that can be chosen, and the queue to begin with."""
+    return Scheduler(places_by_speed=True, policies=POLICIES)
