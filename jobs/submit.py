@@ -1,15 +1,10 @@
 """Puts every project of a config into the queue of a store: `orc submit`, `orc rerun`."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import cards_of_driver, check_space
-from orchestrator.client.keys import keyed, made_anew, remove_needless
-from orchestrator.client.planner import planner_of
-from orchestrator.client.prepare import order_runs, submit_orders
-from orchestrator.config.check import check_files
+from orchestrator.client.submitting import submit_config
 from orchestrator.config.load import load_config
 from orchestrator.console import report
 from orchestrator.console.follow import wait_for
@@ -48,22 +43,11 @@ def submit(
     """
     config = load_config(path, words)
     client = Client(home)
-    templates = [project.template for project in config.projects]
-    cards = cards_of_driver(templates, config, client)
-    check_files(config.projects)
-    check_space(config.runs)
-    orders = order_runs(config, client, time.time(), cards, lambda: planner_of(client, say))
-    if key is not None:
-        orders = keyed(orders, client, key)
-    elif is_anew:
-        orders = made_anew(orders, time.time())
-    report.prepared(orders)
-    ids = submit_orders(orders, config, client, cards or ())
-    remove_needless(orders, ids)
+    done = submit_config(config, client, key=key, is_anew=is_anew, tell=report.prepared, say=say)
     driver = client.driver()
-    report.submitted(ids, orders, driver, as_json=as_json, is_followed=is_waiting)
+    report.submitted(done.ids, done.orders, driver, as_json=as_json, is_followed=is_waiting)
     if is_waiting:
-        return wait_for(client, ids, as_json=as_json, driver=driver, patience=5.0)
+        return wait_for(client, done.ids, as_json=as_json, driver=driver, patience=5.0)
     return 0
 
 

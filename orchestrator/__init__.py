@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.client.access import Client, Run, RunRecord
+    from orchestrator.client.submitting import submit
     from orchestrator.config.load import Config, load_config
     from orchestrator.errors import OrchestratorError
     from orchestrator.types import RunId, RunSpec, RunState, TrainSettings
@@ -21,6 +22,7 @@ __all__ = [
     "TrainSettings",
     "__version__",
     "load_config",
+    "submit",
 ]
 
 __version__ = "0.1.0"
@@ -29,6 +31,7 @@ _HOMES = {
     "Client": "client.access",
     "Run": "client.access",
     "RunRecord": "client.access",
+    "submit": "client.submitting",
     "Config": "config.load",
     "load_config": "config.load",
     "OrchestratorError": "errors",

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,4 +110,10 @@ def remove_needless(orders: Sequence[Order], answers: Sequence[RunId]) -> None:
     """Remove the folders of new runs that another asker was faster to ask for."""
     for order, answer in zip(orders, answers, strict=True):
         if order.continues is None and answer != order.spec.run_id:
-            shutil.rmtree(order.spec.folder, ignore_errors=True)
+            folder = Path(order.spec.folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            link = folder.with_name("latest")
+            with suppress(OSError):  # there is none, or a person put something else there
+                if link.readlink().name == folder.name:
+                    link.unlink()
+                    link.symlink_to(answer)

@@ -8,9 +8,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import structlog
 from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, select, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -102,7 +101,11 @@ class Database:
 
     def insert(self, table: Table) -> Any:
         """An INSERT of the database's dialect, which both know to follow by ON CONFLICT."""
-        return sqlite.insert(table) if self.path else postgresql.insert(table)
+        if self.path:
+            return sqlite.insert(table)
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
 
     def close(self) -> None:
         """Close every connection."""
@@ -147,6 +150,8 @@ def _sqlite(path: Path, url: URL) -> Engine:
         _create(path)
     mode = _settle(path, path.parent)
     if mode != "wal":
+        import structlog  # half as large as all else that reading a store takes
+
         structlog.get_logger().warning(
             "the store works without a write-ahead log: readers and the driver wait for each other",
             path=str(path),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,9 @@ class FolderObserver:
         if status.folder:
             self._folders[status.run_id] = Path(status.folder)
         body = _pretty({"schema_version": 1, **to_plain(status)})
-        if self._attempt(status.run_id, "run.json", lambda path: replace_file(path, body)):
+        # Not durable: a driver that takes thousands of runs at once would wait for the disk.
+        write = partial(replace_file, data=body, is_durable=False)
+        if self._attempt(status.run_id, "run.json", write):
             self._written[status.run_id] = status
 
     def add_event(self, event: Event) -> None:

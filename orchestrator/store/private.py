@@ -80,8 +80,11 @@ def names_in(folder: int) -> list[str]:
         return sorted(entry.name for entry in entries)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` in place of a file: after a crash either the old or the new content is there."""
+def replace_file(path: Path, data: bytes, *, is_durable: bool = True) -> None:
+    """Put `data` in place of a file: after a crash either the old or the new content is there.
+
+    What is not durable may be gone after a power cut: for copies of what the store has.
+    """
     with opened_folder(str(path.parent)) as folder:
         temporary = f".{path.name}.tmp"
         with suppress(FileNotFoundError):
@@ -91,10 +94,12 @@ def replace_file(path: Path, data: bytes) -> None:
             with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=folder), "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if is_durable:
+                    os.fsync(file.fileno())
             os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError:
             with suppress(OSError):  # the first error is the one to tell; the rest is rubbish
                 os.unlink(temporary, dir_fd=folder)
             raise
-        os.fsync(folder)
+        if is_durable:
+            os.fsync(folder)

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+import orchestrator
 from orchestrator.cli.app import main
 from orchestrator.client.access import Client
 from orchestrator.console.journal import show_events
 from orchestrator.console.service import stop_service
-from orchestrator.messages import DrainRequested, NodeJoined, RunMoved, RunSubmitted
+from orchestrator.errors import ConflictError
+from orchestrator.messages import DrainRequested, GangStarted, NodeJoined, RunMoved, RunSubmitted
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import Node, NodeId, RunId, RunState
 from tests.cli.stored import CARDS, GIB, drive_store, make_spec, make_store
@@ -157,8 +159,10 @@ def test_many_askers_with_one_key_make_one_project(home: Path) -> None:
     assert len(set(answers)) == 1
     assert len({tuple(ids) for ids in told}) == 1
     assert len(Client(home).runs()) == 4
-    folders = {path.parent.name for path in home.parent.glob("runs/*/*/config.yaml")}
-    assert folders == set(told[0])
+    folders = [path.parent for path in home.parent.glob("runs/*/*/config.yaml")]
+    assert {path.name for path in folders if not path.is_symlink()} == set(told[0])
+    links = list(home.parent.glob("runs/*/latest"))
+    assert {link.resolve().name for link in links} == set(told[0]), "links to what is there"
 
 
 def test_rerun_is_a_new_run_with_changes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,3 +364,18 @@ def test_resume_hands_over_to_the_service_without_cards_here(
     assert code == 2
     assert "has succeeded" in err
     assert Client(home).run(filled.ids["good"]).state is RunState.SUCCEEDED
+
+
+def test_the_same_from_python(home: Path) -> None:
+    ids = orchestrator.submit("exp.yaml", ["epochs=4"], key="k")
+    assert orchestrator.submit("exp.yaml", ["epochs=4"], key="k") == ids
+    with pytest.raises(ConflictError):
+        orchestrator.submit("exp.yaml", ["epochs=5"], key="k")
+    client = orchestrator.Client()
+    client.move(ids[1])
+    drive_store(client)
+    assert client.wait(ids[0], timeout=0.0).state is RunState.SUCCEEDED
+    first = next(e for _, e in client.events() if isinstance(e, GangStarted))
+    assert first.attempt.run_id == ids[0], "it was first when the move was taken"
+    assert any(isinstance(event, RunMoved) for _, event in client.events(ids[1]))
+    assert [node.node_id for node in client.nodes()] == ["box"]
