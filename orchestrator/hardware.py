@@ -44,16 +44,18 @@ class Node:
     cards: tuple[Card, ...]
     num_cpus: float = 1.0
     hostname: str = ""
+    host_bytes: Bytes = 0  # RAM that workers may take; 0 is not known, and not limited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one worker takes: bytes of one card, or, with `card` None, CPUs of the node alone."""
+    """What one worker takes: bytes of one card, or, with `card` None, of the node alone."""
 
     node_id: NodeId
     card: int | None
     memory_bytes: Bytes
     num_cpus: float = 0.0
+    host_bytes: Bytes = 0  # RAM
 
 
 @dataclass(frozen=True, slots=True)

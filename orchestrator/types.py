@@ -121,6 +121,7 @@ class RunSpec:
     micro_batch: int | None = None  # upper limit set by a person; None lets the plan choose
     gpu_types: tuple[str, ...] = ()  # card names that are allowed; empty allows all
     num_cpus: float = 0.0  # per worker; 0 is not counted (GPU runs), CPU runs ask for >= 1
+    host_bytes: Bytes = 0  # RAM per worker, its loading processes included; 0 is not counted
     queue: str = "default"
     priority: int = 50  # higher goes first
     retry: RetryBudget = field(default_factory=RetryBudget)

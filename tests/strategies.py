@@ -27,6 +27,7 @@ def make_node(
     *cards: tuple[str, int],
     foreign_bytes: int = 0,
     num_cpus: float = 8.0,
+    ram_gib: float = 0,
 ) -> Node:
     """A node with cards given as (name, bytes)."""
     return Node(
@@ -36,6 +37,7 @@ def make_node(
             for i, (kind, size) in enumerate(cards)
         ),
         num_cpus=num_cpus,
+        host_bytes=int(ram_gib * GIB),
     )
 
 
@@ -51,6 +53,7 @@ def make_spec(
     epochs: int = 3,
     gpu_types: tuple[str, ...] = (),
     num_cpus: float = 0.0,
+    ram_gib: float = 0,
     device: DeviceKind = DeviceKind.GPU,
     retry: RetryBudget | None = None,
     max_duration_seconds: float | None = None,
@@ -82,6 +85,7 @@ def make_spec(
         micro_batch=micro_batch,
         gpu_types=gpu_types,
         num_cpus=num_cpus,
+        host_bytes=int(ram_gib * GIB),
         queue=queue,
         priority=priority,
         retry=retry or RetryBudget(),
@@ -96,7 +100,13 @@ def nodes(draw: st.DrawFn, name: str) -> Node:
     """A node of up to four cards, perhaps of two kinds, perhaps none."""
     cards = draw(st.lists(st.sampled_from(KINDS), max_size=4))
     foreign = draw(st.sampled_from((0, 0, GIB // 4, 3 * GIB)))
-    return make_node(name, *cards, foreign_bytes=foreign, num_cpus=draw(st.sampled_from((2, 8))))
+    return make_node(
+        name,
+        *cards,
+        foreign_bytes=foreign,
+        num_cpus=draw(st.sampled_from((2, 8))),
+        ram_gib=draw(st.sampled_from((0, 0, 7, 16))),
+    )
 
 
 @st.composite
@@ -113,6 +123,7 @@ def specs(draw: st.DrawFn, name: str, after: Sequence[str] = ()) -> RunSpec:
             name,
             device=DeviceKind.CPU,
             num_cpus=draw(st.sampled_from((1.0, 4.0))),
+            ram_gib=draw(st.sampled_from((0, 3, 10))),
             after=earlier,
             weights_from=source,
         )
@@ -127,6 +138,7 @@ def specs(draw: st.DrawFn, name: str, after: Sequence[str] = ()) -> RunSpec:
         micro_batch=draw(st.sampled_from((None, 1, 4))),
         gpu_types=draw(st.sampled_from(((), (), ("rtx4090",), ("A100", "RTX 2060")))),
         num_cpus=draw(st.sampled_from((0.0, 0.0, 1.0))),
+        ram_gib=draw(st.sampled_from((0, 0, 2.5, 6))),
         retry=RetryBudget(user_errors=draw(st.integers(0, 2)), losses_without_progress=3),
         max_duration_seconds=draw(st.sampled_from((None, None, 500.0))),
         after=earlier,

@@ -8,7 +8,7 @@ from orchestrator.schedule.cards import Pool, Size
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.types import Bytes, DeviceKind, PendingReason, RunSpec
 
-__all__ = ["Ask", "Route", "Router", "is_kind", "matches", "within_cpus"]
+__all__ = ["Ask", "Route", "Router", "is_kind", "matches", "within_host"]
 
 # "RTX 4080" is not the "RTX 4080 SUPER": these words name another card of the same number.
 _VARIANTS = frozenset({"ti", "super", "laptop", "mobile", "max", "d"})
@@ -25,6 +25,7 @@ class Ask:
     num_cpus: float  # per worker
     over_bytes: Bytes = 0  # cards must have more memory than this
     may_spread: bool = False  # over several nodes even where one could hold it
+    host_bytes: Bytes = 0  # RAM per worker
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Ask":
@@ -35,12 +36,23 @@ class Ask:
             size=spec.memory_bytes,
             gpu_types=tuple(sorted(spec.gpu_types)),
             num_cpus=spec.num_cpus,
+            host_bytes=spec.host_bytes,
         )
 
     @property
     def cpus(self) -> float:
         """CPUs of the whole gang."""
         return self.num_cpus * self.num_workers
+
+    @property
+    def ram(self) -> Bytes:
+        """Bytes of RAM of the whole gang."""
+        return self.host_bytes * self.num_workers
+
+    @property
+    def is_host_counted(self) -> bool:
+        """True when it asks for something of its nodes besides cards."""
+        return bool(self.num_cpus or self.host_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +119,7 @@ class Router:
 
 def _route(ask: Ask, ledger: Ledger) -> Route:
     if ask.device is DeviceKind.CPU:
-        enough = any(cpus >= ask.cpus for cpus, _ in ledger.models)
+        enough = any(cpus >= ask.cpus and ram >= ask.ram for cpus, ram, _ in ledger.models)
         return Route(reason=None if enough else PendingReason.EXCEEDS_CLUSTER)
     pools = tuple(pool for kind, pool in sorted(ledger.pools.items()) if matches(ask, pool))
     if not pools:
@@ -127,12 +139,16 @@ def _holds(ask: Ask, pools: tuple[Pool, ...], ledger: Ledger) -> tuple[bool, boo
     """Whether one node, and whether all nodes together, could hold the ask when empty."""
     kinds = {pool.kind for pool in pools}
     most = total = 0
-    for (cpus, cards), num_nodes in ledger.models.items():
-        num = within_cpus(sum(n for kind, n in cards if kind in kinds), cpus, ask)
+    for (cpus, ram, cards), num_nodes in ledger.models.items():
+        num = within_host(ask, sum(n for kind, n in cards if kind in kinds), cpus, ram)
         most, total = max(most, num), total + num * num_nodes
     return most >= ask.num_workers, total >= ask.num_workers
 
 
-def within_cpus(num: int, cpus: float, ask: Ask) -> int:
-    """As many of `num` workers as the CPUs allow."""
-    return num if not ask.num_cpus else min(num, int(cpus / ask.num_cpus + 1e-9))
+def within_host(ask: Ask, num: int, cpus: float, host_bytes: Bytes) -> int:
+    """As many of `num` workers as these CPUs and these bytes of RAM allow; never below zero."""
+    if ask.num_cpus:
+        num = min(num, max(int(cpus / ask.num_cpus + 1e-9), 0))
+    if ask.host_bytes:
+        num = min(num, max(host_bytes // ask.host_bytes, 0))
+    return num

@@ -7,14 +7,20 @@ from typing import TypeAlias
 
 from orchestrator.types import Bytes, Card, Node, RunId, Share
 
-__all__ = ["CardRoom", "Kind", "Model", "NodeRoom", "Outlook", "Pool", "Size", "Tally"]
+__all__ = ["CardRoom", "Kind", "Model", "NodeRoom", "Outlook", "Pool", "Size", "Tally", "ram_of"]
 
 Kind: TypeAlias = tuple[Bytes, str]  # memory first: smaller cards sort, and are tried, first
 Size: TypeAlias = Bytes | None  # bytes of a card, or a whole card
-Model: TypeAlias = tuple[float, tuple[tuple[Kind, int], ...]]  # CPUs, cards of each kind
+Model: TypeAlias = tuple[float, Bytes, tuple[tuple[Kind, int], ...]]  # CPUs, RAM, cards by kind
 
 # A desktop shows its picture with some of the card; a training by someone else holds far more.
 FOREIGN_TOLERANCE = 0.1  # of the card's memory, and the card still counts as unused
+NO_LIMIT: Bytes = 1 << 62  # RAM of a node that did not tell: more than anybody asks for
+
+
+def ram_of(node: Node) -> Bytes:
+    """RAM that the workers on a node may take together."""
+    return node.host_bytes or NO_LIMIT
 
 
 @dataclass(slots=True, eq=False)
@@ -70,14 +76,15 @@ class CardRoom:
 
 @dataclass(slots=True, eq=False)
 class NodeRoom:
-    """One node: its cards, its CPUs, and the runs on it."""
+    """One node: its cards, its CPUs and RAM, and the runs on it."""
 
     node: Node
     order: int
     cards: dict[int, CardRoom] = field(default_factory=dict)
     free_cpus: float = 0.0
+    free_host_bytes: Bytes = 0
     runs: dict[RunId, list[Share]] = field(default_factory=dict)
-    model: "Model" = (0.0, ())
+    model: "Model" = (0.0, 0, ())
     aside: str = ""  # why nothing new may come here, on no card and no CPU
     is_on_trial: bool = False
     outlooks: dict[int, "Outlook"] = field(default_factory=dict)  # priority -> kept until a change
@@ -86,6 +93,15 @@ class NodeRoom:
     def is_open(self) -> bool:
         """False while the node is put aside, and while it is tried with one run."""
         return not self.aside and not (self.is_on_trial and self.runs)
+
+    def host_without(self, gone: Iterable[RunId]) -> tuple[float, Bytes]:
+        """CPUs and bytes of RAM that are free once some runs are gone."""
+        cpus, ram = self.free_cpus, self.free_host_bytes
+        for run_id in gone:
+            for share in self.runs.get(run_id, ()):
+                cpus += share.num_cpus
+                ram += share.host_bytes
+        return cpus, ram
 
 
 class Outlook:
@@ -97,14 +113,14 @@ class Outlook:
         lower: Runs on it that may be asked to leave, in the order in which they would be.
     """
 
-    __slots__ = ("_cards", "_cpus", "_room", "gone", "leaving", "lower")
+    __slots__ = ("_cards", "_host", "_room", "gone", "leaving", "lower")
 
     def __init__(self, room: NodeRoom, leaving: frozenset[RunId], lower: tuple[RunId, ...]) -> None:
         self.leaving, self.lower = leaving, lower
         self.gone = leaving.union(lower) if lower else leaving
         self._room = room
         self._cards: _Free | None = None  # counted at the first question
-        self._cpus = -1.0
+        self._host: tuple[float, Bytes] | None = None
 
     def num_cards(self, pool: "Pool", size: Size) -> int:
         """Cards of a pool with room for a share of this size."""
@@ -117,12 +133,11 @@ class Outlook:
         return self._count() if self._cards is None else self._cards
 
     @property
-    def cpus(self) -> float:
-        """Free CPUs of the node."""
-        if self._cpus < 0:
-            shares = (share for run_id in self.gone for share in self._room.runs[run_id])
-            self._cpus = self._room.free_cpus + sum(share.num_cpus for share in shares)
-        return self._cpus
+    def host(self) -> tuple[float, Bytes]:
+        """Free CPUs and RAM of the node."""
+        if self._host is None:
+            self._host = self._room.host_without(self.gone)
+        return self._host
 
     def _count(self) -> "_Free":
         found: dict[Pool, tuple[list[Bytes], int]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from orchestrator.schedule.asks import Ask, Route, is_kind
 from orchestrator.schedule.cards import CardRoom, Pool
 from orchestrator.schedule.dispatch import Dispatch
+from orchestrator.schedule.explain_host import host_asked, host_available, host_remedies
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import (
@@ -21,6 +22,7 @@ from orchestrator.types import (
 
 __all__ = ["explain", "pending_reason"]
 
+_WITH_HOST = PendingReason.WAITING_FOR_CPU_OR_RAM
 MAX_LINES = 8  # blockers told; more help nobody
 
 _SENTENCES = {
@@ -31,7 +33,7 @@ _SENTENCES = {
     PendingReason.QUOTA: "its queue holds as many cards as it may",
     PendingReason.WAITING_FOR_PREEMPTED: "gangs of lower priority are leaving for it",
     PendingReason.FRAGMENTED: "enough cards have room, but not on one node or of one kind",
-    PendingReason.WAITING_FOR_CPU_OR_RAM: "cards have room, but their nodes lack CPUs",
+    PendingReason.WAITING_FOR_CPU_OR_RAM: "its nodes have too few CPUs or too little RAM free",
     PendingReason.EXTERNAL_PROCESS: "processes outside the orchestrator hold the room",
     PendingReason.SET_ASIDE: "the cards that could hold it were put aside after failures",
     PendingReason.WAITING_FOR_GPU: "other runs hold the cards",
@@ -106,7 +108,7 @@ def _cards_reason(ask: Ask, route: Route, ledger: Ledger) -> PendingReason:
     if most >= ask.num_workers:
         if ask.num_workers > 1 and not _is_in_one_place(ask, route, ledger):
             return fragmented
-        return PendingReason.WAITING_FOR_CPU_OR_RAM if ask.cpus else PendingReason.WAITING_FOR_GPU
+        return _WITH_HOST if ask.is_host_counted else PendingReason.WAITING_FOR_GPU
     foreign = [
         card
         for card in ledger.foreign.values()
@@ -146,25 +148,23 @@ def _summary(record: RunRecord, at: Seconds) -> str:
 
 def _asks(ask: Ask, dispatch: Dispatch) -> str:
     if ask.device is DeviceKind.CPU:
-        return f"{ask.cpus:g} CPUs of one node"
+        return f"{host_asked(ask)} of one node"
     words = f"{ask.num_workers} x GPU"
     if ask.gpu_types:
         words += f" ({' or '.join(ask.gpu_types)})"
     words += ", a whole card each" if ask.size is None else f", {_size(ask.size)} each"
     if ask.over_bytes:
         words += f" of more than {_size(ask.over_bytes)}"
-    if ask.num_cpus:
-        words += f", {ask.num_cpus:g} CPUs each"
+    if ask.is_host_counted:
+        words += f", {host_asked(ask)} each"
     if ask.num_workers > 1:
         words += ", spread" if dispatch.router.route(ask).is_spread else ", on one node"
     return words
 
 
 def _available(ask: Ask, ledger: Ledger) -> Iterator[str]:
+    yield from host_available(ask, ledger)
     if ask.device is DeviceKind.CPU:
-        free = max((room.free_cpus for room in ledger.nodes.values()), default=0.0)
-        total = max((room.node.num_cpus for room in ledger.nodes.values()), default=0.0)
-        yield f"CPUs of one node: {total:g} at most, {free:g} free at most"
         return
     for _, pool in sorted(ledger.pools.items()):
         total = sum(pool.num_cards.values())
@@ -230,12 +230,21 @@ def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> I
     ask, ledger, run = record.ask, dispatch.ledger, record.spec.run_id
     if reason in (PendingReason.BACKOFF, PendingReason.WAITING_FOR_PREEMPTED):
         return
+    if reason in (_WITH_HOST, PendingReason.EXCEEDS_CLUSTER):
+        yield from host_remedies(ask, reason, ledger)
     if ask.device is DeviceKind.CPU:
-        most = max((room.node.num_cpus for room in ledger.nodes.values()), default=0.0)
-        yield f"ask for fewer CPUs (a node has {most:g} at most): resources.cpus"
         return
+    yield from _card_remedies(ask, dispatch)
+    if ask.num_workers > 1:
+        yield f"use fewer GPUs: resources.gpus={ask.num_workers // 2}"
+    if not reason.needs_person:
+        yield f"go first: orc queue set {run} priority={record.priority + 10}"
+        yield f"{dispatch.queue.position(record)} runs go before it in the queue"
+
+
+def _card_remedies(ask: Ask, dispatch: Dispatch) -> Iterator[str]:
     needed = ask.size or 0
-    for _, pool in sorted(ledger.pools.items()):
+    for _, pool in sorted(dispatch.ledger.pools.items()):
         is_excluded = not any(is_kind(wanted, pool.name) for wanted in ask.gpu_types)
         if ask.gpu_types and is_excluded and pool.memory_bytes >= max(needed, ask.over_bytes + 1):
             yield f"allow {pool.name} in resources.gpu_type"
@@ -245,11 +254,6 @@ def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> I
             f"needs {_size(needed)} a card, the largest allowed has {_size(largest)}: a smaller"
             f" micro_batch, imgsz or model"
         )
-    if ask.num_workers > 1:
-        yield f"use fewer GPUs: resources.gpus={ask.num_workers // 2}"
-    if not reason.needs_person:
-        yield f"go first: orc queue set {run} priority={record.priority + 10}"
-        yield f"{dispatch.queue.position(record)} runs go before it in the queue"
 
 
 def _rank(other: RunRecord, record: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""Who holds how many bytes of which card and how many CPUs of which node, indexed for search."""
+"""Who holds how much of which card, and of the CPUs and RAM of which node, indexed for search."""
 
 from bisect import bisect_left, insort
 from collections import deque
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias
 
-from orchestrator.schedule.cards import CardRoom, Kind, Model, NodeRoom, Pool, Size, Tally
+from orchestrator.schedule.cards import CardRoom, Kind, Model, NodeRoom, Pool, Size, Tally, ram_of
 from orchestrator.types import Bytes, Card, Node, NodeId, RunId, Share
 
 __all__ = ["Ledger"]
@@ -47,12 +47,14 @@ class Ledger:
         room = self.nodes.get(node.node_id)
         if room is None:
             room = NodeRoom(node=node, order=self._next_order, free_cpus=node.num_cpus)
+            room.free_host_bytes = ram_of(node)
             self._next_order += 1
             self.nodes[node.node_id] = room
             self.by_order[room.order] = room
             insort(self.by_free_cpus, (room.free_cpus, room.order))
         else:
             self._set_cpus(room, room.free_cpus + node.num_cpus - room.node.num_cpus)
+            room.free_host_bytes += ram_of(node) - ram_of(room.node)
             room.node = node
         reported = {card.index: card for card in node.cards}
         for index in [index for index in room.cards if index not in reported]:
@@ -85,6 +87,7 @@ class Ledger:
             room = self.nodes[share.node_id]
             self.note(share.node_id)
             room.runs.setdefault(run_id, []).append(share)
+            room.free_host_bytes -= share.host_bytes
             if share.num_cpus:
                 self._set_cpus(room, room.free_cpus - share.num_cpus)
             if share.card is not None:
@@ -112,6 +115,7 @@ class Ledger:
         for share in shares:
             room = self.nodes[share.node_id]
             room.runs.pop(run_id, None)
+            room.free_host_bytes += share.host_bytes
             if share.num_cpus:
                 self._set_cpus(room, room.free_cpus + share.num_cpus)
             if share.card is not None:
@@ -183,6 +187,8 @@ class Ledger:
             shares = [(run, share) for run, held in room.runs.items() for share in held]
             free = room.node.num_cpus - sum(share.num_cpus for _, share in shares)
             assert abs(free - room.free_cpus) < 1e-6, f"{room.node.node_id}: CPUs"
+            ram = ram_of(room.node) - sum(share.host_bytes for _, share in shares)
+            assert ram == room.free_host_bytes, f"{room.node.node_id}: RAM"
             for index, card in room.cards.items():
                 users = {run: s.memory_bytes for run, s in shares if s.card == index}
                 assert users == card.users, f"{room.node.node_id}:{index}"
@@ -265,14 +271,14 @@ class Ledger:
             if not card.is_gone:
                 counts[card.pool.kind] = counts.get(card.pool.kind, 0) + 1
         self._count_model(room.model, -1)
-        room.model = (room.node.num_cpus, tuple(sorted(counts.items())))
+        room.model = (room.node.num_cpus, ram_of(room.node), tuple(sorted(counts.items())))
         self._count_model(room.model, 1)
 
     def _count_model(self, model: Model, by: int) -> None:
         self.models[model] = self.models.get(model, 0) + by
         if self.models[model] <= 0:
             del self.models[model]
-        self.most_cards = max((sum(n for _, n in kinds) for _, kinds in self.models), default=0)
+        self.most_cards = max((sum(n for _, n in kinds) for _, _, kinds in self.models), default=0)
 
     def _pool(self, kind: Kind) -> Pool:
         pool = self.pools.get(kind)

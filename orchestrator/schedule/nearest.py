@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from orchestrator.schedule.asks import Ask, Route, within_cpus
-from orchestrator.schedule.cards import NodeRoom, Pool
+from orchestrator.schedule.asks import Ask, Route, within_host
+from orchestrator.schedule.cards import NodeRoom, Pool, ram_of
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.placement import IsOpen, fullest
 from orchestrator.types import DeviceKind, NodeId
@@ -26,7 +26,9 @@ def nearest(ask: Ask, route: Route, ledger: Ledger, is_open: IsOpen) -> tuple[No
     if ask.device is DeviceKind.CPU:
         for _, order in reversed(ledger.by_free_cpus):
             room = ledger.by_order[order]
-            if is_open(room) and room.node.num_cpus >= ask.cpus:
+            if not is_open(room):
+                continue
+            if room.node.num_cpus >= ask.cpus and ram_of(room.node) >= ask.ram:
                 return (room.node.node_id,)
         return ()
     if route.is_mixed:
@@ -52,7 +54,7 @@ def _collect(
     missing, fitting = ask.num_workers, 0
     for room, num in rooms:
         could = sum(pool.num_cards.get(room.order, 0) for pool in pools)
-        could = within_cpus(could, room.node.num_cpus, ask)
+        could = within_host(ask, could, room.node.num_cpus, ram_of(room.node))
         if could >= ask.num_workers or (route.is_spread and could):
             kept.append(room.node.node_id)
             missing, fitting = missing - could, fitting + num

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 
-from orchestrator.schedule.asks import Ask, Route, matches, within_cpus
+from orchestrator.schedule.asks import Ask, Route, matches, within_host
 from orchestrator.schedule.cards import CardRoom, NodeRoom, Pool
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.types import Bytes, DeviceKind, Placement, Share
@@ -57,22 +57,22 @@ def _in_pool(ask: Ask, route: Route, pool: Pool, ledger: Ledger, is_open: IsOpen
 def _tightest_card(
     ask: Ask, size: Bytes, pool: Pool, ledger: Ledger, is_open: IsOpen
 ) -> list[CardRoom]:
-    by_free = pool.by_free
+    by_free, cpus, ram = pool.by_free, ask.cpus, ask.ram
     for at in range(bisect_left(by_free, (size,)), len(by_free)):
         _, order, index = by_free[at]
         room = ledger.by_order[order]
-        if room.free_cpus >= ask.cpus and is_open(room):
+        if room.free_cpus >= cpus and room.free_host_bytes >= ram and is_open(room):
             return [room.cards[index]]
     return []
 
 
 def _tightest_node(ask: Ask, pool: Pool, ledger: Ledger, is_open: IsOpen) -> list[CardRoom]:
-    tally = ledger.tally(pool, ask.size)
+    tally, cpus, ram = ledger.tally(pool, ask.size), ask.cpus, ask.ram
     for count in sorted(tally.orders):
         if count >= ask.num_workers:
             for order in tally.orders[count]:
                 room = ledger.by_order[order]
-                if room.free_cpus >= ask.cpus and is_open(room):
+                if room.free_cpus >= cpus and room.free_host_bytes >= ram and is_open(room):
                     return _tightest_cards(room, ask, pool, ask.num_workers)
     return []
 
@@ -81,7 +81,7 @@ def _spread(ask: Ask, pool: Pool, ledger: Ledger, is_open: IsOpen) -> list[CardR
     if ledger.tally(pool, ask.size).num_cards < ask.num_workers:
         return []
     rooms = (entry for entry in fullest(ask, pool, ledger) if is_open(entry[0]))
-    return _gather(ask, pool, takewhile(lambda entry: entry[1] > 0 or ask.num_cpus, rooms))
+    return _gather(ask, pool, takewhile(lambda entry: entry[1] > 0 or ask.is_host_counted, rooms))
 
 
 def fullest(ask: Ask, pool: Pool, ledger: Ledger) -> Iterator[tuple[NodeRoom, int]]:
@@ -90,7 +90,7 @@ def fullest(ask: Ask, pool: Pool, ledger: Ledger) -> Iterator[tuple[NodeRoom, in
     for count in sorted(tally.orders, reverse=True):
         for order in tuple(tally.orders[count]):
             room = ledger.by_order[order]
-            yield room, within_cpus(count, room.free_cpus, ask)
+            yield room, within_host(ask, count, room.free_cpus, room.free_host_bytes)
     for order in tuple(pool.num_cards):
         if order not in tally.count:
             yield ledger.by_order[order], 0
@@ -124,12 +124,14 @@ def find_on(
     is_spread = route.is_spread or (ask.may_spread and ask.num_workers > 1)
     if ask.device is DeviceKind.CPU or route.is_mixed or is_spread:
         return find(ask, route, ledger, is_open) if any(map(is_open, rooms)) else None
-    wanted = ask.num_workers
+    wanted, cpus, ram = ask.num_workers, ask.cpus, ask.ram
     for pool in route.pools:
         tally = ledger.tally(pool, None) if ask.size is None else pool.tallies.get(ask.size)
         num_fitting = pool.num_cards if tally is None else tally.count  # at most so many
         for room in rooms:
-            if num_fitting.get(room.order, 0) < wanted or room.free_cpus < ask.cpus:
+            if num_fitting.get(room.order, 0) < wanted:
+                continue
+            if room.free_cpus < cpus or room.free_host_bytes < ram:
                 continue
             cards = _tightest_cards(room, ask, pool, wanted) if is_open(room) else []
             if len(cards) == wanted:
@@ -151,8 +153,11 @@ def _find_mixed(ask: Ask, route: Route, ledger: Ledger, is_open: IsOpen) -> Plac
     rooms = [
         (
             room,
-            within_cpus(
-                len(_tightest_cards(room, ask, None, ask.num_workers)), room.free_cpus, ask
+            within_host(
+                ask,
+                len(_tightest_cards(room, ask, None, ask.num_workers)),
+                room.free_cpus,
+                room.free_host_bytes,
             ),
         )
         for room in ledger.nodes.values()
@@ -174,12 +179,13 @@ def _find_cpus(ask: Ask, ledger: Ledger, is_open: IsOpen) -> Placement | None:
     by_free = ledger.by_free_cpus
     for at in range(bisect_left(by_free, (ask.cpus,)), len(by_free)):
         room = ledger.by_order[by_free[at][1]]
-        if is_open(room):
+        if room.free_host_bytes >= ask.ram and is_open(room):
             share = Share(
                 node_id=room.node.node_id,
                 card=None,
                 memory_bytes=ask.size or 0,
                 num_cpus=ask.num_cpus,
+                host_bytes=ask.host_bytes,
             )
             return Placement((share,) * ask.num_workers)
     return None
@@ -191,4 +197,5 @@ def _share(card: CardRoom, ask: Ask) -> Share:
         card=card.card.index,
         memory_bytes=card.free_bytes if ask.size is None else ask.size,
         num_cpus=ask.num_cpus,
+        host_bytes=ask.host_bytes,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.schedule.asks import Ask, Route, matches, within_cpus
+from orchestrator.schedule.asks import Ask, Route, matches, within_host
 from orchestrator.schedule.cards import CardRoom, NodeRoom, Outlook, Pool
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import EvictionOrder
@@ -67,13 +67,11 @@ class _Imagined:
         self._gone = gone
         self._cards = list(room.cards.values())
         self._taken: dict[int, int] = {}  # card index -> bytes of those who come; -1 is all of it
-        self._cpus = room.free_cpus + sum(
-            share.num_cpus for run_id in gone for share in room.runs.get(run_id, ())
-        )
+        self._cpus, self._ram = room.host_without(gone)
 
     def come(self, ask: Ask, pool: Pool | None) -> int:
         """Let as many workers of an ask come as fit; returns their number."""
-        most = within_cpus(ask.num_workers, self._cpus, ask)
+        most = within_host(ask, ask.num_workers, self._cpus, self._ram)
         if ask.device is DeviceKind.CPU:
             num = most
         else:
@@ -84,6 +82,7 @@ class _Imagined:
                     self._taken[card.card.index] = -1 if ask.size is None else taken + ask.size
                     num += 1
         self._cpus -= num * ask.num_cpus
+        self._ram -= num * ask.host_bytes
         return num
 
     def _fits(self, card: CardRoom, ask: Ask, pool: Pool | None) -> bool:
@@ -209,7 +208,7 @@ def _at_most(ask: Ask, pool: Pool | None, outlook: Outlook) -> int:
     else:
         matching = (kind for kind in outlook.pools() if matches(ask, kind))
         num = sum(outlook.num_cards(kind, ask.size) for kind in matching)
-    return within_cpus(min(num, ask.num_workers), outlook.cpus, ask)
+    return within_host(ask, min(num, ask.num_workers), *outlook.host)
 
 
 def workers_on(
@@ -219,7 +218,8 @@ def workers_on(
     ask, ahead = record.ask, world.ahead(record, room)
     if not gone and not ahead and pool is not None:
         num = sum(card.pool is pool and card.has_room(ask.size) for card in room.cards.values())
-        return within_cpus(min(num, ask.num_workers), room.free_cpus, ask)
+        most = min(num, ask.num_workers)
+        return within_host(ask, most, room.free_cpus, room.free_host_bytes)
     imagined = _Imagined(room, gone)
     for other in ahead:
         imagined.come(other, None)

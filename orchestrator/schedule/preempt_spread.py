@@ -45,7 +45,8 @@ class Reach:
         most = 0
         self.not_before = sys.maxsize
         for pool in pools_of(route):
-            key = (record.priority, ask.size, ask.num_cpus, pool, ask if pool is None else None)
+            host = (ask.num_cpus, ask.host_bytes)
+            key = (record.priority, ask.size, host, pool, ask if pool is None else None)
             count = self._counts.get(key)
             if count is None:
                 count = self._counts[key] = _Count()
@@ -146,7 +147,7 @@ class _Spread:
     def _now(self) -> dict[NodeId, int]:
         """Workers that fit before anybody is asked to leave; from the index where it knows."""
         world, pool = self._world, self._pool
-        if pool is None or self._ask.num_cpus:
+        if pool is None or self._ask.is_host_counted:
             return {node_id: self._count(node_id) for node_id in world.nodes}
         by_order = world.ledger.by_order
         tally = world.ledger.tally(pool, self._ask.size)

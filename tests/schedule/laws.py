@@ -68,15 +68,15 @@ def room_for(
         if record.ask.device is DeviceKind.CPU:
             return any(n >= record.ask.num_workers for f in per_node.values() for _, n in f)
         if route.is_mixed:
-            return sum(totals.values()) >= record.ask.num_workers and not record.ask.num_cpus
+            return sum(totals.values()) >= record.ask.num_workers and not record.ask.is_host_counted
         return any(total >= record.ask.num_workers for total in totals.values())
     return any(
         (sum(n for _, n in found) if route.is_mixed else max((n for _, n in found), default=0))
         >= record.ask.num_workers
         for node_id, found in per_node.items()
-        if not record.ask.num_cpus
+        if not record.ask.is_host_counted
         or not route.is_mixed
-        or _has_cpus(record, scheduler, node_id, held)
+        or _has_host(record, scheduler, node_id, held)
     )
 
 
@@ -94,6 +94,9 @@ def _fitting(
     here = [(run_id, share) for run_id, share in held if share.node_id == node.node_id]
     cpus = node.num_cpus - sum(share.num_cpus for _, share in here)
     most = int(cpus / ask.num_cpus + 1e-9) if ask.num_cpus else 10**6
+    if node.host_bytes and ask.host_bytes:
+        ram = node.host_bytes - sum(share.host_bytes for _, share in here)
+        most = min(most, ram // ask.host_bytes)
     if ask.device is DeviceKind.CPU:
         return [("cpu", most)]
     counts: dict[object, int] = {}
@@ -119,9 +122,11 @@ def _card_fits(
     return free >= ask.size
 
 
-def _has_cpus(
+def _has_host(
     record: RunRecord, scheduler: Scheduler, node_id: NodeId, held: list[tuple[RunId, Share]]
 ) -> bool:
     node = next(node for node in scheduler.nodes() if node.node_id == node_id)
-    used = sum(share.num_cpus for _, share in held if share.node_id == node_id)
-    return node.num_cpus - used >= record.ask.cpus
+    here = [share for _, share in held if share.node_id == node_id]
+    if node.host_bytes and node.host_bytes < record.ask.ram + sum(s.host_bytes for s in here):
+        return False
+    return node.num_cpus - sum(share.num_cpus for share in here) >= record.ask.cpus

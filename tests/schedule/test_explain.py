@@ -92,6 +92,47 @@ def test_cpus_that_are_missing(desk: Desk) -> None:
     assert told.available == ("CPUs of one node: 4 at most, 4 free at most",)
 
 
+def test_ram_that_is_missing_for_now(desk: Desk) -> None:
+    desk.node("a", LARGE, ram=32)
+    desk.submit(make_spec("r", gib=2, ram_gib=20), make_spec("s", gib=2, num_cpus=1, ram_gib=16))
+    told = explained(desk, "s")
+    assert told.reason is PendingReason.WAITING_FOR_CPU_OR_RAM
+    assert "too little RAM" in told.summary
+    assert told.asks == "1 x GPU, 2.0 GiB each, 1 CPUs, 16.0 GiB of RAM each"
+    assert told.available == (
+        "CPUs of one node: 8 at most, 8 free at most",
+        "RAM of one node: 32.0 GiB at most, 12.0 GiB free at most",
+        "RTX 4090 24.0 GiB: 1 total, 1 with room for it",
+    )
+    assert any("fewer workers" in r and "cache=false" in r for r in told.remedies)
+    assert any("resources.ram" in remedy for remedy in told.remedies)
+
+
+def test_ram_that_no_node_has(desk: Desk) -> None:
+    desk.node("a", LARGE, ram=32)
+    desk.submit(
+        make_spec("r", gib=2, ram_gib=33),
+        make_spec("c", device=DeviceKind.CPU, num_cpus=1, ram_gib=33),
+        make_spec("gang", num_gpus=2, gib=2, ram_gib=1),
+    )
+    told = explained(desk, "r")
+    assert told.reason is PendingReason.EXCEEDS_CLUSTER
+    assert any("a node has 32.0 GiB at most" in remedy for remedy in told.remedies)
+    told = explained(desk, "c")
+    assert told.reason is PendingReason.EXCEEDS_CLUSTER
+    assert told.asks == "1 CPUs, 33.0 GiB of RAM of one node"
+    assert any("resources.ram" in remedy for remedy in told.remedies)
+    assert not any("resources.ram" in remedy for remedy in explained(desk, "gang").remedies)
+
+
+def test_a_node_that_did_not_tell_its_ram_holds_any(desk: Desk) -> None:
+    desk.node("a", LARGE)
+    desk.submit(make_spec("r", ram_gib=500), make_spec("s", ram_gib=500))
+    assert desk.where("r") == [("a", 0)]
+    lines = explained(desk, "s").available
+    assert "RAM of one node: not told by some, and not limited there" in lines
+
+
 def test_without_a_node_it_says_that_no_gpu_is_known(desk: Desk) -> None:
     desk.submit(make_spec("r"))
     assert explained(desk, "r").available == ("no GPU is known",)

@@ -51,8 +51,15 @@ class Desk:
         self.scheduler = scheduler or Scheduler()
         self.world = World(self.scheduler)
 
-    def node(self, name: str, *cards: tuple[str, int], foreign: int = 0, cpus: float = 8.0) -> None:
-        node = make_node(name, *cards, foreign_bytes=foreign, num_cpus=cpus)
+    def node(
+        self,
+        name: str,
+        *cards: tuple[str, int],
+        foreign: int = 0,
+        cpus: float = 8.0,
+        ram: float = 0,
+    ) -> None:
+        node = make_node(name, *cards, foreign_bytes=foreign, num_cpus=cpus, ram_gib=ram)
         self.world.tell(NodeJoined(at=self.world.now, node=node))
 
     def submit(self, *specs: RunSpec) -> None:

@@ -185,13 +185,16 @@ class World:
             for card in node.cards:
                 users = self._users(node.node_id, card.index)
                 assert sum(s.memory_bytes for _, s in users) <= card.memory_bytes, "given twice"
-            cpus = sum(
-                share.num_cpus
+            here = [
+                share
                 for gang in self.gangs.values()
                 for share in gang.shares
                 if share.node_id == node.node_id
-            )
+            ]
+            cpus = sum(share.num_cpus for share in here)
             assert cpus <= node.num_cpus + 1e-9, "CPUs are given twice"
+            ram = sum(share.host_bytes for share in here)
+            assert not node.host_bytes or ram <= node.host_bytes, "RAM is given twice"
 
     def _check_status(self, status: RunStatus) -> None:
         if status.state is RunState.PENDING:

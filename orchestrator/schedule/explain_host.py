@@ -1,0 +1,55 @@
+"""What a run asks of the CPUs and the RAM of its nodes, what they have, and what would help."""
+
+from collections.abc import Iterator
+
+from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.cards import NO_LIMIT, ram_of
+from orchestrator.schedule.ledger import Ledger
+from orchestrator.types import Bytes, PendingReason
+
+__all__ = ["host_asked", "host_available", "host_remedies"]
+
+
+def host_asked(ask: Ask) -> str:
+    """What each worker asks for, in words: "4 CPUs, 8.0 GiB of RAM"; empty for nothing."""
+    cpus = f"{ask.num_cpus:g} CPUs" if ask.num_cpus else ""
+    ram = f"{_size(ask.host_bytes)} of RAM" if ask.host_bytes else ""
+    return ", ".join(filter(None, (cpus, ram)))
+
+
+def host_available(ask: Ask, ledger: Ledger) -> Iterator[str]:
+    """What one node has and has free at most, of what is asked for."""
+    if ask.num_cpus:
+        free = max((room.free_cpus for room in ledger.nodes.values()), default=0.0)
+        yield f"CPUs of one node: {_most_cpus(ledger):g} at most, {free:g} free at most"
+    if ask.host_bytes:
+        most = _most_ram(ledger)
+        if most >= NO_LIMIT:
+            yield "RAM of one node: not told by some, and not limited there"
+            return
+        left = max((room.free_host_bytes for room in ledger.nodes.values()), default=0)
+        yield f"RAM of one node: {_size(most)} at most, {_size(left)} free at most"
+
+
+def host_remedies(ask: Ask, reason: PendingReason, ledger: Ledger) -> Iterator[str]:
+    """What to change where CPUs or RAM are what it waits for, or can never get."""
+    is_waiting = reason is PendingReason.WAITING_FOR_CPU_OR_RAM
+    cpus, ram = _most_cpus(ledger), _most_ram(ledger)
+    if ask.num_cpus and (is_waiting or ask.cpus > cpus):
+        yield f"ask for fewer CPUs (a node has {cpus:g} at most): resources.cpus"
+    if ask.host_bytes and (is_waiting or ask.ram > ram):
+        has = f" (a node has {_size(ram)} at most)" if ram < NO_LIMIT else ""
+        yield f"need less RAM{has}: fewer workers, or cache=false in place of ram"
+        yield f"or say what it really needs a worker, now {_size(ask.host_bytes)}: resources.ram"
+
+
+def _most_cpus(ledger: Ledger) -> float:
+    return max((room.node.num_cpus for room in ledger.nodes.values()), default=0.0)
+
+
+def _most_ram(ledger: Ledger) -> Bytes:
+    return max((ram_of(room.node) for room in ledger.nodes.values()), default=0)
+
+
+def _size(num_bytes: Bytes) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
