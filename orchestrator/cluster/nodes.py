@@ -12,11 +12,12 @@ from orchestrator.errors import ClusterError
 from orchestrator.messages import Event, NodeChanged, NodeJoined, NodeLost
 from orchestrator.types import Bytes, Card, Node, NodeId, Seconds
 
-__all__ = ["RayNodes", "has_changed", "node_names"]
+__all__ = ["RayNodes", "has_changed", "host_bytes_of", "node_names"]
 
 _LISTING_SECONDS: Seconds = 1.0
 _CARDS_SECONDS: Seconds = 10.0
 _NOTABLE_BYTES: Bytes = 128 * 1024**2  # smaller changes of foreign memory are not worth a record
+_STEP_BYTES: Bytes = 256 * 1024**2  # equal machines differ by less, and shall count as equal
 _PATIENCE_LOCAL: Seconds = 2.0  # nobody restarts the control process of a Ray of our own
 _PATIENCE_JOINED: Seconds = 30.0  # where it keeps its state, it is back in about 6 s
 
@@ -35,6 +36,17 @@ def node_names(known: Mapping[str, NodeId], hostnames: Mapping[str, str]) -> dic
             taken = name in names.values()
             names[ray_id] = NodeId(f"{hostname}-{ray_id[:6]}") if taken else name
     return names
+
+
+def host_bytes_of(resources: Mapping[str, float]) -> Bytes:
+    """RAM that workers on a node may take, rounded down to 256 MiB; 0 where Ray does not tell.
+
+    Args:
+        resources: All that the node told Ray. Its "memory" is what was free when its Ray started,
+            within the limit of its control group, less Ray's object store.
+    """
+    told = int(resources.get("memory", 0))
+    return told // _STEP_BYTES * _STEP_BYTES or told
 
 
 def has_changed(before: Node, after: Node) -> bool:
@@ -163,6 +175,7 @@ class RayNodes:
             cards=cards,
             num_cpus=float(resources.get("CPU", 0.0)),
             hostname=str(entry["NodeManagerHostname"]),
+            host_bytes=host_bytes_of(resources),
         )
         num_gpus = int(resources.get("GPU", 0))
         is_real = num_gpus > 0 and not any(card.is_emulated for card in cards)

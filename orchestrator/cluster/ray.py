@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.cluster.endings import Ending, ending_event, failure, told_by_ray
 from orchestrator.cluster.groups import CardGroups
 from orchestrator.cluster.hangs import HangWatch
+from orchestrator.cluster.host_shares import HostShares
 from orchestrator.cluster.inbox import InboxReader, Report
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.pulse import Patience
@@ -79,6 +80,7 @@ class RayCluster:
         self._parts = parts
         self._nodes = RayNodes(list_cards, local_cards)
         self._groups = CardGroups()
+        self._host_shares = HostShares()
         self._hangs = HangWatch(patience or Patience())
         self._reader = InboxReader(ray.get_runtime_context().get_node_id())
         self._worker = ray.remote(Worker)  # made once: each is sent to Ray's control process
@@ -128,6 +130,7 @@ class RayCluster:
         self._gangs.clear()
         self._refs.clear()
         self._groups.close()
+        self._host_shares.close()
         self._reader.close()
 
     def _ready(self, timeout: Seconds) -> list[Any]:
@@ -191,8 +194,8 @@ class RayCluster:
             self._early += self._end(order.attempt, refusal or Ending())
         elif card is None:
             place = NodeAffinitySchedulingStrategy(self._nodes.ray_id(share.node_id), soft=False)
-            options = {"num_cpus": share.num_cpus, "num_gpus": 0, "scheduling_strategy": place}
-            self._launch(gang, options)
+            counted = {"num_cpus": share.num_cpus, "memory": share.host_bytes or None}
+            self._launch(gang, {**counted, "num_gpus": 0, "scheduling_strategy": place})
         elif self._groups.prepare(
             node, self._nodes.ray_id(share.node_id), self._nodes.num_gpus(share.node_id)
         ):
@@ -204,6 +207,7 @@ class RayCluster:
         for attempt, gang in tuple(self._gangs.items()):
             if gang.actor is None and gang.card is not None and gang.share.node_id == node_id:
                 if self._groups.has(node_id, gang.card.index):
+                    self._host_shares.take(attempt, gang.share, self._nodes.ray_id(node_id))
                     self._launch(gang, self._groups.options(attempt, gang.share, gang.card))
                 else:
                     text = f"Ray holds no bundle for card {gang.card.index} of {node_id}"
@@ -250,6 +254,7 @@ class RayCluster:
         events = self._said() if self._gangs[attempt].is_running else []
         gang = self._gangs.pop(attempt)
         self._groups.give_back(attempt)
+        self._host_shares.give_back(attempt)
         self._hangs.end(attempt)
         if gang.actor is not None:
             ray.kill(gang.actor)

@@ -35,6 +35,7 @@ class NodeGroup:
     gpus: int = 8
     cpus: float = 64.0
     speed: float = 1.0
+    ram_gib: float = 0.0  # 0 is not known, and not limited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +54,11 @@ class Workload:
     too_large: float = 0.0  # part of the shared runs that need more memory than they ask for
     user_errors: float = 0.0  # part of the runs that fail in every attempt
     dependent: float = 0.0  # part of the runs that start from the weights of one before
+    ram_gib: Sequence[float] = (0.0, 0.0)  # that each worker asks for
     dependent_reach: int = 20  # how many runs before, at most, that one was submitted
 
     def __post_init__(self) -> None:
-        for name in ("share_gib", "epochs", "epoch_seconds"):
+        for name in ("share_gib", "epochs", "epoch_seconds", "ram_gib"):
             limits = getattr(self, name)
             if len(limits) != 2 or limits[0] > limits[1]:
                 raise ConfigError(
@@ -127,7 +129,8 @@ def nodes(groups: Sequence[NodeGroup]) -> tuple[Node, ...]:
         )
         for _ in range(group.count):
             node_id = NodeId(f"n{len(made):04}")
-            made.append(Node(node_id=node_id, cards=cards, num_cpus=group.cpus))
+            ram = int(group.ram_gib * GIB)
+            made.append(Node(node_id=node_id, cards=cards, num_cpus=group.cpus, host_bytes=ram))
     return tuple(made)
 
 
@@ -137,7 +140,7 @@ def runs(workload: Workload, seed: int) -> Iterator[RunSubmitted]:
     for number in range(workload.count):
         chance = random.Random(f"{seed}/run/{number}")
         at += chance.expovariate(1.0 / workload.every_seconds)
-        spec = _spec(workload, number, chance)
+        spec = _with_ram(workload, number, _spec(workload, number, chance), seed)
         yield RunSubmitted(at=at, spec=_dependent(workload, number, spec, seed))
 
 
@@ -194,6 +197,14 @@ def _spec(workload: Workload, number: int, chance: random.Random) -> RunSpec:
         memory_bytes=share,
         priority=_weighted(workload.priorities, chance),
     )
+
+
+def _with_ram(workload: Workload, number: int, spec: RunSpec, seed: int) -> RunSpec:
+    """The run with what it asks of RAM, by a chance of its own: the rest stays as it is."""
+    if not workload.ram_gib[1]:
+        return spec
+    gib = random.Random(f"{seed}/ram/{number}").uniform(*workload.ram_gib)
+    return replace(spec, host_bytes=int(gib * GIB))
 
 
 def _dependent(workload: Workload, number: int, spec: RunSpec, seed: int) -> RunSpec:

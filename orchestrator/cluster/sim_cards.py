@@ -1,4 +1,4 @@
-"""The cards of a simulated cluster: who holds what, how fast they are; no byte is given twice."""
+"""The cards and the RAM of a simulated cluster: who holds what; no byte is given twice."""
 
 from collections.abc import Mapping
 
@@ -20,15 +20,18 @@ class SimCards:
         self.nodes: dict[NodeId, Node] = {}
         self._speeds = dict(speeds)
         self._used: dict[tuple[NodeId, int], dict[AttemptId, Bytes]] = {}
+        self._ram: dict[NodeId, dict[AttemptId, Bytes]] = {}
 
     def occupy(self, start: StartGang) -> None:
         """A gang takes its shares.
 
         Raises:
-            ClusterError: E4102, a byte of a card is given twice.
+            ClusterError: E4102, a byte of a card, or of a node's RAM, is given twice.
         """
         for share in start.placement.shares:
             node = self.nodes.get(share.node_id)
+            if share.host_bytes and node is not None:
+                self._take_ram(start.attempt, share.host_bytes, node)
             if share.card is None or node is None:
                 continue
             users = self._used.setdefault((share.node_id, share.card), {})
@@ -44,8 +47,22 @@ class SimCards:
     def vacate(self, start: StartGang, node_id: NodeId | None = None) -> None:
         """A gang is gone from one node, or from all."""
         for share in start.placement.shares:
-            if share.card is not None and node_id in (None, share.node_id):
+            if node_id not in (None, share.node_id):
+                continue
+            if share.host_bytes:
+                self._ram.get(share.node_id, {}).pop(start.attempt, None)
+            if share.card is not None:
                 self._used.get((share.node_id, share.card), {}).pop(start.attempt, None)
+
+    def _take_ram(self, attempt: AttemptId, num_bytes: Bytes, node: Node) -> None:
+        users = self._ram.setdefault(node.node_id, {})
+        users[attempt] = users.get(attempt, 0) + num_bytes
+        if node.host_bytes and sum(users.values()) > node.host_bytes:
+            raise ClusterError(
+                f"RAM of {node.node_id} is given twice",
+                code="E4102",
+                why=(f"{node.host_bytes} bytes, and {users} hold more",),
+            )
 
     def speed(self, share: Share) -> float:
         """Of the card of a share; 1 for a CPU and for a card that nothing is known about."""

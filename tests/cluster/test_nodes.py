@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from orchestrator.cluster.nodes import has_changed, node_names
+import pytest
+
+from orchestrator.cluster.nodes import has_changed, host_bytes_of, node_names
 from orchestrator.types import Card, Node, NodeId
 
 GIB = 1024**3
@@ -30,3 +32,17 @@ def test_a_notable_change_of_foreign_memory_is_told_and_noise_is_not() -> None:
     assert has_changed(NODE, with_card(uuid="GPU-1"))
     assert has_changed(NODE, replace(NODE, cards=()))
     assert not has_changed(NODE, NODE)
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [
+        ({"memory": 8.0 * GIB}, 8 * GIB),
+        ({"memory": 8.0 * GIB + 5e6, "CPU": 4.0}, 8 * GIB),
+        ({"memory": 8.0 * GIB - 1}, 8 * GIB - GIB // 4),
+        ({"memory": 1e8}, 10**8),
+        ({"CPU": 4.0}, 0),
+    ],
+)
+def test_equal_machines_tell_equal_ram(told: dict[str, float], counted: int) -> None:
+    assert host_bytes_of(told) == counted

@@ -59,6 +59,7 @@ class Drill:
         card: int | None = 0,
         parts_of_card: float = 1.0,
         num_cpus: float = 0.0,
+        host_bytes: int = 0,
         epochs: int = 10_000,
         number: int = 1,
     ) -> StartGang:
@@ -82,6 +83,7 @@ class Drill:
             card=card,
             memory_bytes=int(total * parts_of_card),
             num_cpus=num_cpus,
+            host_bytes=host_bytes,
         )
         return StartGang(
             attempt=AttemptId(run_id=spec.run_id, number=number),

@@ -8,9 +8,10 @@ from orchestrator.cluster.script import Script, events
 from orchestrator.errors import ConfigError
 from orchestrator.messages import NodeLost, RunSubmitted
 
+NODE: dict[str, Any] = {"count": 2, "gpu": "A100", "memory_gib": 40}
 PLAIN: dict[str, Any] = {
     "seed": 3,
-    "nodes": [{"count": 2, "gpu": "A100", "memory_gib": 40}],
+    "nodes": [NODE],
     "runs": {"count": 5, "gangs": {1: 3, 2: 1}},
     "faults": {"node_losses": 1},
 }
@@ -39,6 +40,9 @@ def test_a_script_describes_what_happens_in_the_order_of_time() -> None:
         ({"nodes": []}, "nodes must be a list"),
         ({"nodes": [{"count": 1, "gpu": "A100"}]}, r"missing key nodes\[0\].memory_gib"),
         ({"preempt": 1}, "preempt is 1"),
+        ({"runs": {"count": 5, "ram_gib": [9, 2]}}, "runs.ram_gib"),
+        ({"runs": {"count": 5, "ram_gib": [-1, 2]}}, "runs.ram_gib"),
+        ({"nodes": [{**NODE, "ram_gib": -1}]}, r"nodes\[0\].ram_gib is -1"),
     ],
 )
 def test_a_mistake_in_a_script_is_named(change: dict[str, Any], words: str) -> None:

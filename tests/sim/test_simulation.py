@@ -97,6 +97,17 @@ def test_every_run_ends_and_every_law_holds_whatever_goes_wrong(seed: int) -> No
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_nodes_short_of_ram_take_fewer_runs_and_every_run_ends(seed: int) -> None:
+    nodes = tuple(dataclasses.replace(group, ram_gib=64) for group in SCRIPT.nodes)
+    runs = dataclasses.replace(SCRIPT.runs, ram_gib=(1, 8))
+    script = dataclasses.replace(SCRIPT, nodes=nodes, runs=runs, seed=seed)
+    done = Simulation(script, check_every=7).run()
+    assert all(status.state.is_terminal for status in done.scheduler.statuses())
+    plenty = Simulation(dataclasses.replace(SCRIPT, seed=seed)).run()
+    assert done.cluster.now() > plenty.cluster.now()
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_without_planted_mistakes_every_run_succeeds(seed: int) -> None:
     runs = dataclasses.replace(SCRIPT.runs, user_errors=0.0)
     done = Simulation(dataclasses.replace(SCRIPT, runs=runs, seed=seed)).run()
@@ -186,10 +197,13 @@ def test_a_simulation_that_stands_still_says_so() -> None:
         )
 
 
-def test_the_world_notices_a_card_that_is_given_twice() -> None:
-    cluster = SimCluster([NodeJoined(at=0.0, node=make_node("a", ("RTX 2060", 6 * GIB)))])
+@pytest.mark.parametrize("what", ["card a:0", "RAM of a"])
+def test_the_world_notices_what_is_given_twice(what: str) -> None:
+    node = make_node("a", ("RTX 2060", 6 * GIB), ram_gib=8)
+    cluster = SimCluster([NodeJoined(at=0.0, node=node)])
     cluster.wait(None)
-    share = Share(node_id=make_node("a").node_id, card=0, memory_bytes=4 * GIB)
+    size, ram = (4 * GIB, GIB) if what.startswith("card") else (GIB, 5 * GIB)
+    share = Share(node_id=node.node_id, card=0, memory_bytes=size, host_bytes=ram)
 
     def start(name: str) -> StartGang:
         spec = make_spec(name)
@@ -201,7 +215,7 @@ def test_the_world_notices_a_card_that_is_given_twice() -> None:
         )
 
     cluster.apply(start("r1"))
-    with pytest.raises(ClusterError, match="given twice"):
+    with pytest.raises(ClusterError, match=f"{what} is given twice"):
         cluster.apply(start("r2"))
 
 
