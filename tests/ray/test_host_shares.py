@@ -1,6 +1,5 @@
 """What gangs count of a node's CPUs and RAM is in Ray's books too, while they are there."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,8 @@ MIB = 1024**2
 
 
 @pytest.fixture
-def drill(cluster: RayCluster, tmp_path: Path) -> Iterator[Drill]:
-    yield Drill(cluster, tmp_path)
+def drill(cluster: RayCluster, tmp_path: Path) -> Drill:
+    return Drill(cluster, tmp_path)
 
 
 def free() -> tuple[float, float]:
