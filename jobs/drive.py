@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import MachineCards, check_unfinished, cpu_count
+from orchestrator.client.feasible import MachineCards, check_unfinished
+from orchestrator.client.machine import cpu_count, ram_bytes
 from orchestrator.client.rules import ask_rules
 from orchestrator.config.load import Config
 from orchestrator.console import live, report
@@ -40,7 +41,13 @@ def opened_cluster(
     from orchestrator.cluster.session import opened_ray
 
     stack.enter_context(
-        opened_ray(cards=cards, address=address, num_cpus=cpu_count(), home=client.home)
+        opened_ray(
+            cards=cards,
+            address=address,
+            num_cpus=cpu_count(),
+            host_bytes=ram_bytes(),
+            home=client.home,
+        )
     )
     return RayCluster(parts or LocalParts(), list_cards=list_cards, local_cards=cards)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.client.access import Client
+from orchestrator.client.machine import cpu_count, ram_bytes
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config
 from orchestrator.errors import ConfigError, NoDeviceError, PlanError, StoreError
@@ -23,7 +24,6 @@ __all__ = [
     "check_on",
     "check_space",
     "check_unfinished",
-    "cpu_count",
     "machine_cards",
     "ready",
     "recorded_cards",
@@ -35,11 +35,6 @@ MachineCards: TypeAlias = tuple[Card, ...] | None
 """Cards to train on; None for those of a Ray that runs already."""
 
 _NEVER = (PendingReason.NO_MATCHING_GPU, PendingReason.EXCEEDS_CLUSTER)
-
-
-def cpu_count() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def check_space(folder: Path) -> None:
@@ -152,7 +147,12 @@ def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
         PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
     """
     _check_gangs(specs)
-    node = Node(node_id=NodeId("this-machine"), cards=tuple(cards), num_cpus=cpu_count())
+    node = Node(
+        node_id=NodeId("this-machine"),
+        cards=tuple(cards),
+        num_cpus=cpu_count(),
+        host_bytes=ram_bytes(),
+    )
     check_on(specs, [node])
 
 

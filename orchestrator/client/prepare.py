@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import metadata
 from itertools import groupby
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from orchestrator.client.access import Client, fingerprint, new_run_id
 from orchestrator.client.fitting import fit_run, kinds_of, write_plan
 from orchestrator.client.plans import Planner
+from orchestrator.client.ram import host_of, is_predicted, with_ram
 from orchestrator.client.series import Order, bare, part_orders, projects_of
 from orchestrator.config.load import Config, Project
 from orchestrator.config.yaml import write_yaml
@@ -46,30 +48,45 @@ def order_runs(
         ConfigError: A made data set is unknown, or what it needs is not installed.
         PlanError: E2022, a run fits on none of the cards; E2020, nothing of them is free.
         StoreError: The store failed.
+        DataError: A data set is not what its trainer needs.
     """
     projects = projects_of(config)
     orders = tuple(each for stages in projects for each in _orders(stages, config, client, at))
+    facts = _Facts()
     wanted = [order for order in orders if cards and planner and _is_planned(order)]
-    if not wanted or planner is None:
+    if wanted and planner is not None:
+        plans = planner()
+        with suppress(OrchestratorError):  # each run says by itself what is wrong with it
+            plans.warm(
+                [
+                    job_of(order.spec, facts.of(order), kind)
+                    for order in wanted
+                    for kind in kinds_of(cards or (), order.spec.gpu_types)
+                ]
+            )
+        fitted = {
+            order.spec.run_id: _fitted(order, facts.of(order), cards or (), plans)
+            for order in wanted
+        }
+        orders = tuple(fitted.get(order.spec.run_id, order) for order in orders)
+    if not any(map(is_predicted, orders)):
         return orders
-    plans = planner()
-    facts: dict[str, Facts] = {}  # folds of one data set have those of the whole set
-    for order in wanted:
-        if order.project.label not in facts:
-            facts[order.project.label] = facts_of(_on_all_data(order))
-    with suppress(OrchestratorError):  # each run says by itself what is wrong with it
-        plans.warm(
-            [
-                job_of(order.spec, facts[order.project.label], kind)
-                for order in wanted
-                for kind in kinds_of(cards or (), order.spec.gpu_types)
-            ]
-        )
-    fitted = {
-        order.spec.run_id: _fitted(order, facts[order.project.label], cards or (), plans)
-        for order in wanted
-    }
-    return tuple(fitted.get(order.spec.run_id, order) for order in orders)
+    host = host_of(client)
+    return tuple(with_ram(order, host, partial(facts.of, order)) for order in orders)
+
+
+class _Facts:
+    """What data sets say; folds of one data set have that of the whole set."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Facts] = {}
+
+    def of(self, order: Order) -> Facts:
+        """What the data set of an order says, read once."""
+        label = order.project.label
+        if label not in self._known:
+            self._known[label] = facts_of(_on_all_data(order))
+        return self._known[label]
 
 
 def _is_planned(order: Order) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import cpu_count
 from orchestrator.client.folds import check_folds
+from orchestrator.client.machine import cpu_count
 from orchestrator.client.plans import CardPlan, Planner, ladder_of
 from orchestrator.client.series import projects_of
 from orchestrator.client.suggest import suggestions

@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.cluster.guard import TAG_NAME
 from orchestrator.errors import ClusterError
-from orchestrator.types import Card, Seconds
+from orchestrator.types import Bytes, Card, Seconds
 
 __all__ = ["joined_ray", "local_ray", "opened_ray", "token_file", "use_token"]
 
@@ -67,16 +67,23 @@ def use_token(file: Path) -> None:
 
 
 def opened_ray(
-    *, cards: Sequence[Card] | None, address: str | None, num_cpus: int, home: Path
+    *,
+    cards: Sequence[Card] | None,
+    address: str | None,
+    num_cpus: int,
+    home: Path,
+    host_bytes: Bytes | None = None,
 ) -> AbstractContextManager[None]:
     """A Ray of this machine's own with these cards; without cards the one at `address`."""
     if cards is None:
         return joined_ray(address or "auto")
-    return local_ray(num_cpus=num_cpus, cards=cards, home=home)
+    return local_ray(num_cpus=num_cpus, cards=cards, home=home, host_bytes=host_bytes)
 
 
 @contextmanager
-def local_ray(*, num_cpus: int, cards: Sequence[Card], home: Path) -> Iterator[None]:
+def local_ray(
+    *, num_cpus: int, cards: Sequence[Card], home: Path, host_bytes: Bytes | None = None
+) -> Iterator[None]:
     """A Ray of this machine's own, ended with the block.
 
     Call it in the main thread: its processes die with the thread that started them.
@@ -85,6 +92,7 @@ def local_ray(*, num_cpus: int, cards: Sequence[Card], home: Path) -> Iterator[N
         num_cpus: CPUs that runs may count on.
         cards: Real or emulated; Ray is told how many there are.
         home: Where the token is kept.
+        host_bytes: RAM that runs may count on; None for what is free, as Ray measures it.
 
     Raises:
         ClusterError: Ray did not start.
@@ -102,6 +110,7 @@ def local_ray(*, num_cpus: int, cards: Sequence[Card], home: Path) -> Iterator[N
             num_gpus=len(cards),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
+            _memory=host_bytes,
             _temp_dir=str(folder),
         ),
     ):

@@ -56,7 +56,20 @@ class ResourcesModel(Block):
     ] = Field((), max_length=64, description="card names that are allowed; none given allows all")
     cpus: Annotated[
         float | None, BeforeValidator(cpus_given, json_schema_input_type=float | str | None)
-    ] = Field(None, ge=0, le=4096, description="CPUs per GPU, counted by the scheduler; auto")
+    ] = Field(
+        None,
+        ge=0,
+        le=4096,
+        description="CPUs per GPU, counted by the scheduler; auto: 1 with `device: cpu`, and not"
+        " counted beside a GPU, so that small machines train too",
+    )
+    ram: Annotated[int | None, BeforeValidator(memory_given, json_schema_input_type=str | None)] = (
+        Field(
+            None,
+            description="RAM per GPU, counted by the scheduler, loading processes included: a"
+            ' size such as "16GiB", or auto: as predicted with `cache: ram`, else not counted',
+        )
+    )
 
     @property
     def width(self) -> tuple[int, int]:

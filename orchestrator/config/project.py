@@ -155,6 +155,7 @@ def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> Run
         micro_batch=model.micro_batch,
         gpu_types=model.resources.gpu_type,
         num_cpus=(1.0 if is_cpu else 0.0) if cpus is None else cpus,
+        host_bytes=model.resources.ram or 0,
         queue=model.schedule.queue,
         priority=model.schedule.priority,
         retry=RetryBudget(**model.schedule.retry.model_dump()),
@@ -188,7 +189,7 @@ def _resolved(model: ProjectModel, settings: TrainSettings, folds: Folds | None)
 def _plain(model: BaseModel) -> dict[str, Any]:
     values = model.model_dump(mode="json")
     resources = values.get("resources", {})
-    for key in ("memory", "headroom"):
+    for key in ("memory", "headroom", "ram"):
         if isinstance(resources.get(key), int):
             resources[key] = _size(resources[key])
     return values

@@ -52,6 +52,7 @@ _ELSEWHERE: Mapping[str, str] = {  # what other tools and other blocks call our 
     "adapt": "memory.adapt",
     "target": "memory.target",
     "cpus": "resources.cpus",
+    "ram": "resources.ram",
     "priority": "schedule.priority",
     "queue": "schedule.queue",
     "max_duration": "schedule.max_duration",

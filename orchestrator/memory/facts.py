@@ -48,6 +48,7 @@ def facts_of(spec: RunSpec) -> Facts:
 
     data = read_data_yaml(path)
     train_counts = count_labels(data, "train", task=task)
+    val_counts = count_labels(data, "val", task=task)
     options = settings.options
     return Facts(
         num_classes=len(data.names),
@@ -59,8 +60,9 @@ def facts_of(spec: RunSpec) -> Facts:
             cutmix=_share(options.get("cutmix"), 0.0),
             copy_paste=_share(options.get("copy_paste"), 0.0),
         ),
-        validation_labels=count_labels(data, "val", task=task).validation(),
+        validation_labels=val_counts.validation(),
         num_images=len(train_counts.counts),
+        num_validation_images=len(val_counts.counts),
     )
 
 

@@ -31,6 +31,7 @@ class Facts:
     train_labels: Labels | None = None
     validation_labels: Labels | None = None
     num_images: int = 0
+    num_validation_images: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ BLOCKS = (
     ("resources", "memory", ("8", "8 gigs", "1KiB", "-8GiB", "99999999TiB", "[8GiB]", "true")),
     ("resources", "gpu_type", ("3", "[RTX 9999]", "{a: 1}", "RTX 409O")),
     ("resources", "cpus", ("many", "-1", "[1]", "1e9")),
+    ("resources", "ram", ("0", "16", "-1GiB", "0GiB", "1KiB", "lots", "99TiB", "true", "[1GiB]")),
     ("memory", "adapt", ("1", "maybe", "[true]", '"true"')),
     ("memory", "target", ("0", "0.05", "1.01", "85%", "[0.5]", "true", "-0.5")),
     ("schedule", "priority", ("high", "1.5", "10000", "true")),

@@ -81,6 +81,13 @@ def test_a_config_becomes_frozen_specs(tmp_path: Path) -> None:
     assert config.projects[1].made == "digits-classify"
 
 
+def test_ram_is_counted_as_said_and_written_as_it_was_read(tmp_path: Path) -> None:
+    said, auto = load(tmp_path, CFG, "cells.resources.ram=12GiB").projects
+    assert (said.template.host_bytes, auto.template.host_bytes) == (12 * GIB, 0)
+    assert said.resolved["resources"]["ram"] == "12GiB"
+    assert load(tmp_path, CFG, "resources.ram=auto").projects[0].template.host_bytes == 0
+
+
 def test_every_value_knows_where_it_came_from(tmp_path: Path) -> None:
     config = load(tmp_path, CFG, "epochs=7", "cells.lr0=0.1")
     assert origin(config, 0, "epochs") == "command line"
