@@ -39,8 +39,10 @@ def host_remedies(ask: Ask, reason: PendingReason, ledger: Ledger) -> Iterator[s
         yield f"ask for fewer CPUs (a node has {cpus:g} at most): resources.cpus"
     if ask.host_bytes and (is_waiting or ask.ram > ram):
         has = f" (a node has {_size(ram)} at most)" if ram < NO_LIMIT else ""
-        yield f"need less RAM{has}: fewer workers, or cache=false in place of ram"
-        yield f"or say what it really needs a worker, now {_size(ask.host_bytes)}: resources.ram"
+        yield (
+            f"need less RAM{has}: resources.ram where a size was said, else fewer workers, or"
+            f" cache=false in place of ram"
+        )
 
 
 def _most_cpus(ledger: Ledger) -> float:
