@@ -18,7 +18,7 @@ from orchestrator.simulation.clusters import Site, fitting, leave_out, site_of
 from orchestrator.simulation.figures import IDLE_SHARE, plain
 from orchestrator.simulation.job_lists import read_jobs
 from orchestrator.simulation.policies import policies_of
-from orchestrator.simulation.whatif import Case, case_of_jobs, case_of_script, play
+from orchestrator.simulation.whatif import Case, case_of_jobs, case_of_script, demand_room, play
 
 __all__ = ["Question", "is_script", "main"]
 
@@ -79,6 +79,8 @@ def main(question: Question, *, json: bool = False) -> int:
 
 
 def _script(question: Question) -> tuple[Case, dict[str, Any]]:
+    if question.part is not None:
+        raise ConfigError("a script has no parts", code="E1205", fix=("leave --part out",))
     script = Script.of(read_file(question.workload).value)
     if question.seed is not None:
         script = dataclasses.replace(script, seed=question.seed)
@@ -88,6 +90,7 @@ def _script(question: Question) -> tuple[Case, dict[str, Any]]:
         count = min(question.limit, script.runs.count)
         script = dataclasses.replace(script, runs=dataclasses.replace(script.runs, count=count))
     case = case_of_script(script)
+    demand_room(case)
     return case, _told(question, "script", script.runs.count, 0, case.site, [])
 
 

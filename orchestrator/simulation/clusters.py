@@ -12,7 +12,7 @@ from orchestrator.device.catalogue import find_card
 from orchestrator.errors import ConfigError, PlanError
 from orchestrator.simulation.jobs import Job
 
-__all__ = ["Site", "demand", "fitting", "leave_out", "site_of"]
+__all__ = ["Site", "could_hold", "demand", "fitting", "leave_out", "site_of"]
 
 PART = 0.9  # of the time in which jobs are submitted, a cluster made to fit has cards for all
 GPUS_PER_NODE = 8
@@ -123,9 +123,13 @@ def leave_out(
 
 
 def _could_hold(site: Site, job: Job) -> bool:
-    """A share of a card is asked of each GPU; cards that are too small do not count."""
-    fit = [g for g in site.groups if job.memory_gib is None or g.memory_gib >= job.memory_gib]
-    return sum(group.count * group.gpus for group in fit) >= job.num_gpus
+    return could_hold(site, job.num_gpus, job.memory_gib or 0.0)
+
+
+def could_hold(site: Site, num_gpus: int, memory_gib: float) -> bool:
+    """True when so many cards have so much memory each; workers of a gang share no card."""
+    fit = (group for group in site.groups if group.memory_gib >= memory_gib)
+    return sum(group.count * group.gpus for group in fit) >= num_gpus
 
 
 def _with_memory(group: object) -> object:

@@ -31,7 +31,7 @@ from orchestrator.types import RunId, RunState, RunStatus, Seconds
 
 __all__ = ["IDLE_SHARE", "Alone", "Figures", "figures", "jain", "plain", "quantile"]
 
-IDLE_SHARE = 0.13  # of the limit; an idle A100 SXM shows about 52 of 400 W, a V100 SXM 42 of 300 W
+IDLE_SHARE = 0.13  # of the limit; assumed: idle cards of 300 to 400 W are seen to draw 40 to 55 W
 HOUR = 3600.0
 
 

@@ -9,15 +9,16 @@ from orchestrator.cluster.sim import SimCluster
 from orchestrator.cluster.sim_gang import Luck, option
 from orchestrator.cluster.sim_pace import Physics
 from orchestrator.driver import drive
+from orchestrator.errors import PlanError
 from orchestrator.messages import Event, NodeJoined, RunSubmitted, StartGang
-from orchestrator.simulation.clusters import Site
+from orchestrator.simulation.clusters import Site, could_hold
 from orchestrator.simulation.figures import Alone, Figures, figures
 from orchestrator.simulation.jobs import Job, submissions
 from orchestrator.simulation.policies import NamedPolicy
 from orchestrator.simulation.tally import Tally
 from orchestrator.types import NodeId, RunId, RunSpec, Seconds
 
-__all__ = ["Case", "case_of_jobs", "case_of_script", "play"]
+__all__ = ["Case", "case_of_jobs", "case_of_script", "demand_room", "play"]
 
 EPOCH_SECONDS: Seconds = 60.0  # of a run that does not say, in the simulated cluster
 SCATTER = 0.1  # of the epochs of a job, relative: evenly between 1 - and 1 + it
@@ -81,6 +82,28 @@ def case_of_script(script: Script) -> Case:
         seed=script.seed,
         faults=script.faults,
     )
+
+
+def demand_room(case: Case) -> None:
+    """Refuse a case in which a run can never start: a simulation of it would not end.
+
+    Raises:
+        PlanError: E2105, the empty cluster is too small for some runs.
+    """
+    specs = [event.spec for event in case.happenings if isinstance(event, RunSubmitted)]
+    never = [
+        spec
+        for spec in specs
+        if not could_hold(case.site, spec.num_gpus, (spec.memory_bytes or 0) / 2**30)
+    ]
+    if never:
+        raise PlanError(
+            f"{len(never):,} of {len(specs):,} runs can never start on this cluster",
+            code="E2105",
+            why=(f"{never[0].run_id} asks for {never[0].num_gpus} GPUs",
+                 f"the cluster has {case.site.num_gpus:,}"),
+            fix=("a larger cluster, or smaller gangs in the script",),
+        )  # fmt: skip
 
 
 def play(

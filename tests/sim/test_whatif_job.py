@@ -120,6 +120,8 @@ def test_one_seed_prints_the_same_bytes(jobs: Path, capsys: pytest.CaptureFixtur
         (["jobs.csv", "--cluster", "none.yaml"], 3, "E5001"),
         (["jobs.csv", "--cluster", "jobs.csv"], 2, "E1"),
         (["jobs.csv", "--cluster", "tiny.yaml"], 5, "E2105"),
+        (["wide.yaml", "--policy", "fifo"], 5, "E2105"),
+        (["wide.yaml", "--policy", "fifo", "--part", "x"], 2, "E1205"),
         (["broken.csv"], 2, "E3402"),
         (["."], 3, "E3401"),
     ],
@@ -134,6 +136,7 @@ def test_mistakes_have_an_exit_code_and_no_traceback(
 ) -> None:
     monkeypatch.chdir(jobs.parent)
     Path("tiny.yaml").write_text("nodes: [{count: 1, gpu: A100 SXM4 40GB, gpus: 2}]")
+    Path("wide.yaml").write_text(SCRIPT.replace("count: 20", "count: 20, gangs: {1: 1, 17: 1}"))
     Path("broken.csv").write_text(JOBS + "soon,1,1,a\n")
     assert main(["simulate", *words]) == code
     said = capsys.readouterr()
