@@ -1,11 +1,18 @@
-"""The policies that a what-if can compare, by name: the one place to add another."""
+"""The policies that a what-if can compare, by name: every one a driver can choose, and rivals.
+
+What drivers can choose is the table of `schedule.standard`; a policy that is added there can be
+compared here at once.
+"""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from orchestrator.errors import ConfigError
 from orchestrator.schedule.scheduler import Scheduler
+from orchestrator.schedule.standard import POLICIES as STANDARD
+from orchestrator.schedule.standard import QUEUE, standard_scheduler
 from orchestrator.types import RunSpec
 
 __all__ = ["POLICIES", "NamedPolicy", "policies_of"]
@@ -37,22 +44,30 @@ class NamedPolicy:
     spec: Callable[[RunSpec], RunSpec] = _unchanged
 
 
-POLICIES: Mapping[str, NamedPolicy] = {
-    policy.name: policy
-    for policy in (
-        NamedPolicy(
-            name="queue",
-            summary="the product's own: priorities, fair shares, preemption, backfill",
-            scheduler=Scheduler,
-        ),
-        NamedPolicy(
-            name="fifo",
-            summary="strictly in the order of submission; nobody passes, nobody is asked to leave",
-            scheduler=lambda: Scheduler(preempt=False, strict_order=True),
-            spec=_without_rank,
-        ),
+def _table() -> dict[str, NamedPolicy]:
+    queue = NamedPolicy(
+        name=QUEUE,
+        summary="the product's own: priorities, fair shares, preemption, backfill",
+        scheduler=standard_scheduler,
     )
-}
+    fifo = NamedPolicy(
+        name="fifo",
+        summary="strictly in the order of submission; nobody passes, nobody is asked to leave",
+        scheduler=lambda: Scheduler(preempt=False, strict_order=True),
+        spec=_without_rank,
+    )
+    chosen = [
+        NamedPolicy(
+            name=name,
+            summary="the product's own with this policy of rounds chosen",
+            scheduler=partial(Scheduler, places_by_speed=True, policy=policy),
+        )
+        for name, policy in STANDARD.items()
+    ]
+    return {policy.name: policy for policy in (queue, fifo, *chosen)}
+
+
+POLICIES: Mapping[str, NamedPolicy] = _table()
 
 
 def policies_of(names: Sequence[str]) -> tuple[NamedPolicy, ...]:
