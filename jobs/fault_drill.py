@@ -19,6 +19,7 @@ from orchestrator.types import PendingReason, RunId, RunSpec, RunStatus, Seconds
 __all__ = ["Played", "play"]
 
 START_TIMEOUT: Seconds = 300.0
+GRACE: Seconds = 60.0
 MAX_EVENTS = 20_000  # a schedule has hundreds
 MAX_SECONDS: Seconds = 60_000.0  # of true time; a day by which a date is wrong is more
 MAX_MENDED = 4  # times that a person has to come
@@ -108,7 +109,7 @@ class _WatchedCluster:
     fate: _Fate
 
     def apply(self, action: Action) -> None:
-        self.observer.ordered(action, self.world.now())
+        self.observer.ordered(action)
         self.fate.around(self.network.apply, action)
 
     def wait(self, until: Seconds | None) -> Sequence[Event]:
@@ -132,8 +133,10 @@ class _Play:
 
     def __post_init__(self) -> None:
         work = self.work
-        self.observer = Observer(start_timeout_seconds=START_TIMEOUT)
         self.world = SimCluster(work.happenings, faults=work.faults, seed=self.seed)
+        self.observer = Observer(
+            start_timeout_seconds=START_TIMEOUT, grace_seconds=GRACE, clock=self.world.now
+        )
         self.network = SimNetwork(
             self.world,
             seed=self.seed,
@@ -169,7 +172,7 @@ class _Play:
             fate = _Fate(left, is_store)
             try:
                 drive(
-                    Scheduler(start_timeout_seconds=START_TIMEOUT),
+                    self._scheduler(),
                     _WatchedCluster(self.network, self.world, self.observer, fate),
                     _WatchedStore(self.store, self.observer, fate),
                     self.network,
@@ -184,6 +187,9 @@ class _Play:
                 self._restart(offset)
             else:
                 return
+
+    def _scheduler(self) -> Scheduler:
+        return Scheduler(start_timeout_seconds=START_TIMEOUT, yield_grace_seconds=GRACE)
 
     def _restart(self, offset: Seconds) -> None:
         self.num_deaths += 1
@@ -201,7 +207,7 @@ class _Play:
 
     def check_end(self) -> None:
         """What is left behind."""
-        again = Scheduler(start_timeout_seconds=START_TIMEOUT)
+        again = self._scheduler()
         for event in self.store.replay():
             again.handle(event)
         replayed = {status.run_id: status for status in again.statuses()}

@@ -175,6 +175,7 @@ def _faults(chance: random.Random) -> Faults:
         start_failure=rate(0.3),
         slow_start=rate(0.2),
         worker_loss=rate(0.3),
+        flaky=rate(0.5),
         straggler=rate(0.3),
         lost_yield=rate(0.5),
         lost_kill=rate(0.5),

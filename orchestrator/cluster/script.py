@@ -76,6 +76,7 @@ class Faults:
     slow_start: float = 0.0
     slow_start_seconds: Seconds = 600.0
     worker_loss: float = 0.0
+    flaky: float = 0.0  # the training raises at some moment
     straggler: float = 0.0
     straggler_factor: float = 3.0
     lost_yield: float = 0.0  # the gang never leaves by itself

@@ -9,6 +9,8 @@ from orchestrator.cluster.script import Faults
 from orchestrator.cluster.sim_cards import SimCards
 from orchestrator.cluster.sim_gang import (
     DETECT_SECONDS,
+    HANG_SECONDS,
+    MISHAPS,
     Gang,
     Luck,
     finished,
@@ -39,7 +41,6 @@ __all__ = ["SimCluster"]
 KILL_SECONDS = 1.0
 VANISH_SECONDS = 5.0  # at most this long before the report a lost node is already gone
 LATE_SECONDS = (1.0, 900.0)
-HANG_SECONDS = (600.0, 660.0)  # until a gang that hangs is found and killed
 MAX_EMPTY_WAITS = 10_000  # the scheduler wakes up for ever and nothing comes of it
 
 _Step = Callable[[], Event | None]
@@ -150,8 +151,6 @@ class SimCluster:
             elif not is_spread:
                 self._over(gang)
 
-    # --- what happens by itself
-
     def _expect(self, event: Event) -> None:
         if isinstance(event, NodeLost):
             what = f"{event.node_id}/{event.at}"
@@ -202,8 +201,8 @@ class SimCluster:
             self._fail(gang, *wrong)
         else:
             # The epochs before them are reported as ever: mishaps have entries of their own.
-            self._expect_mishap(gang, "worker_loss", Cause.WORKER_LOST, DETECT_SECONDS)
-            self._expect_mishap(gang, "hang", Cause.HANG, HANG_SECONDS)
+            for fault, cause, told in MISHAPS:
+                self._expect_mishap(gang, fault, cause, told)
             self._next_epoch(gang)
         return self._say(gang, GangStarted(at=self._now, attempt=gang.start.attempt))
 

@@ -9,6 +9,8 @@ from orchestrator.types import AttemptId, Cause, CheckpointRef, Progress, Scalar
 
 __all__ = [
     "DETECT_SECONDS",
+    "HANG_SECONDS",
+    "MISHAPS",
     "Gang",
     "Luck",
     "finished",
@@ -20,6 +22,12 @@ __all__ = [
 ]
 
 DETECT_SECONDS = (0.5, 8.0)  # after a node or worker died, until its gang is told as failed
+HANG_SECONDS = (600.0, 660.0)  # until a gang that hangs is found and killed
+MISHAPS = (  # rate in `Faults`, cause, when it is told
+    ("worker_loss", Cause.WORKER_LOST, DETECT_SECONDS),
+    ("flaky", Cause.USER_ERROR, DETECT_SECONDS),
+    ("hang", Cause.HANG, HANG_SECONDS),
+)
 
 
 @dataclass(slots=True, eq=False)

@@ -14,11 +14,10 @@ none goes on beyond it. I12 everything ends in time. I13 the journal replays to 
 the results are those that were asked for: each epoch of each run that succeeded exactly once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
-from orchestrator.cluster.sim_rooms import LawBrokenError, Rooms, demand
+from orchestrator.cluster.sim_rooms import SLACK, LawBrokenError, Rooms, check_times, demand
 from orchestrator.messages import (
     Action,
     AttemptEvent,
@@ -90,10 +89,20 @@ class Observer:
 
     Args:
         start_timeout_seconds: As the scheduler was told.
+        grace_seconds: The yield grace, as the scheduler was told.
+        clock: Tells the true time.
     """
 
-    def __init__(self, *, start_timeout_seconds: Seconds) -> None:
+    def __init__(
+        self,
+        *,
+        start_timeout_seconds: Seconds,
+        grace_seconds: Seconds,
+        clock: Callable[[], Seconds],
+    ) -> None:
         self._start_timeout = start_timeout_seconds
+        self._grace = grace_seconds
+        self._clock = clock
         self._runs: dict[RunId, _Run] = {}
         self._asked: dict[str, RunSpec] = {}  # acknowledged, by key
         self._rooms = Rooms()
@@ -132,14 +141,14 @@ class Observer:
                 self._changed(run, run.status, status)
             run.status = status
             run.attempt = max(run.attempt, status.attempt)
-            _check_times(status)
+            check_times(status)
             self._check_end(run, status)
 
-    def ordered(self, action: Action, now: Seconds) -> None:
-        """The cluster was given an action at a true moment."""
+    def ordered(self, action: Action) -> None:
+        """The cluster was given an action."""
         self.num_checks += 1
         if isinstance(action, StartGang):
-            self._started(action, now)
+            self._started(action)
             return
         gang = self._rooms.gangs.get(action.attempt)
         run = self._runs[action.attempt.run_id]
@@ -147,15 +156,20 @@ class Observer:
             return  # it has ended, or was never started: the cluster ignores it
         is_timeout = run.status.detail == "the gang did not start in time"
         if isinstance(action, KillGang) and is_timeout and not gang.asked:
-            waited = now - gang.since
-            demand("I9", waited >= self._start_timeout - 1.0, f"killed after {waited:.0f} s")
+            waited = self._clock() - gang.since
+            demand("I9", waited >= self._start_timeout - SLACK, f"killed after {waited:.0f} s")
         if isinstance(action, PreemptGang):
-            demand("I6", gang.is_up, f"{action.attempt} is asked politely before it is up")
+            demand(
+                "I6", gang.up_at is not None, f"{action.attempt} is asked politely before it is up"
+            )
         gang.asked = True
+        if isinstance(action, KillGang):
+            gang.killed_at = self._clock()
 
     def driver_died(self) -> None:
         """The driver died, and its gangs with it; the next one is told of the nodes anew."""
         self._rooms.gangs.clear()
+        self._rooms.nodes.clear()
 
     def ended(
         self,
@@ -199,7 +213,7 @@ class Observer:
         is_held = run.status.state.holds_gpus
         match event:
             case GangStarted() if event.attempt in self._rooms.gangs:
-                self._rooms.gangs[event.attempt].is_up = True
+                self._rooms.gangs[event.attempt].come_up(self._clock())
             case ProgressReported():
                 self._completed(run, event, is_held=is_held)
             case GangFinished() if is_held:
@@ -214,6 +228,9 @@ class Observer:
 
     def _completed(self, run: _Run, event: ProgressReported, *, is_held: bool) -> None:
         epoch, ref = event.progress.epoch, event.checkpoint
+        gang = self._rooms.gangs.get(event.attempt)
+        if gang is not None and is_held:
+            gang.check_time(self._clock(), self._grace + SLACK)
         name = f"epoch {epoch} of {event.attempt}"
         demand("I14", epoch <= run.epoch + 1, f"{name} follows epoch {run.epoch}")
         is_new = (event.attempt.number, epoch) not in run.epochs
@@ -254,7 +271,7 @@ class Observer:
             is_spent = spent > allowed or budget == "out_of_memory"
             demand("I11", is_spent, f"{name} for {status.cause} after {spent} of {allowed}")
 
-    def _started(self, start: StartGang, now: Seconds) -> None:
+    def _started(self, start: StartGang) -> None:
         attempt, run = start.attempt, self._runs[start.attempt.run_id]
         status = run.status
         is_current = status is not None and status.attempt == attempt.number
@@ -270,11 +287,4 @@ class Observer:
         batch = start.batch
         is_exact = sum(batch.pieces) * batch.world_size == run.spec.effective_batch
         demand("I14", is_exact, f"{attempt} trains another batch than was asked for")
-        self._rooms.start(start, now)
-
-
-def _check_times(status: RunStatus) -> None:
-    moments = (status.submitted_at, status.started_at, status.ended_at)
-    known = [moment for moment in moments if moment is not None]
-    is_sorted = all(a <= b + 1e-6 for a, b in pairwise(known))
-    demand("I9", is_sorted, f"{status.run_id} took negative time: {known}")
+        self._rooms.start(start, self._clock())

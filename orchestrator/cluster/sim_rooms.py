@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from orchestrator.messages import Event, NodeChanged, NodeJoined, NodeLost, StartGang
-from orchestrator.types import AttemptId, Node, NodeId, Seconds, Share
+from orchestrator.types import AttemptId, Node, NodeId, RunStatus, Seconds, Share
 
-__all__ = ["Gang", "LawBrokenError", "Rooms", "demand"]
+__all__ = ["SLACK", "Gang", "LawBrokenError", "Rooms", "check_times", "demand"]
+
+SLACK: Seconds = 6.0  # smaller corrections of a date are not seen as such
 
 
 class LawBrokenError(AssertionError):
@@ -30,8 +33,27 @@ class Gang:
     start: StartGang
     since: Seconds
     shares: list[Share]  # without those of lost nodes
-    is_up: bool = False
+    up_at: Seconds | None = None
     asked: bool = False  # to leave, or killed
+    killed_at: Seconds | None = None  # the last time
+
+    def come_up(self, now: Seconds) -> None:
+        """It was told to have started; a message that comes twice tells nothing new."""
+        if self.up_at is None:
+            self.up_at = now
+
+    def check_time(self, now: Seconds, grace: Seconds) -> None:
+        """It lives and completed an epoch: was it time to end it, or to kill it again?
+
+        Raises:
+            LawBrokenError: I9 or I12.
+        """
+        name, limit = str(self.start.attempt), self.start.spec.max_duration_seconds
+        if self.up_at is not None and limit is not None and not self.asked:
+            ran = now - self.up_at
+            demand("I9", ran <= limit + SLACK, f"{name} may run {limit:.0f} s, ran {ran:.0f}")
+        if self.killed_at is not None and self.shares:
+            demand("I12", now - self.killed_at <= grace, f"{name} is not killed again")
 
 
 @dataclass(slots=True)
@@ -95,3 +117,11 @@ class Rooms:
         demand("I8", num_bytes <= room - card.foreign_bytes, f"{num_bytes} of {room} on {share}")
         wants_whole = any(gang.start.spec.memory_bytes is None for gang, _ in mine)
         demand("I8", len(mine) == 1 or not wants_whole, f"{share} is not alone on its card")
+
+
+def check_times(status: RunStatus) -> None:
+    """I9: no run takes negative time."""
+    moments = (status.submitted_at, status.started_at, status.ended_at)
+    known = [moment for moment in moments if moment is not None]
+    is_sorted = all(a <= b + 1e-6 for a, b in pairwise(known))
+    demand("I9", is_sorted, f"{status.run_id} took negative time: {known}")

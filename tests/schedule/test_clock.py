@@ -26,7 +26,7 @@ def restarted(desk: Desk, *, after: float) -> None:
         desk.world.tell(event)
 
 
-@pytest.mark.parametrize("jump", [-DAY, -3600.0, -61.0, 0.0])
+@pytest.mark.parametrize("jump", [-DAY, -3600.0, -6.0, 0.0])
 def test_a_pause_lasts_as_long_as_it_should_when_the_date_was_corrected(
     desk: Desk, jump: float
 ) -> None:
@@ -63,7 +63,7 @@ def test_a_start_that_takes_long_is_not_cut_short_by_a_few_seconds_of_disorder(d
     desk.world.now = 100.0
     desk.submit(make_spec("r"))
     due = desk.scheduler.next_wakeup
-    desk.world.now -= 30.0
+    desk.world.now -= 4.0
     desk.submit(make_spec("s"))
     assert desk.scheduler.next_wakeup == due
 

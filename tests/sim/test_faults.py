@@ -70,7 +70,7 @@ def test_the_job_tells_how_many_schedules_it_played(capsys: pytest.CaptureFixtur
 
 @pytest.fixture
 def observer() -> Observer:
-    made = Observer(start_timeout_seconds=300.0)
+    made = Observer(start_timeout_seconds=300.0, grace_seconds=60.0, clock=lambda: 0.0)
     made.acknowledged(make_spec("r"), "r")
     return made
 
