@@ -66,13 +66,15 @@ MUTATIONS = (
     Mutation(
         "actions come before their publication",
         DRIVER,
-        """        changed = self.scheduler.drain_changes()
+        """        actions: tuple[Action, ...] = self.scheduler.handle(event)
+        changed = self.scheduler.drain_changes()
         if changed:
             self.store.publish(changed)
         for action in actions:
             self.cluster.apply(action)
 """,
-        """        changed = self.scheduler.drain_changes()
+        """        actions: tuple[Action, ...] = self.scheduler.handle(event)
+        changed = self.scheduler.drain_changes()
         for action in actions:
             self.cluster.apply(action)
         if changed:
