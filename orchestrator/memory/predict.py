@@ -130,7 +130,7 @@ def _overheads(
 def _weights(
     workload: Workload, lookup: Callable[[Workload, Sequence[int]], Footprint], demand: Demand
 ) -> Bytes:
-    """Bytes of the parameters, which DDP keeps once more in buckets."""
+    """Bytes of the parameters, whose gradients a gang averages in a flat copy."""
     return lookup(workload, (demand.micro_batch,)).parts.get("weights", 0)
 
 

@@ -69,8 +69,18 @@ _CUBLAS_SMALL = Figure(
 )
 _NUM_HANDLES = 2
 
-# torch.nn.parallel.DistributedDataParallel keeps gradients a second time, in buckets.
-_NCCL = Figure(0.6 * (1 << 30), "what NCCL's buffers and channels are said to take", "guess")
+# Gradients of a gang are averaged in one flat copy (`trainer/yolo_ranks.py`), not in the buckets of
+# DistributedDataParallel, which is not used. NCCL keeps, beside PyTorch's allocator, a buffer a
+# protocol for each connection of each channel: Simple 4 MiB (the default of NCCL_BUFFSIZE in its
+# documentation of environment variables), LL128 120 * 640 * 8 * 8 bytes and LL 8 * 512 * 8 * 16
+# bytes (src/init.cc and src/include/device.h of NCCL 2.x). How many channels it opens depends on
+# what links the cards: 2 to 16. Four connections: the ring's one, and up to three of the tree.
+_NCCL_CHANNELS, _NCCL_CONNECTIONS = 16, 4
+_NCCL = Figure(
+    _NCCL_CHANNELS * _NCCL_CONNECTIONS * ((4 << 20) + 120 * 640 * 8 * 8 + 8 * 512 * 8 * 16),
+    "NCCL's buffers by protocol, of 16 channels with four connections each",
+    "guess",
+)
 
 # What the driver keeps of a card for itself: NVML counts it in the total, CUDA does not offer it.
 # torch printed 7.79 GiB of an RTX 3070's 8, 14.75 and 14.56 of a T4's 15, 22.03 of an L4's 22.49,
@@ -106,9 +116,10 @@ class Overheads:
     """What turns bytes of the replayed allocator into bytes of a card, in both directions.
 
     `outside_bytes` are taken beside PyTorch's allocator (CUDA context, NCCL), `inside_bytes` by it
-    but not by the traced step (cuBLAS, gradient buckets). `factor` and `constant_bytes` turn what
-    the replay says into what a card was seen to need; `likely_factor` is the middle of what was
-    seen, `factor` what is planned with. `confidence` is that of the weakest figure.
+    but not by the traced step (cuBLAS, the gradients that a gang averages). `factor` and
+    `constant_bytes` turn what the replay says into what a card was seen to need; `likely_factor` is
+    the middle of what was seen, `factor` what is planned with. `confidence` is that of the weakest
+    figure.
     """
 
     outside_bytes: Bytes
@@ -167,8 +178,9 @@ def overheads(
             unknown and takes the worst of all.
         is_deterministic: Whether `CUBLAS_WORKSPACE_CONFIG` is `:4096:8`, as ultralytics sets it.
         has_lazy_loading: torch 1.13 and CUDA 11.7 or newer.
-        world_size: Ranks of the gang; above 1 DDP and NCCL come on top.
-        parameter_bytes: Of the model's weights, for the buckets of DDP.
+        world_size: Ranks of the gang; above 1 the flat copy of the gradients and NCCL come on top.
+        parameter_bytes: Of the model's weights, for that copy. It lives during an update, when
+            activations are gone, so that adding it to the peak of the step is an upper bound.
     """
     generation = _GENERATIONS.get(architecture, _UNKNOWN)
     is_large = is_deterministic or architecture in ("Hopper", "Blackwell")

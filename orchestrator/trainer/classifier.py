@@ -43,7 +43,8 @@ def make_model(settings: TrainSettings, options: TimmOptions, num_classes: int) 
     """Create the model, from the weights of a local file if there is one; nothing is downloaded.
 
     Raises:
-        ConfigError: timm has no such model, or the model does not take what the settings ask.
+        ConfigError: timm has no such model, it has no classifier, or it does not take what the
+            settings ask.
         DataError: The weights file is missing, damaged, or of another model.
     """
     name = settings.model.removeprefix(PREFIX)
@@ -67,6 +68,13 @@ def make_model(settings: TrainSettings, options: TimmOptions, num_classes: int) 
         raise ConfigError(
             f"{settings.model} cannot be made with {wants}", code="E1113", why=(str(error),)
         ) from error
+    if getattr(model, "num_classes", num_classes) == 0:
+        raise ConfigError(
+            f"{settings.model} cannot be trained to classify",
+            code="E1119",
+            why=("it is an encoder: timm gives it no classifier, only features",),
+            fix=("a model with a classifier; timm.list_models() names them",),
+        )
     if options.weights:
         _load_weights(model, Path(options.weights))
     return model

@@ -84,7 +84,7 @@ def test_cublas_takes_eight_mib_by_default_and_thirty_two_on_hopper_or_when_dete
     assert overheads("Hopper", is_deterministic=False).inside_bytes == 2 * (32 << 20)
 
 
-def test_a_gang_takes_buckets_and_nccl_besides() -> None:
+def test_a_gang_takes_a_flat_copy_and_nccl_besides() -> None:
     one, four = overheads("Ampere"), overheads("Ampere", world_size=4, parameter_bytes=GIB)
     assert four.inside_bytes - one.inside_bytes == GIB
     assert four.outside_bytes > one.outside_bytes + GIB // 2

@@ -240,3 +240,10 @@ def test_a_light_classifier_that_was_killed_ends_like_a_plain_one(tmp_path: Path
     text = (tmp_path / "light/args.yaml").read_text()
     assert "grad_checkpointing: true" in text
     assert "optimizer_state: host" in text
+
+
+def test_an_encoder_without_a_classifier_is_refused_before_it_trains() -> None:
+    settings = TrainSettings(model="timm/gemma4_vit_167m_enc", data="", imgsz=768, epochs=1)
+    with torch.device("meta"), pytest.raises(ConfigError, match="cannot be trained") as caught:
+        make_model(settings, TimmOptions(), 3)
+    assert caught.value.code == "E1119"
