@@ -21,7 +21,7 @@ def simulate_store(client: Client) -> None:
     from orchestrator.console.stop import interruptible
     from orchestrator.driver import drive
     from orchestrator.messages import NodeJoined
-    from orchestrator.schedule.scheduler import standard_scheduler
+    from orchestrator.schedule.standard import standard_scheduler
 
     node = Node(node_id=NodeId("box"), cards=CARDS, num_cpus=8.0)
     with client.store() as store, store.drive("load"), LinesView(sys.stderr) as view:

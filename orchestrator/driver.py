@@ -42,7 +42,8 @@ def drive(
     loop = _Loop(scheduler, cluster, store, observe or _unobserved)
     loop.take(scheduler.orphans(at=clock.now()))
     while True:
-        loop.follow(store.receive(clock.now()))  # in the journal already
+        while asked := store.receive(clock.now()):
+            loop.follow(asked)  # in the journal already
         is_kept = keep_alive() if callable(keep_alive) else keep_alive
         if scheduler.is_drained or (scheduler.is_idle and not is_kept):
             return loop.num_events

@@ -87,7 +87,8 @@ class Store(Protocol):
     def receive(self, at: Seconds) -> Sequence[Event]:
         """Move what people asked for (submit, stop, resume, place, drain) from inbox to journal.
 
-        One transaction; the events are stamped `at` and returned in the order of asking.
+        One transaction; the events are stamped `at` and returned in the order of asking. Of very
+        many only the oldest: nothing is left when nothing is returned.
         """
         ...
 

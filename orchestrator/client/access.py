@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.client.names import default_home, find_run, fingerprint, new_run_id
 from orchestrator.client.places import demand_movable, demand_priority, place
-from orchestrator.client.records import Run, RunRecord, asked_run, listed_run
+from orchestrator.client.records import Run, RunRecord, asked_run, listed_run, made_at_once
 from orchestrator.errors import ConfigError
 from orchestrator.messages import (
     CancelRequested,
@@ -97,9 +97,9 @@ class Client:
     ) -> tuple[Run, ...]:
         if not self.is_there:
             return ()
-        with self.store() as store:
+        with self.store() as store, made_at_once():
             known, asked = store.listing(project=project, limit=limit, is_unfinished=is_unfinished)
-        return (*map(listed_run, known), *map(asked_run, asked))
+            return (*map(listed_run, known), *map(asked_run, asked))
 
     def run(self, run_id: str) -> Run:
         """One run, by its id or any beginning or part of it that only one run has.

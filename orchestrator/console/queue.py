@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from orchestrator.client.access import Client, Run
+from orchestrator.client.records import made_at_once
 from orchestrator.console.read import run_object
 from orchestrator.console.say import columns, emit, emit_json, say
 from orchestrator.errors import ConfigError
@@ -23,18 +24,19 @@ _USES = (
 
 def show_queue(client: Client, *, only: str | None, as_json: bool) -> None:
     """Print runs that have not ended, in order; of one queue, or of all."""
-    entries = [entry for entry in _entries(client.queue()) if only in (None, entry[2].queue)]
-    if as_json:
-        emit_json(
-            queue=[
-                {"position": at, "position_in_queue": inside, **run_object(run)}
-                for at, inside, run in entries
-            ]
-        )
-    elif not entries:
-        say(f"the queue {only} is empty" if only else "the queue is empty")
-    else:
-        emit(_table(entries, has_queues=len({run.queue for _, _, run in entries}) > 1))
+    with made_at_once():
+        entries = [entry for entry in _entries(client.queue()) if only in (None, entry[2].queue)]
+        if as_json:
+            emit_json(
+                queue=[
+                    {"position": at, "position_in_queue": inside, **run_object(run)}
+                    for at, inside, run in entries
+                ]
+            )
+        elif not entries:
+            say(f"the queue {only} is empty" if only else "the queue is empty")
+        else:
+            emit(_table(entries, has_queues=len({run.queue for _, _, run in entries}) > 1))
 
 
 def _entries(runs: Sequence[Run]) -> list[_Entry]:

@@ -7,6 +7,7 @@ from threading import Event as Pause
 from typing import Any
 
 from orchestrator.client.access import Client, Run, RunRecord
+from orchestrator.client.records import made_at_once
 from orchestrator.console.say import (
     clock_text,
     columns,
@@ -65,13 +66,14 @@ def run_object(run: Run) -> dict[str, Any]:
 
 def list_runs(client: Client, *, as_json: bool, project: str | None, limit: int | None) -> None:
     """`orc ls`."""
-    runs = client.runs(project, limit)
-    if as_json:
-        emit_json(runs=[run_object(run) for run in runs])
-    elif not runs:
-        say(f"no runs in {client.home}; start one: orc train CONFIG")
-    else:
-        emit(_table(runs))
+    with made_at_once():
+        runs = client.runs(project, limit)
+        if as_json:
+            emit_json(runs=[run_object(run) for run in runs])
+        elif not runs:
+            say(f"no runs in {client.home}; start one: orc train CONFIG")
+        else:
+            emit(_table(runs))
 
 
 def _table(runs: Sequence[Run]) -> str:

@@ -23,6 +23,9 @@ from orchestrator.types import RunId, RunStatus, Seconds
 __all__ = ["SqlStore"]
 
 
+_AT_ONCE = 200  # rows in a transaction: askers wait for it, and it takes 60 ms
+
+
 class SqlStore(StoreReader):
     """Keeps the Store contract in a database, and lets other processes ask and read meanwhile.
 
@@ -103,14 +106,16 @@ class SqlStore(StoreReader):
 
     def publish(self, statuses: Sequence[RunStatus]) -> None:
         """Update the rows that people read, and with them the fence; raises as `append` does."""
-        if not statuses:
-            return
-        with self._writing() as connection:
-            for status in statuses:
-                rows.write_status(self._database, connection, status)
+        for at in range(0, len(statuses), _AT_ONCE):
+            with self._writing() as connection:
+                for status in statuses[at : at + _AT_ONCE]:
+                    rows.write_status(self._database, connection, status)
 
     def receive(self, at: Seconds) -> Sequence[Event]:
-        """Move what people asked for to the journal, stamped `at`; raises as `append` does."""
+        """Move what people asked for to the journal, stamped `at`; raises as `append` does.
+
+        At most two hundred at a time.
+        """
         if self._epoch is not None and time.monotonic() >= self._next_beat:
             beat(self._database, self._epoch)
             self._next_beat = time.monotonic() + BEAT_SECONDS
