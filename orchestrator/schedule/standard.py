@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from orchestrator.schedule.policy import Policy
 from orchestrator.schedule.scheduler import Scheduler
+from orchestrator.schedule.widths import ShortestFlow
 
 __all__ = ["POLICIES", "QUEUE", "standard_scheduler"]
 
 QUEUE = "queue"  # no policy: each run gets what it asks for, in the order of the queue
 
-POLICIES: Mapping[str, Policy] = {}
+POLICIES: Mapping[str, Policy] = {"shortest": ShortestFlow()}
 
 
 def standard_scheduler() -> Scheduler:

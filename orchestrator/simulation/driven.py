@@ -12,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from orchestrator.cluster.sim import SimCluster
@@ -23,9 +23,10 @@ from orchestrator.schedule.policy import Policy
 from orchestrator.schedule.rearrange import Knowledge
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
-from orchestrator.simulation.pollux import Application, Shape, packed_shape
+from orchestrator.simulation.pollux import Application, Moments, Shape, packed_shape
 from orchestrator.simulation.pollux_files import Submission
-from orchestrator.simulation.rounds import Machine
+from orchestrator.simulation.rounds import Job, Machine
+from orchestrator.simulation.sized import NCF_BATCH, Freedom, most_gpus
 from orchestrator.store.memory import MemoryStore
 from orchestrator.types import (
     Card,
@@ -60,7 +61,7 @@ class Terms:
     """What a policy may choose and what it is told.
 
     Args:
-        is_elastic: Whether the number of cards is the policy's choice, or the row's.
+        freedom: What is free: who runs, on how many cards, with which batch.
         is_speed_known: Whether the speed at every width is known beforehand, or learned.
         forecast_error: The remaining work is known up to a factor of this scatter (standard
             deviation of its logarithm), drawn once a job; None leaves it to be learned.
@@ -68,7 +69,7 @@ class Terms:
             product repeats the unfinished epoch.
     """
 
-    is_elastic: bool
+    freedom: Freedom
     is_speed_known: bool = True
     forecast_error: float | None = 0.0
     keeps_unfinished_epochs: bool = True
@@ -89,14 +90,14 @@ def drive_jobs(
     Returns:
         The jobs in the order of the list, and the scheduler as it was at the end.
     """
-    speeds = _Speeds(apps, {row.name: row for row in rows}, machine.gpus_per_node)
+    speeds = _Speeds(apps, {row.name: row for row in rows}, terms.freedom, machine.gpus_per_node)
     happenings: list[Event] = [
         NodeJoined(at=0.0, node=_node(number, machine.gpus_per_node))
         for number in range(machine.num_nodes)
     ]
-    most = machine.num_gpus if terms.is_elastic else None
     happenings += [
-        RunSubmitted(at=row.submit_s, spec=_spec(row, apps[row.app], most)) for row in rows
+        RunSubmitted(at=row.submit_s, spec=_spec(row, apps[row.app], terms.freedom, machine))
+        for row in rows
     ]
     cluster = SimCluster(
         sorted(happenings, key=lambda event: event.at),
@@ -129,11 +130,17 @@ def _outcome(scheduler: Scheduler, row: Submission) -> Driven:
 
 @dataclass(frozen=True, slots=True)
 class _Speeds:
-    """What the tables say of a run, looked up by its job."""
+    """What the tables say of a run, looked up by its job.
+
+    Where the batch is free, the trainer takes the batch of most progress by the statistics of the
+    gradient that it saw last, as the published agent does.
+    """
 
     apps: Applications
     rows: Mapping[str, Submission]
+    freedom: Freedom
     gpus_per_node: int
+    seen: dict[str, Moments] = field(default_factory=dict)
 
     def epoch_seconds(self, start: StartGang, epoch: int) -> Seconds:
         """Seconds of an epoch, counted from 1, where the gang is."""
@@ -141,23 +148,43 @@ class _Speeds:
         app = self.apps[row.app]
         nodes = Counter(share.node_id for share in start.placement.shares)
         shape: Shape = tuple(sorted(nodes.values(), reverse=True))
+        batch = self._batch(row, shape)
+        rate = app.rate(shape, batch, epoch - 1)
+        assert rate > 0, f"{row.name} cannot train batch {batch} on {shape}"
+        if self.freedom is Freedom.ADAPTIVE:
+            local, extra = app.split(batch, sum(shape))
+            self.seen[row.name] = app.moments(local * (extra + 1) * sum(shape), epoch - 1)
         begin, end = ((0.0, *app.epoch_ends)[at] for at in (epoch - 1, epoch))
-        rate = app.rate(shape, row.batch, epoch - 1)
-        assert rate > 0, f"{row.name} cannot train batch {row.batch} on {shape}"
         return (end - begin) / rate
 
     def speedup(self, spec: RunSpec, width: int) -> float:
         """Times faster than on one card; where that cannot train it, in units of the least."""
         row = self.rows[spec.run_id]
-        least = self.least_width(row)
-        return self._rate(row, width) / self._rate(row, least)
+        return self.rate(row, width, None) / self.rate(row, self.least_width(row), None)
 
     def least_width(self, row: Submission) -> int:
-        """The fewest cards that can train the batch of a job."""
-        return next(width for width in range(1, 65) if self._rate(row, width) > 0)
+        """The fewest cards that can train a job."""
+        return next(width for width in range(1, 65) if self.rate(row, width, None) > 0)
 
-    def _rate(self, row: Submission, width: int) -> float:
-        return self.apps[row.app].rate(packed_shape(width, self.gpus_per_node), row.batch, 0)
+    def rate(self, row: Submission, width: int, epoch: int | None) -> float:
+        """Progress a second on so many cards, packed; at an epoch (from 0), or as seen last."""
+        app, shape = self.apps[row.app], packed_shape(width, self.gpus_per_node)
+        if self.freedom is not Freedom.ADAPTIVE or row.app == "ncf":
+            return app.rate(shape, self._batch(row, shape), epoch or 0)
+        last = self.seen.get(row.name) or app.moments(app.least_batch, 0)
+        moments = last if epoch is None else app.moments(app.least_batch, epoch)
+        return app.best_batch(shape, moments)[1]
+
+    def _batch(self, row: Submission, shape: Shape) -> int:
+        if self.freedom is not Freedom.ADAPTIVE:
+            return row.batch
+        if row.app == "ncf":
+            return NCF_BATCH
+        app = self.apps[row.app]
+        last = self.seen.get(row.name)
+        if last is None:
+            return max(app.least_batch, app.least_local * sum(shape))
+        return app.best_batch(shape, last)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,20 +200,18 @@ class _Foresight:
         app = self.speeds.apps[row.app]
         ends = (0.0, *app.epoch_ends)
         width = self.speeds.least_width(row)
-        shape = packed_shape(width, self.speeds.gpus_per_node)
         seconds = sum(
-            (ends[at + 1] - ends[at]) / app.rate(shape, row.batch, at)
+            (ends[at + 1] - ends[at]) / self.speeds.rate(row, width, at)
             for at in range(epoch, app.num_epochs)
         )
         wrong = random.Random(f"forecast/{row.name}").gauss(0.0, self.error)
         return seconds * self.speeds.speedup(spec, width) * math.exp(wrong)
 
 
-def _spec(row: Submission, app: Application, most: int | None) -> RunSpec:
-    """The run of a job; elastic up to `most` cards where that is given."""
-    num_gpus, least = row.num_gpus, None
-    if most is not None:
-        num_gpus, least = _nearest(min(most, app.most_gpus(row.batch))), 1
+def _spec(row: Submission, app: Application, freedom: Freedom, machine: Machine) -> RunSpec:
+    """The run of a job, as wide as it may ever be."""
+    job = Job(row, app, None if freedom is Freedom.ADAPTIVE else row.batch)
+    most = most_gpus(job, freedom, machine)
     settings = TrainSettings(
         model=row.app, data="none", imgsz=row.batch, epochs=app.num_epochs, patience=0
     )
@@ -197,8 +222,8 @@ def _spec(row: Submission, app: Application, most: int | None) -> RunSpec:
         settings=settings,
         effective_batch=DIVISIBLE,
         folder=f"/simulated/{row.name}",
-        num_gpus=num_gpus,
-        min_gpus=least,
+        num_gpus=most if freedom is Freedom.RIGID else _nearest(most),
+        min_gpus=None if freedom is Freedom.RIGID else 1,
     )
 
 
