@@ -32,6 +32,7 @@ __all__ = [
     "progressed",
     "recut",
     "started",
+    "trust_changed",
     "yielded",
 ]
 
@@ -182,6 +183,13 @@ def lost(life: Lifecycle, event: NodeLost) -> None:
     life.inventory_changed()
 
 
+def trust_changed(life: Lifecycle) -> None:
+    """Cards were put aside or are trusted again: whoever waits may wait for another reason."""
+    life.dispatch.doubt()
+    for shape in life.queue.shapes.values():
+        life.changed.update((run_id, None) for _, _, run_id in shape.waiting)
+
+
 def expired(life: Lifecycle, record: RunRecord) -> None:
     """The one moment that the run waited for has come; its state says which."""
     if record.state is RunState.PENDING:
@@ -239,7 +247,7 @@ def _ended_as_asked(life: Lifecycle, record: RunRecord, trigger: type) -> bool:
 def _retry(life: Lifecycle, record: RunRecord, trigger: type, cause: Cause, detail: str) -> None:
     assert record.batch is not None, "a gang was started without a batch"
     if life.health.failed(record.spec, record.held, cause, life.now):
-        life.dispatch.doubt()
+        trust_changed(life)
     verdict = retry.decide(
         cause,
         faults=record.faults,

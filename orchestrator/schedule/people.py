@@ -14,6 +14,7 @@ from orchestrator.messages import (
 )
 from orchestrator.plan.batch import plan_batch
 from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.gangs import trust_changed
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.runs import Bereft, Faults, RunRecord
 from orchestrator.types import Cause, RunState, StopMode, StopReason
@@ -172,4 +173,4 @@ def set_rule(life: Lifecycle, event: QueueChanged) -> None:
 def mended(life: Lifecycle, event: PlaceMended) -> None:
     """Trust a card or a node again that was put aside."""
     life.health.trust(event.node_id, event.card)
-    life.dispatch.doubt()
+    trust_changed(life)

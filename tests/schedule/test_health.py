@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.messages import PlaceMended
+from orchestrator.messages import GangFailed, PlaceMended
 from orchestrator.schedule.health import ASIDE_SECONDS, MAX_TIMES
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.types import Cause, DeviceKind, NodeId, PendingReason, RetryBudget, RunId, RunSpec
@@ -181,6 +181,17 @@ def test_explain_names_the_runs_the_cause_and_when_it_is_tried_again(desk: Desk)
     desk.world.now += 60.0
     told = desk.scheduler.explain(RunId("waits"), desk.world.now)
     assert "a:0 was put aside after DEVICE_FAULT of x0, y0; tried again in 9 min" in told.blockers
+
+
+def test_who_waits_already_is_told_anew_when_a_card_is_put_aside(desk: Desk) -> None:
+    desk.submit(run("other", gib=23))
+    strike(desk, Cause.DEVICE_FAULT, run("x", "one", gib=20))
+    desk.submit(run("y", "two", gib=20), run("waits", gib=20))
+    assert desk.status("waits").reason is PendingReason.WAITING_FOR_GPU
+    failed = GangFailed(at=0.0, attempt=desk.attempt("y"), cause=Cause.DEVICE_FAULT)
+    assert desk.scheduler.handle(failed) == ()
+    told = {status.run_id: status.reason for status in desk.scheduler.drain_changes()}
+    assert told[RunId("waits")] is PendingReason.SET_ASIDE
 
 
 def test_the_last_card_is_never_put_aside() -> None:
