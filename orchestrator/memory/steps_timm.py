@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from orchestrator.errors import ConfigError
 from orchestrator.memory.optimizer_state import of_8_bits
 from orchestrator.memory.stage import FakeStage, Stage
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
@@ -56,6 +57,8 @@ class TimmSteps:
             try:
                 with torch.device("meta"):
                     self._template = self._make()
+            except ConfigError:
+                raise
             except Exception:
                 self._template = self._make()
         return deepcopy(self._template)
