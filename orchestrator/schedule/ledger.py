@@ -87,7 +87,8 @@ class Ledger:
             room = self.nodes[share.node_id]
             self.note(share.node_id)
             room.runs.setdefault(run_id, []).append(share)
-            room.free_host_bytes -= share.host_bytes
+            if share.host_bytes:
+                room.free_host_bytes -= share.host_bytes
             if share.num_cpus:
                 self._set_cpus(room, room.free_cpus - share.num_cpus)
             if share.card is not None:
@@ -115,7 +116,8 @@ class Ledger:
         for share in shares:
             room = self.nodes[share.node_id]
             room.runs.pop(run_id, None)
-            room.free_host_bytes += share.host_bytes
+            if share.host_bytes:
+                room.free_host_bytes += share.host_bytes
             if share.num_cpus:
                 self._set_cpus(room, room.free_cpus + share.num_cpus)
             if share.card is not None:

@@ -57,22 +57,22 @@ def _in_pool(ask: Ask, route: Route, pool: Pool, ledger: Ledger, is_open: IsOpen
 def _tightest_card(
     ask: Ask, size: Bytes, pool: Pool, ledger: Ledger, is_open: IsOpen
 ) -> list[CardRoom]:
-    by_free, cpus, ram = pool.by_free, ask.cpus, ask.ram
+    by_free, is_counted = pool.by_free, ask.is_host_counted
     for at in range(bisect_left(by_free, (size,)), len(by_free)):
         _, order, index = by_free[at]
         room = ledger.by_order[order]
-        if room.free_cpus >= cpus and room.free_host_bytes >= ram and is_open(room):
+        if (not is_counted or _has_host(ask, room)) and is_open(room):
             return [room.cards[index]]
     return []
 
 
 def _tightest_node(ask: Ask, pool: Pool, ledger: Ledger, is_open: IsOpen) -> list[CardRoom]:
-    tally, cpus, ram = ledger.tally(pool, ask.size), ask.cpus, ask.ram
+    tally, is_counted = ledger.tally(pool, ask.size), ask.is_host_counted
     for count in sorted(tally.orders):
         if count >= ask.num_workers:
             for order in tally.orders[count]:
                 room = ledger.by_order[order]
-                if room.free_cpus >= cpus and room.free_host_bytes >= ram and is_open(room):
+                if (not is_counted or _has_host(ask, room)) and is_open(room):
                     return _tightest_cards(room, ask, pool, ask.num_workers)
     return []
 
@@ -124,19 +124,24 @@ def find_on(
     is_spread = route.is_spread or (ask.may_spread and ask.num_workers > 1)
     if ask.device is DeviceKind.CPU or route.is_mixed or is_spread:
         return find(ask, route, ledger, is_open) if any(map(is_open, rooms)) else None
-    wanted, cpus, ram = ask.num_workers, ask.cpus, ask.ram
+    wanted, is_counted = ask.num_workers, ask.is_host_counted
     for pool in route.pools:
         tally = ledger.tally(pool, None) if ask.size is None else pool.tallies.get(ask.size)
         num_fitting = pool.num_cards if tally is None else tally.count  # at most so many
         for room in rooms:
             if num_fitting.get(room.order, 0) < wanted:
                 continue
-            if room.free_cpus < cpus or room.free_host_bytes < ram:
+            if is_counted and not _has_host(ask, room):
                 continue
             cards = _tightest_cards(room, ask, pool, wanted) if is_open(room) else []
             if len(cards) == wanted:
                 return Placement(tuple(_share(card, ask) for card in cards))
     return None
+
+
+def _has_host(ask: Ask, room: NodeRoom) -> bool:
+    """True when the whole gang finds its CPUs and its RAM on the node."""
+    return room.free_cpus >= ask.cpus and room.free_host_bytes >= ask.ram
 
 
 def _tightest_cards(room: NodeRoom, ask: Ask, pool: Pool | None, num: int) -> list[CardRoom]:
