@@ -1,6 +1,6 @@
 """Where a waiting run fits now: what is open to it, and what it had better avoid."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.schedule.asks import Route
 from orchestrator.schedule.cards import NodeRoom
@@ -73,13 +73,15 @@ class Finding:
     def _search(
         self, record: RunRecord, shape: Shape, route: Route, is_open: IsOpen
     ) -> Placement | None:
-        ledger = self.world.ledger
+        ledger, ask = self.world.ledger, shape.ask
+        if ask.may_spread and self.world.leaving:
+            ask = replace(ask, may_spread=False)  # in a moment it may have a node for itself
         if not shape.is_blocked:
-            return find(shape.ask, route, ledger, is_open)
+            return find(ask, route, ledger, is_open)
         if not ledger.grown or not may_gain(record, route, ledger.grown, self.world):
             return None
         grown = [ledger.nodes[node_id] for node_id in ledger.grown if node_id in ledger.nodes]
-        return find_on(shape.ask, route, grown, ledger, is_open)
+        return find_on(ask, route, grown, ledger, is_open)
 
 
 def _is_in_service(room: NodeRoom) -> bool:
