@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
 
-from orchestrator.schedule.asks import Ask, Router
+from orchestrator.schedule.asks import Ask, Router, within_host
 from orchestrator.schedule.assign import Seeker, Spot, assign, in_queue_order
 from orchestrator.schedule.cards import CardRoom
 from orchestrator.schedule.company import Company, Place
@@ -79,8 +79,8 @@ class Placing:
         ask = record.ask
         for card in self._cards(record, place):
             room = card.node
-            has_room = card.has_room(ask.size) and room.free_cpus >= ask.cpus
-            if has_room and is_open(room) and self.accepts(record, card):
+            num = within_host(ask, 1, room.free_cpus, room.free_host_bytes)
+            if num and card.has_room(ask.size) and is_open(room) and self.accepts(record, card):
                 return placement_on(card, ask)
         return None
 
