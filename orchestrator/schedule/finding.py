@@ -39,7 +39,7 @@ class Finding:
         """Room for the whole gang; on nodes that failed it only where there is no other."""
         is_open = self.is_open(record)
         if self.placing is not None and is_single(shape.ask):
-            found = self._find_single(self.placing, record, is_open)
+            found = self._find_single(self.placing, record, shape, is_open)
             if found is not None or not record.avoid:
                 return found
         if record.avoid:
@@ -59,7 +59,7 @@ class Finding:
         return lambda room: room.is_open and not self.claims.keeps_out(record, room, ends_at)
 
     def _find_single(
-        self, placing: Placing, record: RunRecord, is_open: IsOpen
+        self, placing: Placing, record: RunRecord, shape: Shape, is_open: IsOpen
     ) -> Placement | None:
         """Room for a run of one card where it is fast, and beside nobody whom it slows down."""
 
@@ -68,7 +68,8 @@ class Finding:
 
         place = self._advice.get(record.spec.run_id)
         advised = None if place is None else placing.find(record, place, is_good)
-        return advised or placing.find(record, None, is_good)
+        among = tuple(self.world.ledger.grown) if shape.is_blocked else None
+        return advised or placing.find(record, None, is_good, among)
 
     def _search(
         self, record: RunRecord, shape: Shape, route: Route, is_open: IsOpen

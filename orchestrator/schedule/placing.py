@@ -15,14 +15,14 @@ from itertools import islice
 
 from orchestrator.schedule.asks import Ask, Router, within_host
 from orchestrator.schedule.assign import Seeker, Spot, assign, in_queue_order
-from orchestrator.schedule.cards import CardRoom
+from orchestrator.schedule.cards import FOREIGN_TOLERANCE, CardRoom
 from orchestrator.schedule.company import Company, Place
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.order import Queue
 from orchestrator.schedule.placement import IsOpen, placement_on
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.schedule.throughput import Throughput, Verdict, signature
-from orchestrator.types import DeviceKind, Placement, Progress, RunId, Seconds
+from orchestrator.types import DeviceKind, NodeId, Placement, Progress, RunId, Seconds
 
 __all__ = ["Place", "Placing", "is_single"]
 
@@ -74,26 +74,48 @@ class Placing:
         (other,) = card.users
         return not self._is_parted(record, self.runs[other], card)
 
-    def find(self, record: RunRecord, place: Place | None, is_open: IsOpen) -> Placement | None:
-        """Room for a run of one card: at the advised place, else where nobody is in its way."""
+    def find(
+        self,
+        record: RunRecord,
+        place: Place | None,
+        is_open: IsOpen,
+        among: Iterable[NodeId] | None = None,
+    ) -> Placement | None:
+        """Room for a run of one card: at the advised place, else where nobody is in its way.
+
+        Args:
+            record: The run.
+            place: The advised one; None looks at every card.
+            is_open: Whether a node may be used.
+            among: The nodes that may have room, where that is known.
+        """
         ask = record.ask
-        for card in self._cards(record, place):
+        for card in self._cards(record, place, among):
             room = card.node
             num = within_host(ask, 1, room.free_cpus, room.free_host_bytes)
             if num and card.has_room(ask.size) and is_open(room) and self.accepts(record, card):
                 return placement_on(card, ask)
         return None
 
-    def _cards(self, record: RunRecord, place: Place | None) -> Iterator[CardRoom]:
+    def _cards(
+        self, record: RunRecord, place: Place | None, among: Iterable[NodeId] | None
+    ) -> Iterator[CardRoom]:
         if place is not None:
             room = self.ledger.nodes.get(place[0])
             if room is not None and place[1] in room.cards:
                 yield room.cards[place[1]]
             return
+        rooms = None if among is None else [self.ledger.nodes.get(node_id) for node_id in among]
         for pool in self.router.route(record.ask).pools:
-            for _, order, index in pool.by_free[
-                bisect_left(pool.by_free, (record.ask.size or 0,)) :
-            ]:
+            if rooms is not None:
+                cards = (card for room in rooms if room for card in room.cards.values())
+                mine = [card for card in cards if card.pool is pool]
+                yield from sorted(mine, key=lambda c: (c.free_bytes, c.node.order, c.card.index))
+                continue
+            least = record.ask.size
+            if least is None:  # a card of which more is taken is not whole
+                least = int(pool.memory_bytes * (1.0 - FOREIGN_TOLERANCE))
+            for _, order, index in pool.by_free[bisect_left(pool.by_free, (least,)) :]:
                 yield self.ledger.by_order[order].cards[index]
 
     def advise(self, queue: Queue) -> dict[RunId, Place]:
