@@ -55,7 +55,7 @@ class Placing:
     def learn(self, record: RunRecord, progress: Progress, now: Seconds) -> RunRecord | None:
         """Take in an epoch of a run; returns who is to leave where two runs are to be parted."""
         sample = self.company.completed(record.spec.run_id, progress, now)
-        if sample is None:
+        if sample is None or not record.held:  # its node may be lost meanwhile
             return None
         share = record.held[0]
         assert share.card is not None, "a run without a card is nobody's company"
