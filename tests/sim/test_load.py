@@ -13,7 +13,6 @@ import pytest
 from jobs.bench_load import specs
 from orchestrator.client.access import Client
 from orchestrator.cluster.sim import SimCluster
-from orchestrator.console.live import observer, reasons
 from orchestrator.console.queue import show_queue
 from orchestrator.console.read import list_runs
 from orchestrator.driver import drive
@@ -52,8 +51,7 @@ def test_five_thousand_runs_are_asked_listed_and_each_is_trained_once(tmp_path: 
     cluster = SimCluster([NodeJoined(at=0.0, node=node)])
     scheduler = Scheduler()
     with client.store() as store, store.drive("load"):
-        observe = observer(scheduler, reasons(store))
-        drive(scheduler, cluster, store, cluster, observe=observe)
+        drive(scheduler, cluster, store, cluster)
         assert psutil.Process().memory_info().rss < 300 * MIB
         for own in asked[::100]:
             for spec in own:
