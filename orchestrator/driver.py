@@ -44,8 +44,9 @@ def drive(
     while True:
         while asked := store.receive(clock.now()):
             loop.follow(asked)  # in the journal already
-        is_kept = keep_alive() if callable(keep_alive) else keep_alive
-        if scheduler.is_drained or (scheduler.is_idle and not is_kept):
+        if scheduler.is_drained:
+            return loop.num_events
+        if scheduler.is_idle and not (keep_alive() if callable(keep_alive) else keep_alive):
             return loop.num_events
         loop.take(cluster.wait(until=scheduler.next_wakeup))
         due, now = scheduler.next_wakeup, clock.now()

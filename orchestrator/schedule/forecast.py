@@ -11,6 +11,7 @@ The seconds of an epoch are a mean that halves the weight of the past every thre
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TypeAlias
 
 from orchestrator.schedule.runs import RunRecord
@@ -90,12 +91,15 @@ class Forecasts:
             return
         worth = record.charge[0] or 1.0
         record.pace = _blend(record.pace, progress.seconds)
-        self._paces.setdefault(signature(record.spec), _Pace()).add(progress.seconds * worth)
-        for part in SCORED_AT:
-            if progress.epoch == int(progress.epochs * part) and progress.epoch:
-                told = self.left(record)
-                if told is not None:
-                    self._kept.setdefault(record.spec.run_id, []).append((now, told))
+        kind = signature(record.spec)
+        pace = self._paces.get(kind)
+        if pace is None:
+            pace = self._paces[kind] = _Pace()
+        pace.add(progress.seconds * worth)
+        if progress.epoch in _scored_epochs(progress.epochs):
+            told = self.left(record)
+            if told is not None:
+                self._kept.setdefault(record.spec.run_id, []).append((now, told))
 
     def ended(self, record: RunRecord, now: Seconds) -> None:
         """A run has ended; what was told of it before is scored if it has succeeded."""
@@ -142,6 +146,11 @@ class Forecasts:
                 return None
             latest = max(latest, now + left.expected)
         return latest
+
+
+@cache
+def _scored_epochs(epochs: int) -> frozenset[int]:
+    return frozenset(int(epochs * part) for part in SCORED_AT) - {0}
 
 
 def _blend(mean: Seconds | None, seconds: Seconds) -> Seconds:

@@ -70,14 +70,17 @@ class Health:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._stories: dict[_Place, _Story] = {}
+        self._next: Seconds | None = None
+        self._is_stale = False  # something was shut or opened since `_next` was looked for
 
     @property
     def next(self) -> Seconds | None:
         """The moment at which something is tried again."""
-        if not self._stories:
-            return None
-        times = [s.until for s in self._stories.values() if s.is_aside and s.until is not None]
-        return min(times, default=None)
+        if self._is_stale:
+            shut = [story for story in self._stories.values() if story.is_aside]
+            times = (story.until for story in shut if story.until is not None)
+            self._next, self._is_stale = min(times, default=None), False
+        return self._next
 
     def failed(self, spec: RunSpec, shares: tuple[Share, ...], cause: Cause, now: Seconds) -> bool:
         """An attempt failed where it held these shares; True when something was put aside."""
@@ -108,7 +111,8 @@ class Health:
         if not self._stories:
             return
         for share in shares:
-            for place in dict.fromkeys(((share.node_id, share.card), (share.node_id, None))):
+            card, node = (share.node_id, share.card), (share.node_id, None)
+            for place in (card, node) if share.card is not None else (node,):
                 story = self._stories.get(place)
                 if story is None or story.is_aside:
                     continue
@@ -137,6 +141,7 @@ class Health:
 
     def set_back(self, seconds: Seconds) -> None:
         """The clock was set back by so much."""
+        self._is_stale = True
         for story in self._stories.values():
             if story.until is not None:
                 story.until -= seconds
@@ -150,6 +155,7 @@ class Health:
 
     def apply(self, node_id: NodeId) -> None:
         """Shut and open the cards of a node as their stories say; also after it joined."""
+        self._is_stale = True
         room = self._ledger.nodes.get(node_id)
         if room is None:
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from orchestrator.plan.batch import smaller
 from orchestrator.schedule.runs import Faults
@@ -70,6 +71,7 @@ _RULES: Mapping[Cause, _Rule] = {
 }
 # Infrastructure may fail for ever as long as a run gets on in between.
 _PAID_BACK = dict.fromkeys(rule.budget for cause, rule in _RULES.items() if cause.is_infrastructure)
+_spent = attrgetter(*_PAID_BACK)
 
 
 def backoff_seconds(
@@ -82,7 +84,7 @@ def backoff_seconds(
 
 def paid_back(faults: Faults) -> Faults:
     """What is left of the faults once a further epoch is complete: those of the project itself."""
-    if any(getattr(faults, name) for name in _PAID_BACK):
+    if any(_spent(faults)):
         return replace(faults, **dict.fromkeys(_PAID_BACK, 0))
     return faults
 

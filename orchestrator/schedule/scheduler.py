@@ -206,9 +206,14 @@ class Scheduler:
     @property
     def next_wakeup(self) -> Seconds | None:
         """The moment at which `TimePassed` is wanted, if nothing happens before."""
-        round_at = None if self._rounds is None else self._rounds.wakeup
-        due = (self._life.timers.next, self._life.health.next, round_at)
-        return min((at for at in due if at is not None), default=None)
+        due = self._life.timers.next
+        others = [self._life.health.next]
+        if self._rounds is not None:
+            others.append(self._rounds.wakeup)
+        for at in others:
+            if at is not None and (due is None or at < due):
+                due = at
+        return due
 
     @property
     def is_idle(self) -> bool:
@@ -218,8 +223,9 @@ class Scheduler:
     @property
     def is_drained(self) -> bool:
         """True when the driver was asked to leave and every gang has left."""
-        runs = self._life.runs.values()
-        return self._life.is_draining and not any(record.state.holds_gpus for record in runs)
+        if not self._life.is_draining:
+            return False
+        return not any(record.state.holds_gpus for record in self._life.runs.values())
 
     def orphans(self, at: Seconds) -> tuple[Event, ...]:
         """What a driver that starts must assume: its predecessor's gangs and nodes are gone.
