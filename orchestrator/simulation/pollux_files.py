@@ -4,13 +4,10 @@ A row that cannot be read refuses the file: every such row is counted and the fi
 a comparison on a part of a table compares nothing.
 """
 
-import csv
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 from orchestrator.errors import DataError, NotFoundError
 from orchestrator.simulation.pollux import (
@@ -21,6 +18,7 @@ from orchestrator.simulation.pollux import (
     Shape,
     StepTime,
 )
+from orchestrator.simulation.tables import Row, count, number, read_rows
 from orchestrator.types import Seconds
 
 __all__ = ["Published", "Submission", "read_applications", "read_published", "read_submissions"]
@@ -29,9 +27,6 @@ _NUM_EPOCHS: Mapping[str, int] = {
     "bert": 2, "cifar10": 100, "ncf": 10, "imagenet": 90, "deepspeech2": 80, "yolov3": 50,
 }  # fmt: skip
 _MOST_LOCAL: Mapping[str, int] = {"yolov3": 8}  # what the published simulator allows it
-_NAMED = 5
-_Row = dict[str, str]
-_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +80,7 @@ def read_submissions(folder: Path) -> dict[tuple[str, str], tuple[Submission, ..
         DataError: Rows cannot be read.
     """
     lists: dict[tuple[str, str], list[Submission]] = {}
-    for key, job in _rows(folder / "workloads.csv", _submission):
+    for key, job in read_rows(folder / "workloads.csv", _submission):
         lists.setdefault(key, []).append(job)
     return {key: tuple(jobs) for key, jobs in lists.items()}
 
@@ -97,39 +92,39 @@ def read_published(folder: Path) -> dict[tuple[str, str], Published]:
         NotFoundError: The file is missing.
         DataError: Rows cannot be read.
     """
-    return dict(_rows(folder / "published_results.csv", _published))
+    return dict(read_rows(folder / "published_results.csv", _published))
 
 
-def _submission(row: _Row) -> tuple[tuple[str, str], Submission]:
+def _submission(row: Row) -> tuple[tuple[str, str], Submission]:
     if row["app"] not in _NUM_EPOCHS:
         raise ValueError(f"unknown application {row['app']!r}")
     job = Submission(
         name=row["job"],
-        submit_s=_number(row, "submit_s"),
+        submit_s=number(row, "submit_s"),
         app=row["app"],
-        num_gpus=_count(row, "num_gpus"),
-        batch=_count(row, "batch_size"),
+        num_gpus=count(row, "num_gpus"),
+        batch=count(row, "batch_size"),
     )
     return (row["set"], row["workload"]), job
 
 
-def _published(row: _Row) -> tuple[tuple[str, str], Published]:
+def _published(row: Row) -> tuple[tuple[str, str], Published]:
     told = Published(
-        num_jobs=_count(row, "jobs"),
-        average_s=_number(row, "avg_jct_s"),
-        p50_s=_number(row, "p50_jct_s"),
-        p99_s=_number(row, "p99_jct_s"),
+        num_jobs=count(row, "jobs"),
+        average_s=number(row, "avg_jct_s"),
+        p50_s=number(row, "p50_jct_s"),
+        p99_s=number(row, "p99_jct_s"),
     )
     return (row["run"], row["workload"].removeprefix("workload-")), told
 
 
 def _read_application(folder: Path) -> Application:
     placements: dict[Shape, dict[int, StepTime]] = {}
-    for (shape, size), seconds in _rows(folder / "placements.csv", _placement):
+    for (shape, size), seconds in read_rows(folder / "placements.csv", _placement):
         placements.setdefault(shape, {})[size] = seconds
     tables = ApplicationTables(
         placements=placements,
-        scalability=dict(_rows(folder / "scalability.csv", _scalability)),
+        scalability=dict(read_rows(folder / "scalability.csv", _scalability)),
         epochs={size: _read_epochs(path) for size, path in _validations(folder)},
     )
     name = folder.name
@@ -161,7 +156,7 @@ def _validations(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _read_epochs(path: Path) -> Epochs:
-    rows = list(_rows(path, _epoch))
+    rows = list(read_rows(path, _epoch))
     progress = tuple(row[0] for row in rows)
     if any(after <= before for before, after in pairwise(progress)):
         raise DataError(
@@ -176,81 +171,30 @@ def _read_epochs(path: Path) -> Epochs:
     )
 
 
-def _placement(row: _Row) -> tuple[tuple[Shape, int], StepTime]:
+def _placement(row: Row) -> tuple[tuple[Shape, int], StepTime]:
     shape = tuple(int(digit) for digit in row["placement"])
     if not shape or 0 in shape:
         raise ValueError(f"placement {row['placement']!r} is no row of GPUs per node")
-    return (shape, _count(row, "local_bsz")), _step_time(row)
+    return (shape, count(row, "local_bsz")), _step_time(row)
 
 
-def _scalability(row: _Row) -> tuple[tuple[int, int, int], StepTime]:
-    key = (_count(row, "num_nodes"), _count(row, "num_replicas"), _count(row, "local_bsz"))
+def _scalability(row: Row) -> tuple[tuple[int, int, int], StepTime]:
+    key = (count(row, "num_nodes"), count(row, "num_replicas"), count(row, "local_bsz"))
     return key, _step_time(row)
 
 
-def _step_time(row: _Row) -> StepTime:
-    seconds = StepTime(_number(row, "step_time"), _number(row, "sync_time"))
+def _step_time(row: Row) -> StepTime:
+    seconds = StepTime(number(row, "step_time"), number(row, "sync_time"))
     if seconds.step <= 0 or seconds.sync > seconds.step:
         raise ValueError(f"a step of {seconds.step} s that synchronizes for {seconds.sync} s")
     return seconds
 
 
-def _epoch(row: _Row) -> tuple[float, float, Moments]:
-    moments = Moments(_number(row, "grad_sqr"), _number(row, "grad_var"))
+def _epoch(row: Row) -> tuple[float, float, Moments]:
+    moments = Moments(number(row, "grad_sqr"), number(row, "grad_var"))
     if moments.sqr + moments.var <= 0:
         raise ValueError("grad_sqr and grad_var are both 0")
-    return _number(row, "progress"), _number(row, "iteration"), moments
-
-
-def _number(row: _Row, column: str) -> float:
-    number = float(row[column])
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(f"{column} is {row[column]!r}, not a number from 0")
-    return number
-
-
-def _count(row: _Row, column: str) -> int:
-    number = int(row[column])
-    if number < 1:
-        raise ValueError(f"{column} is {number}, not at least 1")
-    return number
-
-
-def _rows(path: Path, read: Callable[[_Row], _Read]) -> Iterator[_Read]:
-    """Every row of a table, read.
-
-    Raises:
-        NotFoundError: No such file.
-        DataError: It is no text, has no rows, or rows cannot be read: their number and the first.
-    """
-    good: list[_Read] = []
-    bad: list[str] = []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.DictReader(file), start=2):
-                try:
-                    good.append(read(row))
-                except KeyError as error:
-                    bad.append(f"line {number}: no column {error}")
-                except (TypeError, ValueError) as error:
-                    bad.append(f"line {number}: {error}")
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read", code="E3402", why=(str(error),), fix=("fetch it again",)
-        ) from error
-    if bad or not good:
-        more = (f"and {len(bad) - _NAMED} more",) if len(bad) > _NAMED else ()
-        raise DataError(
-            f"{path}: {len(bad)} of {len(bad) + len(good)} rows cannot be read"
-            if bad
-            else f"{path} has no rows",
-            code="E3402",
-            why=(*bad[:_NAMED], *more),
-            fix=("correct or remove these rows, or fetch the table again",),
-        )
-    yield from good
+    return number(row, "progress"), number(row, "iteration"), moments
 
 
 def _missing(path: Path) -> NotFoundError:
