@@ -2,13 +2,13 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.client.access import Client, fingerprint, new_run_id
-from orchestrator.client.series import Order, bare
+from orchestrator.client.series import Order, bare, renamed
 from orchestrator.errors import ConfigError, ConflictError
 from orchestrator.types import RunId, RunSpec, Seconds
 
@@ -32,7 +32,7 @@ def keyed(orders: Sequence[Order], client: Client, key: str) -> tuple[Order, ...
         )
     named = [_keyed(_in_series(order, key), client, _name(key, order)) for order in orders]
     known = {order.spec.run_id: order.run_id for order in named}
-    return tuple(replace(order, spec=_after(order.spec, known)) for order in named)
+    return tuple(replace(order, spec=renamed(order.spec, known)) for order in named)
 
 
 def _name(key: str, order: Order) -> str:
@@ -47,15 +47,6 @@ def _in_series(order: Order, key: str) -> Order:
         return order
     series = f"{part.config}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     return replace(order, spec=replace(order.spec, part=replace(part, series=series)))
-
-
-def _after(spec: RunSpec, known: Mapping[RunId, RunId]) -> RunSpec:
-    source = spec.weights_from
-    return replace(
-        spec,
-        after=tuple(known.get(run_id, run_id) for run_id in spec.after),
-        weights_from=None if source is None else known.get(source, source),
-    )
 
 
 def _keyed(order: Order, client: Client, key: str) -> Order:
@@ -100,7 +91,7 @@ def made_anew(orders: Sequence[Order], at: Seconds) -> tuple[Order, ...]:
             own = series.setdefault(part.series, f"{part.config}-{run_id}")
             folder = str(Path(spec.folder).with_name(run_id))
             spec = replace(spec, run_id=run_id, folder=folder, part=replace(part, series=own))
-            spec = _after(spec, ids)
+            spec = renamed(spec, ids)
         key = f"again {spec.run_id}"
         made.append(replace(order, spec=spec, key=key, continues=None, has_ended=False))
     return tuple(made)

@@ -3,7 +3,7 @@
 import platform
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,7 +15,7 @@ from orchestrator.client.access import Client, fingerprint, new_run_id
 from orchestrator.client.fitting import fit_run, kinds_of, write_plan
 from orchestrator.client.plans import Planner
 from orchestrator.client.ram import host_of, is_predicted, with_ram
-from orchestrator.client.series import Order, bare, part_orders, projects_of
+from orchestrator.client.series import Order, bare, part_orders, projects_of, renamed
 from orchestrator.config.load import Config, Project
 from orchestrator.config.yaml import write_yaml
 from orchestrator.errors import OrchestratorError
@@ -145,7 +145,7 @@ def submit_orders(
     answers: dict[RunId, RunId] = {}
     for _, stage in groupby(sorted(fresh, key=_stage), key=_stage):
         wave = tuple(stage)
-        specs = [_after(order.spec, answers) for order in wave]
+        specs = [renamed(order.spec, answers) for order in wave]
         asked = client.submit(specs, [order.key for order in wave])
         answers.update(zip((order.spec.run_id for order in wave), asked, strict=True))
     return tuple(answers.get(order.spec.run_id, order.run_id) for order in orders)
@@ -153,15 +153,6 @@ def submit_orders(
 
 def _stage(order: Order) -> int:
     return order.spec.part.stage if order.spec.part else 0
-
-
-def _after(spec: RunSpec, answers: Mapping[RunId, RunId]) -> RunSpec:
-    source = spec.weights_from
-    return replace(
-        spec,
-        after=tuple(answers.get(run_id, run_id) for run_id in spec.after),
-        weights_from=None if source is None else answers.get(source, source),
-    )
 
 
 def _make_folder(order: Order, config: Config, cards: Sequence[Card]) -> None:

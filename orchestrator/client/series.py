@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +13,7 @@ from orchestrator.client.folds import fold_data
 from orchestrator.config.load import Config, Project
 from orchestrator.types import Part, RunId, RunSpec, RunState
 
-__all__ = ["Order", "bare", "part_orders", "projects_of"]
+__all__ = ["Order", "bare", "part_orders", "projects_of", "renamed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,16 @@ def projects_of(config: Config) -> Iterator[tuple[Project, ...]]:
 def bare(spec: RunSpec) -> RunSpec:
     """A run without what ties it to others: equal for equal trainings."""
     return replace(spec, after=(), weights_from=None, part=None)
+
+
+def renamed(spec: RunSpec, names: Mapping[RunId, RunId]) -> RunSpec:
+    """A run tied to the same others under their other names; those without one keep theirs."""
+    source = spec.weights_from
+    return replace(
+        spec,
+        after=tuple(names.get(run_id, run_id) for run_id in spec.after),
+        weights_from=None if source is None else names.get(source, source),
+    )
 
 
 def part_orders(
@@ -91,29 +101,33 @@ def part_orders(
         for stage, spec in zip(stages, whole, strict=True):
             part = _part(series, digest, fold if folds else 0, folds, stage)
             run_id, state = known.get((part.fold, part.stage), (None, None))
-            continues, run_id = run_id, run_id or new_run_id(at)
-            made = replace(
-                spec,
-                run_id=run_id,
-                folder=str((above / run_id).resolve()),
-                settings=replace(spec.settings, data=own),
-                after=() if before is None else (before,),
-                weights_from=before,
-                part=part,
+            order = Order(
+                spec=_tied(spec, run_id or new_run_id(at), above, own, before, part),
+                project=stage,
+                key=f"{first.name}:{series}:{part.fold}:{part.stage}",
+                data=spec.settings.data,
+                continues=run_id,
+                has_ended=state is not None and state.is_terminal,
+                remarks=() if orders else remarks,
             )
-            orders.append(
-                Order(
-                    spec=made,
-                    project=stage,
-                    key=f"{first.name}:{series}:{part.fold}:{part.stage}",
-                    data=spec.settings.data,
-                    continues=continues,
-                    has_ended=state is not None and state.is_terminal,
-                    remarks=() if orders else remarks,
-                )
-            )
-            before = run_id
+            orders.append(order)
+            before = order.spec.run_id
     return tuple(orders)
+
+
+def _tied(
+    spec: RunSpec, run_id: RunId, above: Path, data: str, before: RunId | None, part: Part
+) -> RunSpec:
+    """A run of the series, after the one before it and from its weights."""
+    return replace(
+        spec,
+        run_id=run_id,
+        folder=str((above / run_id).resolve()),
+        settings=replace(spec.settings, data=data),
+        after=() if before is None else (before,),
+        weights_from=before,
+        part=part,
+    )
 
 
 def _part(series: str, digest: str, fold: int, folds: int, project: Project) -> Part:
