@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Iterator
 
+from orchestrator.schedule import explain_sharing as sharing
 from orchestrator.schedule.asks import Ask, Route, is_kind
 from orchestrator.schedule.cards import CardRoom, Pool
 from orchestrator.schedule.dispatch import Dispatch
@@ -30,7 +31,6 @@ _SENTENCES = {
     PendingReason.NO_MATCHING_GPU: "no card of the cluster matches, so waiting cannot help",
     PendingReason.EXCEEDS_CLUSTER: "it asks for more than the cluster has, so waiting cannot help",
     PendingReason.WAITING_FOR_RUNS: "other runs have to succeed first",
-    PendingReason.QUOTA: "its queue holds as many cards as it may",
     PendingReason.WAITING_FOR_PREEMPTED: "gangs of lower priority are leaving for it",
     PendingReason.FRAGMENTED: "enough cards have room, but not on one node or of one kind",
     PendingReason.WAITING_FOR_CPU_OR_RAM: "its nodes have too few CPUs or too little RAM free",
@@ -53,8 +53,9 @@ def pending_reason(record: RunRecord, dispatch: Dispatch) -> PendingReason | Non
 
 
 def _reason_to_wait(record: RunRecord, route: Route, dispatch: Dispatch) -> PendingReason:
-    if not dispatch.fair.allows(record.spec.queue, dispatch.least_gpus(record.ask)):
-        return PendingReason.QUOTA
+    of_quota = sharing.quota_reason(record, dispatch.fair, dispatch.least_gpus(record.ask))
+    if of_quota is not None:
+        return of_quota
     if record.is_aside:
         return PendingReason.WAITING_FOR_GPU
     if dispatch.is_made_room_for(record):
@@ -76,7 +77,8 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
             summary=_summary(record, at),
             asks=_asks(ask, dispatch),
         )
-    summary = f"{run_id} is PENDING for {_span(at - record.queued_at)}: {_SENTENCES[reason]}"
+    why = sharing.sharing_sentence(record, reason) or _SENTENCES[reason]
+    summary = f"{run_id} is PENDING for {_span(at - record.queued_at)}: {why}"
     if reason is PendingReason.BACKOFF and record.deadline is not None:
         summary = (
             f"{run_id} is PENDING: {record.detail or 'it failed'};"
@@ -94,7 +96,10 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
         reason=reason,
         summary=summary,
         asks=_asks(ask, dispatch),
-        available=tuple(_available(ask, dispatch.ledger)),
+        available=(
+            *sharing.quota_available(record, reason, dispatch.fair, dispatch.least_gpus(ask)),
+            *_available(ask, dispatch.ledger),
+        ),
         blockers=blockers,
         remedies=remedies,
     )
@@ -229,6 +234,9 @@ def _usable(route: Route, ledger: Ledger) -> Iterator[CardRoom]:
 def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> Iterator[str]:
     ask, ledger, run = record.ask, dispatch.ledger, record.spec.run_id
     if reason in (PendingReason.BACKOFF, PendingReason.WAITING_FOR_PREEMPTED):
+        return
+    if reason in (PendingReason.QUOTA, PendingReason.MISCONFIGURED):
+        yield from sharing.quota_remedies(record, reason)
         return
     if reason in (_WITH_HOST, PendingReason.EXCEEDS_CLUSTER):
         yield from host_remedies(ask, reason, ledger)

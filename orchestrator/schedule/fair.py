@@ -80,11 +80,6 @@ class FairShare:
         limit = self.rule(queue).max_gpus
         return limit is None or num_gpus <= limit + 1e-9
 
-    @property
-    def is_trivial(self) -> bool:
-        """True while one queue at most was ever used, so that none goes before another."""
-        return len(self._uses) < 2
-
     def _used(self, use: _Use, now: Seconds) -> float:
         """The past halved every half life, and the integral of what has been held since."""
         passed = max(now - use.since, 0.0)

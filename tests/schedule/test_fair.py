@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.messages import NodeJoined, QueueChanged
 from orchestrator.schedule.fair import HALF_LIFE_SECONDS, FairShare
-from orchestrator.types import PendingReason, QueueRule
+from orchestrator.types import Explanation, PendingReason, QueueRule, RunId
 from tests.schedule.test_scheduler import HUGE, LARGE, Desk
 from tests.strategies import make_node, make_spec
 
@@ -145,6 +145,36 @@ def test_a_larger_quota_lets_waiting_runs_start() -> None:
     assert desk.running(["a0", "a1"]) == ["a0"]
     rule(desk, "a", gpus=2)
     assert desk.running(["a0", "a1"]) == ["a0", "a1"]
+
+
+def told(desk: Desk, name: str) -> Explanation:
+    return desk.scheduler.explain(RunId(name), desk.world.now)
+
+
+def test_a_quota_is_explained_with_numbers_and_a_remedy_that_helps() -> None:
+    desk = Desk()
+    rule(desk, "a", gpus=2)
+    desk.node("n", *[LARGE] * 4)
+    desk.submit(*(make_spec(f"a{i}", queue="a") for i in range(3)))
+    found = told(desk, "a2")
+    assert "its queue holds as many cards as it may" in found.summary
+    assert found.available[0] == "queue a: 2 of 2 cards held, 1 asked"
+    assert found.remedies[0] == "raise the quota: cluster.queues.a.gpus"
+    assert not any("priority" in remedy for remedy in found.remedies)
+
+
+def test_a_run_wider_than_its_queue_may_ever_be_needs_a_person() -> None:
+    desk = Desk()
+    rule(desk, "a", gpus=2)
+    desk.node("n", *[LARGE] * 4)
+    desk.submit(make_spec("wide", num_gpus=4, queue="a"))
+    found = told(desk, "wide")
+    assert found.reason is PendingReason.MISCONFIGURED
+    assert found.reason.needs_person
+    assert "waiting cannot help" in found.summary
+    assert "or fewer GPUs: resources.gpus=2" in found.remedies
+    rule(desk, "a", gpus=4)
+    assert desk.running(["wide"]) == ["wide"]
 
 
 @pytest.mark.parametrize("wrong", [{"weight": 0.0}, {"weight": -1.0}, {"max_gpus": 0.0}])

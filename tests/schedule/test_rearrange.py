@@ -97,6 +97,8 @@ def test_a_run_that_gets_none_waits_until_a_round_gives_it_some() -> None:
     desk, policy = desk_of({})
     desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8))
     assert desk.state("r") is RunState.PENDING
+    told = desk.scheduler.explain(RunId("r"), desk.world.now)
+    assert "the policy gives the cards to other runs for now" in told.summary
     policy.wanted["r"] = 4
     desk.pass_time(30.0)
     assert desk.state("r") is RunState.PENDING  # no round is due
