@@ -1,7 +1,10 @@
 """Kills driver, worker or Ray at random moments until all runs end, and counts what was lost.
 
 `python -m jobs.bench_chaos --kills 20 --target driver worker ray --seed 0 [--real]`; exits 1 on a
-violation. `--real` trains a YOLO detector and a timm classifier in place of stub runs.
+violation. `--real` trains a YOLO detector and a timm classifier in place of stub runs. With
+`--two-nodes` it is one drill on a Ray of two nodes, which hurts everything there is: drivers that
+kill themselves at every kind of event, workers, nodes, the head, and processes that are stopped
+and go on when they count as lost.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import time
 from pathlib import Path
 
 from jobs.chaos import Tally, descendants, left_over, victims, violations
+from jobs.chaos_two import drill_two_nodes, everything
 from jobs.chaos_work import RealWork, StubWork, Work
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import Seconds
@@ -71,7 +75,10 @@ def main() -> int:
     parser.add_argument("--target", nargs="+", default=["driver", "worker", "ray"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", action="store_true")
+    parser.add_argument("--two-nodes", action="store_true")
     words = parser.parse_args()
+    if words.two_nodes:
+        return drill_two_nodes(everything(), seed=words.seed)
     work: Work = RealWork() if words.real else StubWork()
     print(
         "target  kills  rounds  runs  epochs  attempts  repeated  hangs  survivors  end[s]  seconds"

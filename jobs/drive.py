@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import MachineCards, check_unfinished
-from orchestrator.client.machine import cpu_count, ram_bytes
+from orchestrator.client.feasible import MachineCards, check_unfinished, disk_reserve
+from orchestrator.client.machine import cpu_count, free_bytes, ram_bytes
 from orchestrator.client.rules import ask_rules
 from orchestrator.config.load import Config
 from orchestrator.console import live, report
@@ -18,7 +18,7 @@ from orchestrator.ports import Parts
 from orchestrator.types import RunId
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.ray import RayCluster
+    from orchestrator.cluster.disks import DiskWatch
 
 __all__ = ["Submit", "drive_or_follow", "opened_cluster"]
 
@@ -31,12 +31,14 @@ def opened_cluster(
     cards: MachineCards,
     address: str | None,
     parts: Parts | None = None,
-) -> "RayCluster":
+) -> "DiskWatch":
     """A Ray of this machine's own with these cards, or the one at `address`; ended with `stack`.
 
-    `parts` are those of this machine unless others are given.
+    `parts` are those of this machine unless others are given. Nothing new starts on it while the
+    disk of the store or of the runs is nearly full.
     """
     from jobs.parts import LocalParts, list_cards
+    from orchestrator.cluster.disks import DiskWatch
     from orchestrator.cluster.ray import RayCluster
     from orchestrator.cluster.session import opened_ray
 
@@ -49,7 +51,8 @@ def opened_cluster(
             home=client.home,
         )
     )
-    return RayCluster(parts or LocalParts(), list_cards=list_cards, local_cards=cards)
+    cluster = RayCluster(parts or LocalParts(), list_cards=list_cards, local_cards=cards)
+    return DiskWatch(cluster, folders=[client.home], reserve_bytes=disk_reserve(), free=free_bytes)
 
 
 def drive_or_follow(

@@ -45,6 +45,7 @@ class Node:
     num_cpus: float = 1.0
     hostname: str = ""
     host_bytes: Bytes = 0  # RAM that workers may take; 0 is not known, and not limited
+    shortage: str = ""  # why nothing new may start there for now: its disk is nearly full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from orchestrator.config.load import Config
 from orchestrator.errors import ConfigError, NoDeviceError, PlanError, StoreError
 from orchestrator.messages import CancelRequested, NodeJoined, RunSubmitted
 from orchestrator.store.checkpoints import DEFAULT_RESERVE_BYTES
-from orchestrator.types import Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec
+from orchestrator.types import Bytes, Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec
 
 __all__ = [
     "MachineCards",
@@ -24,6 +24,7 @@ __all__ = [
     "check_on",
     "check_space",
     "check_unfinished",
+    "disk_reserve",
     "machine_cards",
     "ready",
     "recorded_cards",
@@ -37,6 +38,11 @@ MachineCards: TypeAlias = tuple[Card, ...] | None
 _NEVER = (PendingReason.NO_MATCHING_GPU, PendingReason.EXCEEDS_CLUSTER)
 
 
+def disk_reserve() -> Bytes:
+    """What has to be free on a disk before anything starts: 5 GB, or `ORC_DISK_RESERVE` bytes."""
+    return int(os.environ.get("ORC_DISK_RESERVE", DEFAULT_RESERVE_BYTES))
+
+
 def check_space(folder: Path) -> None:
     """Refuse to start on a disk that will soon be full.
 
@@ -45,7 +51,7 @@ def check_space(folder: Path) -> None:
     Raises:
         StoreError: E5013, less is free than the reserve.
     """
-    reserve = int(os.environ.get("ORC_DISK_RESERVE", DEFAULT_RESERVE_BYTES))
+    reserve = disk_reserve()
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(place).free
     if free < reserve:

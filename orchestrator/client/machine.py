@@ -1,13 +1,14 @@
-"""CPUs and RAM of this machine that runs may count on."""
+"""CPUs, RAM and disk of this machine that runs may count on."""
 
 import os
+import shutil
 from pathlib import Path
 
 import psutil
 
 from orchestrator.types import Bytes
 
-__all__ = ["cpu_count", "ram_bytes"]
+__all__ = ["cpu_count", "free_bytes", "ram_bytes"]
 
 _STEP_BYTES: Bytes = 256 * 1024**2  # as nodes tell their RAM
 # Limits of control groups, version 2 and version 1: what a container may take.
@@ -20,6 +21,11 @@ _LIMITS = (
 def cpu_count() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def free_bytes(folder: Path) -> Bytes:
+    """Bytes that are free for this user on the disk of a folder."""
+    return shutil.disk_usage(folder).free
 
 
 def ram_bytes(limits: tuple[Path, ...] = _LIMITS) -> Bytes:

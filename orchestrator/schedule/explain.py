@@ -7,6 +7,7 @@ from orchestrator.schedule import explain_sharing as sharing
 from orchestrator.schedule.asks import Ask, Route, is_kind
 from orchestrator.schedule.cards import CardRoom, Pool
 from orchestrator.schedule.dispatch import Dispatch
+from orchestrator.schedule.explain_aside import opens
 from orchestrator.schedule.explain_host import host_asked, host_available, host_remedies
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.runs import RunRecord
@@ -36,6 +37,7 @@ _SENTENCES = {
     PendingReason.WAITING_FOR_CPU_OR_RAM: "its nodes have too few CPUs or too little RAM free",
     PendingReason.EXTERNAL_PROCESS: "processes outside the orchestrator hold the room",
     PendingReason.SET_ASIDE: "the cards that could hold it were put aside after failures",
+    PendingReason.DISK_FULL: "a disk is nearly full; it goes on by itself once there is room",
     PendingReason.WAITING_FOR_GPU: "other runs hold the cards",
 }
 
@@ -58,6 +60,8 @@ def _reason_to_wait(record: RunRecord, route: Route, dispatch: Dispatch) -> Pend
         return of_quota
     if record.is_aside:
         return PendingReason.WAITING_FOR_GPU
+    if dispatch.health.is_short_of_disk:
+        return PendingReason.DISK_FULL
     if dispatch.is_made_room_for(record):
         return PendingReason.WAITING_FOR_PREEMPTED
     if record.ask.device is DeviceKind.CPU:
@@ -198,7 +202,7 @@ def _blockers(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[st
             held = _size(card.card.foreign_bytes)
             lines.append((0.0, f"{place} processes outside the orchestrator hold {held}"))
         if card.aside:
-            lines.append((0.0, f"{card.aside}; {_opens(card, dispatch, at)}"))
+            lines.append((0.0, f"{card.aside}; {opens(card, dispatch.health, at)}"))
     for (run_id, node_id), indices in holders.items():
         other = dispatch.runs[run_id]
         cards = ",".join(map(str, sorted(indices)))
@@ -218,13 +222,6 @@ def _waited_for(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[
         yield f"{run_id} ({_progress(other, at)}{f', {why}' if why else ''})"
     if len(record.waits_for) > MAX_LINES:
         yield f"and {len(record.waits_for) - MAX_LINES} more"
-
-
-def _opens(card: CardRoom, dispatch: Dispatch, at: Seconds) -> str:
-    opens_at = dispatch.health.opens_at(card.node.node.node_id, card.card.index)
-    if opens_at is None:
-        return "until a person says that it is mended"
-    return f"tried again in {_span(opens_at - at)}"
 
 
 def _usable(route: Route, ledger: Ledger) -> Iterator[CardRoom]:

@@ -72,6 +72,7 @@ class Health:
         self._stories: dict[_Place, _Story] = {}
         self._next: Seconds | None = None
         self._is_stale = False  # something was shut or opened since `_next` was looked for
+        self._short: set[NodeId] = set()  # nodes whose disk is nearly full
 
     @property
     def next(self) -> Seconds | None:
@@ -81,6 +82,11 @@ class Health:
             times = (story.until for story in shut if story.until is not None)
             self._next, self._is_stale = min(times, default=None), False
         return self._next
+
+    @property
+    def is_short_of_disk(self) -> bool:
+        """True when no node has room on its disk, so that nothing can start."""
+        return bool(self._short) and self._short.issuperset(self._ledger.nodes)
 
     def failed(self, spec: RunSpec, shares: tuple[Share, ...], cause: Cause, now: Seconds) -> bool:
         """An attempt failed where it held these shares; True when something was put aside."""
@@ -160,7 +166,8 @@ class Health:
         if room is None:
             return
         whole = self._stories.get((node_id, None), _Story())
-        room.aside = self._words((node_id, None), whole)
+        (self._short.add if room.node.shortage else self._short.discard)(node_id)
+        room.aside = room.node.shortage or self._words((node_id, None), whole)
         room.is_on_trial = whole.is_on_trial
         for index, card in room.cards.items():
             story = self._stories.get((node_id, index), _Story())

@@ -35,7 +35,7 @@ _OfRun: TypeAlias = CancelRequested | ResumeRequested | PriorityChanged | RunMov
 _OfAll: TypeAlias = QueueChanged | PolicyChanged | PlaceMended | DrainRequested
 _Asked: TypeAlias = RunSubmitted | _OfRun | _OfAll
 _DRAIN = "drain "  # how the key of a drain begins
-_AT_ONCE = 200  # wishes in a transaction: askers wait for it, and it takes 60 ms
+_AT_ONCE = 50  # wishes in a transaction: askers wait for it, and it takes 15 ms
 _ATTEMPTS = 3  # another asker may be first, once for each of a few keys
 
 

@@ -5,6 +5,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store.private import make_folder, sync_folder
 from orchestrator.store.schema import HEAD, VERSION_TABLE
 from orchestrator.store.sql_faults import explained
+from orchestrator.store.turns import Turns
 
 __all__ = ["Database"]
 
@@ -163,7 +165,7 @@ def _sqlite(path: Path, url: URL) -> Engine:
         url, connect_args={"timeout": BUSY_SECONDS}, pool_size=5, max_overflow=-1
     )
     event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", partial(_begin, Turns(path.with_name(f"{path.name}.turn"))))
     return engine
 
 
@@ -249,10 +251,13 @@ def _prepare(connection: Any, _record: object) -> None:
         cursor.execute(f"PRAGMA synchronous={'FULL' if mode == 'wal' else 'EXTRA'}")
 
 
-def _begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("orchestrator_write", False)
-    # IMMEDIATE takes the write lock at once: taking it later can fail without waiting.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+def _begin(turns: Turns, connection: Connection) -> None:
+    if not connection.get_execution_options().get("orchestrator_write", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    with turns.waiting():
+        # IMMEDIATE takes the write lock at once: taking it later can fail without waiting.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _postgres(url: URL) -> Engine:

@@ -23,7 +23,7 @@ from orchestrator.types import RunId, RunStatus, Seconds
 __all__ = ["SqlStore"]
 
 
-_AT_ONCE = 200  # rows in a transaction: askers wait for it, and it takes 60 ms
+_AT_ONCE = 50  # rows in a transaction: askers wait for it, and it takes 15 ms
 
 
 class SqlStore(StoreReader):
@@ -114,7 +114,7 @@ class SqlStore(StoreReader):
     def receive(self, at: Seconds) -> Sequence[Event]:
         """Move what people asked for to the journal, stamped `at`; raises as `append` does.
 
-        At most two hundred at a time.
+        At most fifty at a time.
         """
         if self._epoch is not None and time.monotonic() >= self._next_beat:
             beat(self._database, self._epoch)
