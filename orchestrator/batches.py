@@ -9,9 +9,10 @@ __all__ = ["BatchPlan"]
 class BatchPlan:
     """How one optimizer step of `effective_batch` samples is cut.
 
-    Every rank takes `rank_batch` samples a step and runs them in `pieces`, each of at most
-    `micro_batch` samples; the last piece may be smaller. The sum over pieces and ranks is the
-    effective batch, exactly.
+    A rank takes its `share` of the samples of a step and runs them in pieces of at most
+    `micro_batch` samples; the last piece may be smaller. Where the batch does not divide among
+    the ranks, the first ones take one sample more. The sum over pieces and ranks is the effective
+    batch, exactly.
     """
 
     effective_batch: int
@@ -22,10 +23,10 @@ class BatchPlan:
         for name in ("effective_batch", "world_size", "micro_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.effective_batch % self.world_size:
+        if self.effective_batch < self.world_size:
             raise ValueError(
-                f"effective_batch {self.effective_batch} is not divisible by"
-                f" world_size {self.world_size}"
+                f"effective_batch {self.effective_batch} leaves some of {self.world_size} ranks"
+                " without a sample"
             )
         if self.micro_batch > self.rank_batch:
             raise ValueError(
@@ -35,8 +36,18 @@ class BatchPlan:
 
     @property
     def rank_batch(self) -> int:
-        """Samples that one rank contributes to one optimizer step."""
-        return self.effective_batch // self.world_size
+        """Samples that the rank with the most contributes to one optimizer step."""
+        return -(-self.effective_batch // self.world_size)
+
+    def share(self, rank: int) -> int:
+        """Samples that a rank contributes to one optimizer step."""
+        least, rest = divmod(self.effective_batch, self.world_size)
+        return least + (rank < rest)
+
+    def begin(self, rank: int) -> int:
+        """Where the samples of a rank begin among those of a step, which ranks take in order."""
+        least, rest = divmod(self.effective_batch, self.world_size)
+        return rank * least + min(rank, rest)
 
     @property
     def accumulation_steps(self) -> int:
@@ -45,6 +56,10 @@ class BatchPlan:
 
     @property
     def pieces(self) -> tuple[int, ...]:
-        """Sizes of the micro-batches of one step on one rank; they add up to `rank_batch`."""
-        full, rest = divmod(self.rank_batch, self.micro_batch)
+        """Sizes of the micro-batches of one step on the rank with the most samples."""
+        return self.pieces_of(0)
+
+    def pieces_of(self, rank: int) -> tuple[int, ...]:
+        """Sizes of the micro-batches of one step on a rank; they add up to its share."""
+        full, rest = divmod(self.share(rank), self.micro_batch)
         return (self.micro_batch,) * full + ((rest,) if rest else ())

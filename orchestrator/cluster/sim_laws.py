@@ -285,6 +285,7 @@ class Observer:
         told = list(start.checkpoints)
         demand("I10", told == run.refs, f"{attempt} is told of {len(told)} checkpoints")
         batch = start.batch
-        is_exact = sum(batch.pieces) * batch.world_size == run.spec.effective_batch
+        taken = sum(sum(batch.pieces_of(rank)) for rank in range(batch.world_size))
+        is_exact = taken == run.spec.effective_batch
         demand("I14", is_exact, f"{attempt} trains another batch than was asked for")
         self._rooms.start(start, self._clock())

@@ -28,12 +28,13 @@ __all__ = [
     "optimizer_given",
     "scalar_given",
     "text_given",
+    "variables_given",
 ]
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"  # a folder name on every system, and nothing else
 RESERVED = frozenset(
     {"resources", "schedule", "memory", "cluster", "defaults", "projects", "runs", "retry"}
-    | {"folds", "stages"}
+    | {"folds", "stages", "ddp"}
 )
 
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B|B)\s*", re.IGNORECASE)
@@ -213,6 +214,24 @@ def scalar_given(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     return text_given(value) if value else value
+
+
+_VARIABLE = re.compile(r"(?:TORCH_)?NCCL_[A-Z0-9_]+")
+
+
+def variables_given(value: object) -> object:
+    """Variables of NCCL by name; numbers and truth values as texts."""
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for name, setting in value.items():
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            raise ValueError(f"must name variables of NCCL, such as NCCL_DEBUG: INFO ({name!r})")
+        text = str(int(setting)) if isinstance(setting, bool) else str(setting)
+        if isinstance(setting, dict | list) or not text or not re.fullmatch(r"\S+", text):
+            raise ValueError(f"must give {name} one value without spaces")
+        found[name] = text
+    return found
 
 
 Text: TypeAlias = Annotated[str, BeforeValidator(text_given), Field(min_length=1, max_length=4096)]

@@ -23,11 +23,13 @@ from orchestrator.config.fields import (
     one_or_more,
     optimizer_given,
     scalar_given,
+    variables_given,
 )
 from orchestrator.config.retry import RetryModel, retry_block
 
 __all__ = [
     "ClusterModel",
+    "DdpModel",
     "FileModel",
     "FoldsModel",
     "MemoryModel",
@@ -108,6 +110,33 @@ class MemoryModel(Block):
         default=False, description="compute layers twice, to keep less"
     )
     optimizer_state: Literal["card", "host", "8bit"] = Field("card", description="where it is kept")
+
+
+class DdpModel(Block):
+    """How the GPUs of one run train together; without meaning for a run on one GPU."""
+
+    bucket_mb: int = Field(25, ge=1, le=4096, description="MiB of gradients that travel together")
+    overlap: bool = Field(
+        default=True, description="gradients travel while the backward pass computes the next ones"
+    )
+    compression: Literal["none", "fp16", "bf16", "powersgd"] = Field(
+        "none", description="what gradients travel as; powersgd is low-rank and changes results"
+    )
+    powersgd_rank: int = Field(1, ge=1, le=256, description="columns that powersgd keeps")
+    powersgd_start: int = Field(
+        1000, ge=2, le=1_000_000_000, description="steps before powersgd begins to compress"
+    )
+    timeout: Annotated[
+        float, BeforeValidator(duration_given, json_schema_input_type=str | float)
+    ] = Field(600.0, ge=10, le=86400, description="how long a rank waits for the others: 10m")
+    nccl: Annotated[
+        dict[str, str], BeforeValidator(variables_given, json_schema_input_type=dict[str, Any])
+    ] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="variables for NCCL, such as NCCL_SOCKET_IFNAME: eth0; it finds the network"
+        " by itself where none is given",
+    )
 
 
 class ScheduleModel(Block):
@@ -200,6 +229,7 @@ class ProjectModel(Block):
     resources: ResourcesModel = Field(default_factory=lambda: ResourcesModel.model_validate({}))
     memory: MemoryModel = Field(default_factory=lambda: MemoryModel.model_validate({}))
     schedule: ScheduleModel = Field(default_factory=lambda: ScheduleModel.model_validate({}))
+    ddp: DdpModel = Field(default_factory=lambda: DdpModel.model_validate({}))
     folds: Annotated[
         FoldsModel | None,
         BeforeValidator(folds_given, json_schema_input_type=FoldsModel | int | None),

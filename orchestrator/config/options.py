@@ -23,7 +23,7 @@ _OPTION_KEYS = {
 }
 _OPTION_CHECKS = {
     "timm": "orchestrator.trainer.options_timm:timm_options",
-    "yolo": "orchestrator.trainer.options_memory:memory_options",  # ultralytics checks its own
+    "yolo": "orchestrator.trainer.options_shared:without_shared",  # ultralytics checks its own
 }
 # Readers of data sets that import no framework: (YOLO data file, YOLO class folders, timm).
 _READ_FILE = "orchestrator.trainer.yolo_data:read_data_yaml"

@@ -129,7 +129,7 @@ def _target(word: Override, names: Sequence[object]) -> str | None:
 
 def _check_words(words: Sequence[tuple[Override, str | None]], names: Sequence[str]) -> None:
     """A dotted word must begin with a block, or with the name of a project."""
-    blocks = ("resources", "schedule", "memory", "folds")
+    blocks = ("resources", "schedule", "memory", "ddp", "folds")
     for word, target in words:
         first, key = shown(word.path[0]), shown(".".join(word.path))
         if first in ("projects", "defaults"):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.config.model import (
     ClusterModel,
+    DdpModel,
     FoldsModel,
     MemoryModel,
     ProjectModel,
@@ -20,8 +21,8 @@ from orchestrator.config.retry import RetryModel
 from orchestrator.config.rules import (
     TIMM_PREFIX,
     Place,
+    block_options,
     contradictions,
-    memory_options,
     option_problems,
     trainer_of,
 )
@@ -41,6 +42,7 @@ _BLOCK_KEYS: dict[KeyPath, frozenset[str]] = {
     ("resources",): frozenset(ResourcesModel.model_fields),
     ("memory",): frozenset(MemoryModel.model_fields),
     ("schedule",): frozenset(ScheduleModel.model_fields),
+    ("ddp",): frozenset(DdpModel.model_fields),
     ("folds",): frozenset(FoldsModel.model_fields),
     ("schedule", "retry"): frozenset(RetryModel.model_fields),
 }
@@ -95,7 +97,7 @@ def _project(place: Place, model: ProjectModel, whole: ProjectModel, folder: Pat
         workers=model.workers,
         cache=model.cache,
         seed=model.seed,
-        options=memory_options(model) | (model.model_extra or {}),
+        options=block_options(model) | (model.model_extra or {}),
     )
     return Project(
         name=model.name,

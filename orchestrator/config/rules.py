@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.layers import Layer
-from orchestrator.config.model import ProjectModel
+from orchestrator.config.model import DdpModel, ProjectModel
 from orchestrator.config.options import check_option, option_keys
 from orchestrator.config.types import Stage
 from orchestrator.config.words import Problem, path_in, unknown_key
@@ -15,9 +15,9 @@ from orchestrator.types import Scalar
 __all__ = [
     "TIMM_PREFIX",
     "Place",
+    "block_options",
     "card_problems",
     "contradictions",
-    "memory_options",
     "option_problems",
     "trainer_of",
 ]
@@ -32,6 +32,7 @@ _WHILE_IT_TRAINS = {  # the block `memory` -> trainers' keys
     "grad_checkpointing": "grad_checkpointing",
     "optimizer_state": "optimizer_state",
 }
+_TOGETHER = {key: f"ddp_{key}" for key in DdpModel.model_fields}  # the block `ddp`, the same way
 _NOT_OURS = {  # keys of ultralytics that have no meaning here, and what takes their place
     "nbs": "leave it out: it is always the effective batch, which is `batch`",
     "time": "use schedule.max_duration",
@@ -121,12 +122,11 @@ def contradictions(place: Place, model: ProjectModel) -> list[Problem]:
             "leave trainer out; timm models are named timm/NAME",
         )
     _, gpus = model.resources.width
-    if model.batch % gpus:
-        lower = max(gpus, model.batch - model.batch % gpus)
+    if model.batch < gpus:
         say(
             ("batch",),
-            f"{model.batch} cannot be split evenly over resources.gpus {gpus}",
-            f"batch: {lower} or {lower + gpus}",
+            f"{model.batch} is less than resources.gpus {gpus}: every GPU takes a sample or more",
+            f"batch: {gpus}, or more",
         )
     if model.micro_batch is not None and model.micro_batch > model.batch:
         say(
@@ -160,37 +160,41 @@ def _ladder(place: Place, model: ProjectModel) -> list[Problem]:
     return [Problem(f"{name} {text} ({where})", code="E1018", fix=fix)]
 
 
-def memory_options(model: ProjectModel) -> dict[str, Scalar]:
-    """What the block `memory` tells the trainer, in the trainer's own keys.
+def block_options(model: ProjectModel) -> dict[str, Scalar]:
+    """What the blocks `memory` and `ddp` tell the trainer, in the trainer's own keys.
 
     Only what differs from the default is told: a config that spells the defaults out describes
     the same run as one that does not.
     """
-    block = type(model.memory).model_fields
-    told = {
-        option: _scalar(getattr(model.memory, key))
-        for key, option in _WHILE_IT_TRAINS.items()
-        if getattr(model.memory, key) != block[key].default
-    }
+    told: dict[str, Scalar] = {}
+    for block, keys in ((model.memory, _WHILE_IT_TRAINS), (model.ddp, _TOGETHER)):
+        usual = type(block).model_validate({})
+        told |= {
+            option: _scalar(getattr(block, key))
+            for key, option in keys.items()
+            if getattr(block, key) != getattr(usual, key)
+        }
     known = option_keys(trainer_of(model.model, model.trainer)) if told else frozenset()
     return {option: value for option, value in told.items() if option in known}
 
 
 def _scalar(value: object) -> Scalar:
-    """A value of the block as an option: names in a row are one text."""
+    """A value of the block as an option: names in a row are one text, and so are variables."""
     if isinstance(value, tuple):
         return ", ".join(value)
+    if isinstance(value, dict):
+        return " ".join(f"{name}={setting}" for name, setting in sorted(value.items()))
     assert isinstance(value, str | int | float | bool)
     return value
 
 
 def _said_twice(place: Place, model: ProjectModel) -> list[Problem]:
-    """The trainer's own key beside another value in the block `memory`."""
+    """The trainer's own key beside another value in a block."""
     flat, found = model.model_extra or {}, []
-    for option, value in memory_options(model).items():
+    for option, value in block_options(model).items():
         if option in flat and flat[option] != value:
-            key = option.removeprefix("memory_")
-            name, where = place.of(("memory", key))
+            block = "ddp" if option in _TOGETHER.values() else "memory"
+            name, where = place.of((block, option.removeprefix(f"{block}_")))
             text = f"{name} is {value}, but {option} is {shown(str(flat[option]))} ({where})"
             found.append(Problem(text, code="E1018", fix=f"leave {option} out"))
     return found

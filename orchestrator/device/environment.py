@@ -1,11 +1,18 @@
 """The environment variables of a worker, to be set before torch is imported; no torch here."""
 
+import re
 import sys
 from collections.abc import Mapping
 
 from orchestrator.types import Card
 
 __all__ = ["environment"]
+
+# GeForce cards from Ada on cannot read each other's memory over PCIe. Some drivers deny that, and
+# NCCL then hangs or computes wrongly (NVIDIA's forum on two RTX 4090; corrected in 525.105.17).
+# Without peers it goes through the host's memory, which is what these cards do anyway. Which
+# network to take is left to NCCL, which knows the machine.
+_WITHOUT_PEERS = re.compile(r"RTX [45]0[5-9]0")
 
 
 def environment(
@@ -40,6 +47,8 @@ def environment(
         # The second name is the older one; torch reads it only where the first is unknown.
         segments = "expandable_segments:True"
         variables |= {"PYTORCH_ALLOC_CONF": segments, "PYTORCH_CUDA_ALLOC_CONF": segments}
+    if _WITHOUT_PEERS.search(card.name):
+        variables["NCCL_P2P_DISABLE"] = "1"
     if is_deterministic:
         variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     return variables

@@ -14,7 +14,7 @@ from orchestrator.plan.budget import Target
 from orchestrator.plan.choose import Scales
 from orchestrator.plan.correct import AS_PREDICTED, Correction, Peak, Question, correction
 from orchestrator.plan.footprint import Demand, Footprint
-from orchestrator.plan.overheads import Overheads, overheads
+from orchestrator.plan.overheads import Overheads, bucket_bytes, overheads
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import Bytes
 
@@ -95,11 +95,12 @@ def scales_of(predictor: Predictor, book: Sequence[Peak], *, versions: str | Non
         return known[key]
 
     def need(workload: Workload, demand: Demand, target: Target) -> Bytes:
+        weights = _weights(workload, lookup, demand) if workload.world_size > 1 else 0
+        buckets = bucket_bytes(weights, _compression(workload))
         if target.is_emulated:
             state = _state(workload, lookup, demand)
             live = max(demand.allocated_bytes, math.ceil(state * _CHECKPOINT_FACTOR))
-            return math.ceil(live * _EMULATED_FACTOR)
-        weights = _weights(workload, lookup, demand) if workload.world_size > 1 else 0
+            return math.ceil((live + buckets) * _EMULATED_FACTOR)
         return overheads_on(workload, target, weights).needed_bytes(demand)
 
     return Scales(lookup=lookup, need=need, correct=_corrector(tuple(book), installed))
@@ -108,8 +109,17 @@ def scales_of(predictor: Predictor, book: Sequence[Peak], *, versions: str | Non
 def overheads_on(workload: Workload, target: Target, parameter_bytes: Bytes = 0) -> Overheads:
     """What a process that runs the workload takes of a card beside its blocks."""
     return _overheads(
-        target.architecture, workload.trainer == "yolo", workload.world_size, parameter_bytes
+        target.architecture,
+        workload.trainer == "yolo",
+        workload.world_size,
+        parameter_bytes,
+        _compression(workload),
     )
+
+
+def _compression(workload: Workload) -> str:
+    """What the gradients of a gang travel as."""
+    return str(dict(workload.options).get("ddp_compression", "none"))
 
 
 @cache
@@ -118,19 +128,21 @@ def _overheads(
     is_deterministic: bool,  # noqa: FBT001 - the key of a cache
     world_size: int,
     parameter_bytes: Bytes,
+    compression: str,
 ) -> Overheads:
     return overheads(
         architecture,
         is_deterministic=is_deterministic,
         world_size=world_size,
         parameter_bytes=parameter_bytes,
+        compression=compression,
     )
 
 
 def _weights(
     workload: Workload, lookup: Callable[[Workload, Sequence[int]], Footprint], demand: Demand
 ) -> Bytes:
-    """Bytes of the parameters, whose gradients a gang averages in a flat copy."""
+    """Bytes of the parameters, whose gradients lie in the buckets of a gang."""
     return lookup(workload, (demand.micro_batch,)).parts.get("weights", 0)
 
 

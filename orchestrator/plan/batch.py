@@ -21,13 +21,12 @@ def balanced(num_samples: int, limit: int) -> int:
 def plan_batch(spec: RunSpec) -> BatchPlan:
     """Cut the run's effective batch over its ranks and, where a limit is set, into micro-batches.
 
-    A rank takes `effective_batch / num_gpus` samples a step. Without a limit in
-    `spec.micro_batch` the step is not cut; with one, it is cut into the fewest pieces of at most
-    that many samples, balanced; the last piece may be smaller.
+    A rank takes `effective_batch / num_gpus` samples a step, the first ones one more where that is
+    not whole. Without a limit in `spec.micro_batch` the step is not cut; with one, it is cut into
+    the fewest pieces of at most that many samples, balanced; the last piece may be smaller.
 
     Raises:
-        PlanError: a number is below 1, or the effective batch does not divide among the ranks;
-            it is never rounded.
+        PlanError: a number is below 1, or there are fewer samples than ranks.
     """
     world, batch = spec.num_gpus, spec.effective_batch
     limit = spec.micro_batch
@@ -38,22 +37,14 @@ def plan_batch(spec: RunSpec) -> BatchPlan:
                 code="E2001",
                 fix=(f"{name}=1, or more",),
             )
-    if batch % world:
-        below = batch - batch % world
-        above = below + world
+    if batch < world:
         raise PlanError(
-            f"batch {batch} of project {spec.project!r} does not divide among {world} GPUs",
+            f"batch {batch} of project {spec.project!r} is less than its {world} GPUs",
             code="E2002",
-            why=(
-                f"every GPU takes batch / gpus samples a step, and {batch} / {world} is not whole",
-                "the effective batch is the experiment, so it is never rounded",
-            ),
-            fix=(
-                " or ".join(f"batch={near}" for near in (below, above) if near),
-                f"resources.gpus={_largest_divisor(batch, world)}",
-            ),
+            why=("every GPU takes a sample or more of each step", "batch is never rounded"),
+            fix=(f"batch={world}, or more", f"resources.gpus={batch}"),
         )
-    rank_batch = batch // world
+    rank_batch = -(-batch // world)
     return BatchPlan(
         effective_batch=batch,
         world_size=world,
@@ -65,13 +56,13 @@ def recut_over(batch: BatchPlan, world_size: int) -> BatchPlan:
     """The same effective batch over another number of ranks, in micro-batches no larger.
 
     Raises:
-        ValueError: the effective batch does not divide among so many ranks.
+        ValueError: there are fewer samples than ranks.
     """
-    rank_batch = batch.effective_batch // world_size
+    rank_batch = -(-batch.effective_batch // world_size)
     return BatchPlan(
         effective_batch=batch.effective_batch,
         world_size=world_size,
-        micro_batch=balanced(rank_batch, batch.micro_batch) if rank_batch else 1,
+        micro_batch=balanced(rank_batch, batch.micro_batch),
     )
 
 
@@ -85,7 +76,3 @@ def smaller(batch: BatchPlan) -> BatchPlan | None:
     if batch.micro_batch == 1:
         return None
     return replace(batch, micro_batch=-(-batch.micro_batch // 2))
-
-
-def _largest_divisor(batch: int, at_most: int) -> int:
-    return next(n for n in range(min(batch, at_most), 0, -1) if batch % n == 0)

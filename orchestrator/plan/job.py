@@ -14,8 +14,14 @@ __all__ = ["Facts", "Job", "job_of", "precision_on", "validation_size"]
 _TIMM = "timm/"
 # Options whose default is traced, and which change what a step keeps, with that default.
 _SHAPING: Mapping[str, Mapping[str, Scalar]] = {
-    "timm": {"dropout": 0.0, "drop_path": 0.0, "mixup": 0.0, "cutmix": 0.0},
-    "yolo": {"dropout": 0.0, "mask_ratio": 4, "overlap_mask": True},
+    "timm": {
+        "dropout": 0.0,
+        "drop_path": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "ddp_compression": "none",
+    },
+    "yolo": {"dropout": 0.0, "mask_ratio": 4, "overlap_mask": True, "ddp_compression": "none"},
 }
 _STRIDE = 32
 # Cards on which ultralytics computes wrongly in fp16 (its own list): the run goes on in fp32.
@@ -52,13 +58,13 @@ class Job:
     def __post_init__(self) -> None:
         if min(self.effective_batch, self.world_size, self.limit or 1) < 1:
             raise ValueError(f"not a batch: {self}")
-        if self.effective_batch % self.world_size:
+        if self.effective_batch < self.world_size:
             raise ValueError(f"{self.effective_batch} samples on {self.world_size} ranks")
 
     @property
     def rank_batch(self) -> int:
-        """Samples that one rank contributes to a step."""
-        return self.effective_batch // self.world_size
+        """Samples that the rank with the most contributes to a step."""
+        return -(-self.effective_batch // self.world_size)
 
 
 def job_of(spec: RunSpec, facts: Facts, target: Target) -> Job:
@@ -100,7 +106,6 @@ def job_of(spec: RunSpec, facts: Facts, target: Target) -> Job:
         is_checkpointed=False,
         imgsz=validation_size(spec.settings.imgsz, facts.task),
         labels=facts.validation_labels,
-        world_size=1,
     )
     return Job(
         train=train,

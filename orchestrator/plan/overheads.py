@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.plan.footprint import Demand
 from orchestrator.types import Bytes
 
-__all__ = ["Figure", "Overheads", "driver_bytes", "overheads"]
+__all__ = ["Figure", "Overheads", "bucket_bytes", "driver_bytes", "overheads"]
 
 _MIB = 1 << 20
 
@@ -69,12 +69,15 @@ _CUBLAS_SMALL = Figure(
 )
 _NUM_HANDLES = 2
 
-# Gradients of a gang are averaged in one flat copy (`trainer/yolo_ranks.py`), not in the buckets of
-# DistributedDataParallel, which is not used. NCCL keeps, beside PyTorch's allocator, a buffer a
+# Gradients of a gang lie in buckets from the first step to the last (`trainer/reduction.py`), where
+# those of one rank come and go. What travels in half precision is half a copy more. PowerSGD keeps
+# what it lost, and while it compresses a bucket a copy of it and the difference (powerSGD_hook.py
+# of PyTorch): all of it is planned with. NCCL keeps, beside PyTorch's allocator, a buffer a
 # protocol for each connection of each channel: Simple 4 MiB (the default of NCCL_BUFFSIZE in its
 # documentation of environment variables), LL128 120 * 640 * 8 * 8 bytes and LL 8 * 512 * 8 * 16
 # bytes (src/init.cc and src/include/device.h of NCCL 2.x). How many channels it opens depends on
 # what links the cards: 2 to 16. Four connections: the ring's one, and up to three of the tree.
+_BUCKETS: Mapping[str, float] = {"none": 1.0, "fp16": 1.5, "bf16": 1.5, "powersgd": 4.0}
 _NCCL_CHANNELS, _NCCL_CONNECTIONS = 16, 4
 _NCCL = Figure(
     _NCCL_CHANNELS * _NCCL_CONNECTIONS * ((4 << 20) + 120 * 640 * 8 * 8 + 8 * 512 * 8 * 16),
@@ -116,7 +119,7 @@ class Overheads:
     """What turns bytes of the replayed allocator into bytes of a card, in both directions.
 
     `outside_bytes` are taken beside PyTorch's allocator (CUDA context, NCCL), `inside_bytes` by it
-    but not by the traced step (cuBLAS, the gradients that a gang averages). `factor` and
+    but not by the traced step (cuBLAS, the buckets of a gang's gradients). `factor` and
     `constant_bytes` turn what the replay says into what a card was seen to need; `likely_factor` is
     the middle of what was seen, `factor` what is planned with. `confidence` is that of the weakest
     figure.
@@ -158,6 +161,15 @@ class Overheads:
         return math.ceil(factor * (num_bytes + self.inside_bytes)) + self.constant_bytes
 
 
+def bucket_bytes(parameter_bytes: Bytes, compression: str = "none") -> Bytes:
+    """What a rank of several keeps so that gradients can travel, which are as large as weights.
+
+    Raises:
+        KeyError: There is no such compression.
+    """
+    return math.ceil(_BUCKETS[compression] * parameter_bytes)
+
+
 def driver_bytes(total: Bytes) -> Bytes:
     """What no process can have of a card whose NVML total is `total`, once a card."""
     return min(total, math.ceil(_DRIVER.value + _DRIVER_SHARE.value * total))
@@ -170,6 +182,7 @@ def overheads(
     has_lazy_loading: bool = True,
     world_size: int = 1,
     parameter_bytes: Bytes = 0,
+    compression: str = "none",
 ) -> Overheads:
     """The overheads of a process on a card.
 
@@ -178,9 +191,10 @@ def overheads(
             unknown and takes the worst of all.
         is_deterministic: Whether `CUBLAS_WORKSPACE_CONFIG` is `:4096:8`, as ultralytics sets it.
         has_lazy_loading: torch 1.13 and CUDA 11.7 or newer.
-        world_size: Ranks of the gang; above 1 the flat copy of the gradients and NCCL come on top.
-        parameter_bytes: Of the model's weights, for that copy. It lives during an update, when
-            activations are gone, so that adding it to the peak of the step is an upper bound.
+        world_size: Ranks of the gang; above 1 the buckets of the gradients and NCCL come on top.
+        parameter_bytes: Of the model's weights, for the buckets. The gradients lie in them, so that
+            adding them to the peak of the step, which has some gradients too, is an upper bound.
+        compression: What gradients travel as: none, fp16, bf16 or powersgd.
     """
     generation = _GENERATIONS.get(architecture, _UNKNOWN)
     is_large = is_deterministic or architecture in ("Hopper", "Blackwell")
@@ -199,7 +213,7 @@ def overheads(
     if world_size > 1:
         figures["nccl"] = _NCCL
         outside += _NCCL.value
-        inside += parameter_bytes
+        inside += bucket_bytes(parameter_bytes, compression)
     return Overheads(
         outside_bytes=math.ceil(outside),
         inside_bytes=math.ceil(inside),

@@ -68,7 +68,11 @@ class Sizing(Protocol):
 
 
 def legal_widths(spec: RunSpec) -> tuple[int, ...]:
-    """Numbers of cards that a run may have: those among which its batch divides, least first."""
-    least = spec.num_gpus if spec.min_gpus is None else spec.min_gpus
-    widths = range(least, spec.num_gpus + 1)
-    return tuple(width for width in widths if spec.effective_batch % width == 0)
+    """Numbers of cards that a run may have, least first.
+
+    All that it asks for, or fewer among which its batch divides: then no card waits for another's
+    odd sample.
+    """
+    most = spec.num_gpus
+    widths = range(most if spec.min_gpus is None else spec.min_gpus, most + 1)
+    return tuple(width for width in widths if width == most or spec.effective_batch % width == 0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.trainer.options_timm import TimmOptions
-from orchestrator.types import TrainSettings
+from orchestrator.types import BatchPlan, TrainSettings
 
 __all__ = [
     "is_fixed_size",
@@ -122,7 +122,7 @@ def make_transforms(
     return train, val
 
 
-def make_mix(options: TimmOptions, num_classes: int, rank_batch: int) -> Mixup | None:
+def make_mix(options: TimmOptions, num_classes: int, batch: BatchPlan) -> Mixup | None:
     """Make the mixing of batches, which also smooths the labels; None mixes nothing.
 
     Raises:
@@ -130,11 +130,11 @@ def make_mix(options: TimmOptions, num_classes: int, rank_batch: int) -> Mixup |
     """
     if not (options.mixup or options.cutmix):
         return None
-    if rank_batch % 2:
+    if odd := [n for n in (batch.share(0), batch.share(batch.world_size - 1)) if n % 2]:
         raise ConfigError(
-            f"mixup and cutmix mix in pairs, and a step has {rank_batch} samples a GPU",
+            f"mixup and cutmix mix in pairs, and a step has {odd[0]} samples a GPU",
             code="E1115",
-            fix=("use an even batch, or mixup: 0 and cutmix: 0",),
+            fix=("use an even batch for every GPU, or mixup: 0 and cutmix: 0",),
         )
     return Mixup(
         mixup_alpha=options.mixup,

@@ -13,14 +13,8 @@ def check_task(task: TrainTask) -> None:
     """Refuse what this trainer cannot do.
 
     Raises:
-        ConfigError: More than one GPU, or a cache on disk.
+        ConfigError: A cache on disk.
     """
-    if task.batch.world_size > 1:
-        raise ConfigError(
-            f"a timm classifier trains on one GPU, not {task.batch.world_size}",
-            code="E1120",
-            fix=("resources: {gpus: 1}; a larger batch is cut into micro-batches",),
-        )
     if task.spec.settings.cache not in ("false", "ram"):
         raise ConfigError(
             f'cache is "{task.spec.settings.cache}"',

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from orchestrator.errors import DataError
 from orchestrator.trainer.loading import EpochOrder, Mix, PictureFolder, close, picture_loader
 from orchestrator.trainer.pictures import PictureSet, decoded_bytes
+from orchestrator.trainer.ranks import Ranks
 from orchestrator.types import TrainTask
 
 __all__ = ["Feed"]
@@ -27,6 +28,7 @@ class Feed:
 
     Args:
         task: Says the batch, the seed, the workers and the cache.
+        ranks: Each takes its part of every step, and of the validation.
         sets: Pictures of training and of validation.
         transforms: Of training and of validation.
         mix: Mixes a batch of training.
@@ -40,6 +42,7 @@ class Feed:
     def __init__(
         self,
         task: TrainTask,
+        ranks: Ranks,
         sets: tuple[PictureSet, PictureSet],
         transforms: tuple[Transform, Transform],
         *,
@@ -48,13 +51,7 @@ class Feed:
         pin_memory: bool,
     ) -> None:
         batch, settings = task.batch, task.spec.settings
-        self._order = EpochOrder(
-            len(sets[0]),
-            rank_batch=batch.rank_batch,
-            seed=settings.seed,
-            world_size=batch.world_size,
-            rank=task.rank,
-        )
+        self._order = EpochOrder(len(sets[0]), batch=batch, seed=settings.seed, rank=ranks.rank)
         if not len(self._order):
             raise DataError(
                 f"batch {batch.effective_batch} is more than the {len(sets[0])} training pictures",
@@ -71,8 +68,9 @@ class Feed:
             folders[0], self._order, workers=workers, pin_memory=pin_memory, mix=mix
         )
         size = 2 * batch.micro_batch  # without gradients, what trains one piece validates two
-        keys = [(0, index) for index in range(len(sets[1]))]
+        keys = [(0, index) for index in ranks.part(len(sets[1]))]
         once = [keys[begin : begin + size] for begin in range(0, len(keys), size)]
+        self._num_validations = -(-len(ranks.part_of(0, len(sets[1]))) // size)
         self.validation: DataLoader[Any] = picture_loader(
             folders[1], once, workers=workers, pin_memory=pin_memory
         )
@@ -81,6 +79,11 @@ class Feed:
     def num_steps(self) -> int:
         """Optimizer steps of an epoch."""
         return len(self._order)
+
+    @property
+    def num_validations(self) -> int:
+        """Batches of a validation on the rank that has most of them."""
+        return self._num_validations
 
     def training(self, epoch: int) -> DataLoader[Any]:
         """The loader, set to the order of this epoch."""

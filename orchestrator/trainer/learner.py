@@ -22,8 +22,11 @@ from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
 from orchestrator.trainer.offers import offer_optimizer
 from orchestrator.trainer.optimizer_place import HostMemory, placed
+from orchestrator.trainer.options_ddp import ddp_options
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.pack import own_state
+from orchestrator.trainer.ranks import Ranks, share_weights
+from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.rungs import Offer, Rungs
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
@@ -44,6 +47,7 @@ class Learner:
         steps_per_epoch: Optimizer steps.
         governor: Cuts smaller where memory runs out; None lets the error through.
         host: Where the optimizer's state lies if the options want it on the host.
+        ranks: Of the gang; each learns from its share of a batch. None is one rank.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a training, all but two of them needed
@@ -57,10 +61,17 @@ class Learner:
         steps_per_epoch: int,
         governor: Governor | None = None,
         host: HostMemory | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._device = device
+        self._ranks = ranks
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self._layout)
+        self._reduction: Reduction | None = None
+        if ranks is not None and ranks.count > 1:
+            share_weights(self.model)
+            ddp, _ = ddp_options(settings.options)
+            self._reduction = Reduction(self.model.parameters(), ddp, ranks.count)
         self._micro_batch = micro_batch
         self._grad_clip = options.grad_clip
         # Mixing smooths the labels itself, before it mixes them.
@@ -85,7 +96,7 @@ class Learner:
         self._num_steps = 0
         self._governor = governor
         if governor is not None:
-            self._step_state = StepState(self.model, device)
+            self._step_state = StepState(self.model, device, self._reduction)
             self._update_room = UpdateRoom(self._optimizer, governor)
             offer_optimizer(governor.rungs, self._optimizer, host)
             self._offer(governor.rungs, is_checkpointed=options.grad_checkpointing)
@@ -124,7 +135,9 @@ class Learner:
     def learn(self, batch: Batch) -> Tensor:
         """Take one optimizer step on a batch (N, 3, H, W); return its detached mean loss.
 
-        Does not wait for the card, except as the scaler of fp16 has to.
+        Of a gang, the batch is this rank's share, and the loss its part of the whole batch's: the
+        sum over the ranks is the mean. Does not wait for the card, except as the scaler of fp16
+        has to.
         """
         if not self.model.training:  # telling every module takes 0.1 ms and more
             self.model.train()
@@ -134,6 +147,8 @@ class Learner:
         else:
             loss = self._governor.step(partial(self._gradients, batch), self._step_state)
             self._update_room.demand()
+        if self._reduction is not None:
+            self._reduction.complete()
         if self._grad_clip:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self._grad_clip)
@@ -146,10 +161,13 @@ class Learner:
         return loss
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Measure the averaged weights (the model's own without EMA); every sample counts once."""
+        """Measure the averaged weights (the model's own without EMA); every sample counts once.
+
+        Of a gang, each rank is given other samples; all get the measures of all samples.
+        """
         model = self._judged().eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self._device)
-        num_samples = 0
+        num_samples = 0.0
         with torch.no_grad():
             for batch in batches:
                 judge = partial(self._sums, model, batch)
@@ -158,12 +176,21 @@ class Learner:
                     judge(size) if self._governor is None else self._governor.validate(judge, size)
                 )
                 num_samples += size
+        if self._ranks is not None:
+            *whole, num_samples = self._ranks.summed(*sums.tolist(), num_samples)
+            sums = torch.tensor(whole)
         loss_sum, top1, top5 = sums.tolist()
         return {
             "val/loss": loss_sum / num_samples,
             "metrics/accuracy_top1": top1 / num_samples,
             "metrics/accuracy_top5": top5 / num_samples,
         }
+
+    def average_statistics(self) -> None:
+        """Let all ranks of a gang judge and save one and the same model, from here on."""
+        if self._ranks is not None:
+            models = [self.model] if self._ema is None else [self.model, self._ema.module]
+            self._ranks.average_statistics(models)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that `evaluate` judges, by name."""
@@ -196,11 +223,15 @@ class Learner:
         """Gradients of the whole batch, from pieces; returns its detached mean loss."""
         num_samples = len(batch[1])
         sizes_of = piece_sizes if micro_batch == self._micro_batch else even_sizes
+        reduction = self._reduction
+        if reduction is not None:
+            reduction.begin()
         step = run_pieces(
             cut(batch, sizes_of(num_samples, micro_batch)),
             self._forward,
             backward=self._backward,
-            total=num_samples,
+            total=num_samples if self._ranks is None else self._ranks.batch.effective_batch,
+            around=None if reduction is None else reduction.around,
         )
         return step.value
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from orchestrator.errors import DataError, TrainingError
 from orchestrator.trainer.pictures import PictureSet, read_picture
 from orchestrator.trainer.randomness import host_state_kept, keyed_seed, seed_host
-from orchestrator.types import Cause
+from orchestrator.types import BatchPlan, Cause
 
 __all__ = ["Batch", "EpochOrder", "Mix", "PictureFolder", "batches", "close", "picture_loader"]
 
@@ -76,28 +76,26 @@ class EpochOrder(Sampler[list[Key]]):
     """The samples of each step of an epoch, for one rank; set `epoch` before iterating.
 
     Every epoch is a new permutation, keyed by (seed, epoch). A rest smaller than the effective
-    batch is left out: the effective batch is exact, and the next epoch leaves out others.
+    batch is left out: the effective batch is exact, and the next epoch leaves out others. What a
+    step is made of does not depend on the number of ranks, which take their parts in order.
     """
 
-    def __init__(
-        self, num_samples: int, *, rank_batch: int, seed: int, world_size: int = 1, rank: int = 0
-    ) -> None:
+    def __init__(self, num_samples: int, *, batch: BatchPlan, seed: int, rank: int = 0) -> None:
         self.epoch = 1
         self._num_samples = num_samples
-        self._rank_batch = rank_batch
+        self._batch = batch.effective_batch
+        self._begin, self._share = batch.begin(rank), batch.share(rank)
         self._seed = seed
-        self._world_size = world_size
-        self._rank = rank
 
     def __len__(self) -> int:
-        return self._num_samples // (self._rank_batch * self._world_size)
+        return self._num_samples // self._batch
 
     def __iter__(self) -> Iterator[list[Key]]:
         chance = torch.Generator().manual_seed(keyed_seed(self._seed, "order", self.epoch))
         order = torch.randperm(self._num_samples, generator=chance).tolist()
         for step in range(len(self)):
-            begin = (step * self._world_size + self._rank) * self._rank_batch
-            yield [(self.epoch, index) for index in order[begin : begin + self._rank_batch]]
+            begin = step * self._batch + self._begin
+            yield [(self.epoch, index) for index in order[begin : begin + self._share]]
 
 
 def picture_loader(

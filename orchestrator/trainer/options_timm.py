@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.plan.ladder import DEFAULT_LADDER
+from orchestrator.trainer.options_ddp import DDP_KEYS, ddp_options
 from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
 from orchestrator.types import Scalar
 
@@ -64,6 +65,13 @@ class TimmOptions:
     optimizer_state: str = _key("card", MEMORY_KEYS["optimizer_state"])
     memory_ladder: str = _key(", ".join(DEFAULT_LADDER), MEMORY_KEYS["memory_ladder"])
     memory_least_imgsz: int = _key(0, MEMORY_KEYS["memory_least_imgsz"])
+    ddp_bucket_mb: int = _key(25, DDP_KEYS["ddp_bucket_mb"])
+    ddp_overlap: bool = _key(default=True, doc=DDP_KEYS["ddp_overlap"])
+    ddp_compression: str = _key("none", DDP_KEYS["ddp_compression"])
+    ddp_powersgd_rank: int = _key(1, DDP_KEYS["ddp_powersgd_rank"])
+    ddp_powersgd_start: int = _key(1000, DDP_KEYS["ddp_powersgd_start"])
+    ddp_timeout: float = _key(600.0, DDP_KEYS["ddp_timeout"], 10, 86400)
+    ddp_nccl: str = _key("", DDP_KEYS["ddp_nccl"])
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
 
 
@@ -79,6 +87,7 @@ def timm_options(options: Mapping[str, Scalar]) -> TimmOptions:
     """
     found = TimmOptions(**{key: _checked(key, value) for key, value in options.items()})
     memory_options(options)
+    ddp_options(options)
     return found
 
 

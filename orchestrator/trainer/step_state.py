@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from orchestrator.trainer.reduction import Reduction
+
 __all__ = ["StepState", "statistics_kept"]
 
 
@@ -19,10 +21,14 @@ class StepState:
     Args:
         model: In the place where it trains; its buffers are updated in place from now on.
         device: Where it trains.
+        reduction: Of the gradients of a gang; None where there is one rank.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, reduction: Reduction | None = None
+    ) -> None:
         self._model = model
+        self._reduction = reduction
         self._device = device
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._live = _by_type(
@@ -44,6 +50,8 @@ class StepState:
 
     def restore(self) -> None:
         """Put everything back as it was at `keep`, and drop the gradients."""
+        if self._reduction is not None:
+            self._reduction.abandon()
         self._model.zero_grad(set_to_none=True)
         torch.clear_autocast_cache()  # weights that were cast for the step, with their graph
         for kept, live in zip(self._kept, self._live, strict=True):

@@ -28,19 +28,15 @@ class UpdateRoom:
     Args:
         optimizer: Its parameters lie where they train.
         governor: Knows the device and the other ranks.
-        num_ranks: With several, gradients are averaged in one flat copy first.
     """
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, governor: Governor, *, num_ranks: int = 1
-    ) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, governor: Governor) -> None:
         self._optimizer = optimizer
         self._governor = governor
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         sizes = [_num_bytes(p) for p in parameters if p.requires_grad]
         self._total, self._largest = sum(sizes), max(sizes, default=0)
         self._counts = len(sizes) * _BLOCK  # each has a count of its steps
-        self._flat = 2 * self._total if num_ranks > 1 else 0
         self._is_batched = any(p.device.type == "cuda" for p in parameters)
         self._look()
 
@@ -67,7 +63,7 @@ class UpdateRoom:
 
     def _lacking(self) -> Bytes | None:
         """The bytes that the update needs and cannot get; None where it can."""
-        fixed = (0 if self._optimizer.state else self._state) + self._flat
+        fixed = 0 if self._optimizer.state else self._state
         one_by_one = fixed + self._visiting + 2 * self._largest
         if self._is_batched:
             if self._governor.has_room(fixed + self._total + self._largest):

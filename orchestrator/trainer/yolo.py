@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DataError, OrchestratorError, StoreError
 from orchestrator.ports import Device, RunLink
-from orchestrator.trainer.options_memory import MemoryOptions, memory_options
+from orchestrator.trainer.options_ddp import ddp_options
+from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.yolo_apart import apart, on_host
 from orchestrator.trainer.yolo_data import read_class_folders, read_data_yaml
 from orchestrator.trainer.yolo_labels import check_data
@@ -15,6 +16,7 @@ from orchestrator.types import CheckpointRef, Metrics, Outcome, TrainTask
 
 if TYPE_CHECKING:
     from orchestrator.trainer.governor import Governor
+    from orchestrator.trainer.ranks import Ranks
 
 __all__ = ["YoloTrainer"]
 
@@ -38,15 +40,22 @@ class YoloTrainer:
             StoreError: The checkpoint to resume from cannot be read.
             TrainingError: OUT_OF_MEMORY or NAN_LOSS.
         """
+        from orchestrator.trainer.ranks import joined
+
+        ddp, _ = ddp_options(task.spec.settings.options)
+        with joined(task, ddp, is_cuda=device.torch_device.startswith("cuda")) as ranks:
+            return self._fit(task, device, link, ranks)
+
+    def _fit(
+        self, task: TrainTask, device: Device, link: RunLink, ranks: "Ranks"
+    ) -> tuple[Outcome, Metrics]:
         from orchestrator.trainer.governor import Governor
-        from orchestrator.trainer.yolo_ranks import most_and_least
 
         options, _ = memory_options(task.spec.settings.options)
-        agree = most_and_least if task.batch.world_size > 1 else None
-        governor = Governor(task, device, link, options, agree=agree)
+        governor = Governor(task, device, link, options, agree=ranks.most_and_least)
         with apart(task.spec.folder):
             try:
-                return _train(task, device, link, governor, options)
+                return _train(task, device, link, governor, ranks)
             except OrchestratorError:
                 raise
             except Exception as error:
@@ -59,7 +68,7 @@ class YoloTrainer:
 
 
 def _train(
-    task: TrainTask, device: Device, link: RunLink, governor: "Governor", memory: MemoryOptions
+    task: TrainTask, device: Device, link: RunLink, governor: "Governor", ranks: "Ranks"
 ) -> tuple[Outcome, Metrics]:
     import ultralytics.models.yolo as models
 
@@ -71,7 +80,15 @@ def _train(
     model = find_model(task.spec.settings.model)
     data = _data(task, model.task, is_fresh=link.resume_from is None)
     given = overrides(task, torch_device=device.torch_device, data=data, model=model.path)
-    attempt = Attempt(task=task, device=device, link=link, governor=governor, memory=memory)
+    attempt = Attempt(
+        task=task,
+        device=device,
+        link=link,
+        governor=governor,
+        ranks=ranks,
+        ddp=ddp_options(task.spec.settings.options)[0],
+        memory=memory_options(task.spec.settings.options)[0],
+    )
     if link.resume_from is not None:
         with on_host(device):
             attempt.state = _state(link.resume_from)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.ports import Device, RunLink
 from orchestrator.trainer.governor import Governor
+from orchestrator.trainer.options_ddp import DdpOptions
 from orchestrator.trainer.options_memory import MemoryOptions
+from orchestrator.trainer.ranks import Ranks
 from orchestrator.types import TrainTask
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ class Attempt:
     device: Device
     link: RunLink
     governor: Governor
+    ranks: Ranks
+    ddp: DdpOptions = field(default_factory=DdpOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     state: Mapping[str, Any] | None = None
     weights: Mapping[str, "Tensor"] | None = None  # of the run before, for a fresh start

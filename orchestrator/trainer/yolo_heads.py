@@ -119,11 +119,14 @@ def total_of(parts: Iterable[Divisors]) -> Divisors:
 
 
 def whole_items(
-    pieces: Iterable[tuple[Mapping[str, Tensor], Divisors]],
+    pieces: Iterable[tuple[Mapping[str, Tensor], Divisors]], total: Divisors | None = None
 ) -> dict[str, Tensor]:
-    """The loss items of a batch from those of its pieces, each with what its terms divide by."""
+    """The loss items of a batch from those of its pieces, each with what its terms divide by.
+
+    With the `total` of a batch that other ranks share: this rank's part of its loss items.
+    """
     parts = list(pieces)
-    total = total_of(seen for _, seen in parts)
+    total = total_of(seen for _, seen in parts) if total is None else total
     return {
         name: torch.stack(
             [

@@ -13,10 +13,11 @@ from orchestrator.errors import TrainingError
 from orchestrator.trainer import yolo_state
 from orchestrator.trainer.failures import not_finite
 from orchestrator.trainer.handover import put_weights
+from orchestrator.trainer.randomness import keyed_seed, seed_all
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt, Leave
 from orchestrator.trainer.yolo_model import write_weights
-from orchestrator.trainer.yolo_ranks import agreed, share_weights
+from orchestrator.trainer.yolo_ranks import Shared
 from orchestrator.trainer.yolo_step import CutStep
 from orchestrator.trainer.yolo_update import Update
 from orchestrator.trainer.yolo_validation import governed
@@ -37,14 +38,14 @@ def orchestrated(trainer: type[Any], attempt: Attempt) -> type[Any]:
     return type(name, (_Loop, trainer), {"attempt": attempt})
 
 
-class _Loop(Update):
+class _Loop(Shared, Update):
     """Mixed into a trainer class, before it: overrides the places where the loop asks and tells."""
 
     num_validations = 0
 
     def __init__(self: Any, overrides: dict[str, Any]) -> None:
         super().__init__(overrides=overrides)
-        self.ranks = self.attempt.task.batch.world_size
+        self.ranks = self.attempt.ranks.count
         if self.ranks > 1:
             self.world_size, self.ddp = self.ranks, False  # the process group is the gang's
         self._epoch_begin = time.monotonic()
@@ -53,9 +54,6 @@ class _Loop(Update):
         self._checkpoint: CheckpointRef | None = None
 
     # ---- setting up
-
-    def _setup_ddp(self) -> None:
-        """Nothing: the worker group made the process group."""
 
     def _setup_train(self: Any) -> None:
         # One rank at a time as far as ultralytics knows: it would wrap the model for data-parallel
@@ -67,11 +65,17 @@ class _Loop(Update):
         self.world_size = max(self.world_size, self.ranks if self.ranks > 1 else 0)
         if self.attempt.state is not None:
             yolo_state.restore(self, self.attempt.state)
+            if not self.attempt.ranks.is_first:  # what was kept is the chance of the first rank
+                key = ("yolo", self.attempt.ranks.rank, self.start_epoch)
+                seed_all(keyed_seed(self.args.seed, *key))
             self.attempt.best = dict(self.attempt.state["best"])
             self.attempt.state = {"elapsed": self.attempt.state["elapsed"]}  # frees the tensors
         micro_batch, governor = self.attempt.task.batch.micro_batch, self.attempt.governor
         prepare = super().preprocess_batch
-        self.model.forward = CutStep(self, micro_batch, prepare, self.ranks, governor=governor)
+        self.reduction = self.make_reduction()
+        self.model.forward = CutStep(
+            self, micro_batch, prepare, governor=governor, reduction=self.reduction
+        )
         self.seek_room()
 
     def setup_model(self: Any) -> Any:
@@ -84,30 +88,13 @@ class _Loop(Update):
                 self.attempt.weights = None  # frees the tensors
             return found
 
-    def _build_train_pipeline(self: Any) -> None:
-        alone = self.world_size
-        if self.ranks > 1:
-            self.world_size = self.ranks
-            share_weights(self.model)
-        super()._build_train_pipeline()
-        self.world_size = alone
-
-    def get_dataloader(
-        self: Any, dataset_path: Any, batch_size: int = 16, rank: int = 0, mode: str = "train"
-    ) -> Any:
-        """Validation takes twice a piece, as it takes twice a batch where the step is not cut."""
-        batch = self.attempt.task.batch
-        if mode == "val":
-            batch_size = max(1, batch_size // batch.rank_batch) * batch.micro_batch
-        return super().get_dataloader(dataset_path, batch_size, rank, mode)
-
     def preprocess_batch(self: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Leave a batch on the host: the step moves it, in pieces where it has to be cut."""
         return batch
 
     def get_validator(self: Any) -> Any:
         """Validation, too, is cut where memory runs out."""
-        return governed(super().get_validator(), self.attempt.governor)
+        return governed(super().get_validator(), self.attempt.governor, self.attempt.ranks)
 
     # ---- while it trains
 
@@ -146,15 +133,12 @@ class _Loop(Update):
                     step=self._step,
                     num_steps=len(self.train_loader),
                     images_per_second=images / (now - self._epoch_begin),
-                    loss=float(sum(float(value) for value in self.loss_items.values())),
+                    # of a gang, the part of this rank, as if the others had the same
+                    loss=self.ranks * float(sum(float(v) for v in self.loss_items.values())),
                 )
             )
         if self._asked() is StopMode.AT_BATCH:
             raise Leave
-
-    def _asked(self: Any) -> StopMode | None:
-        mode = self.attempt.link.stop_requested()
-        return agreed(mode) if self.ranks > 1 else mode
 
     def _demand_finite_step(self: Any) -> None:
         if bool(self.loss.isfinite()):
@@ -193,6 +177,7 @@ class _Loop(Update):
     def validate(self: Any) -> Any:
         """Validate, and count: the order of the validation loader is part of the state."""
         self.num_validations += 1
+        self.attempt.ranks.average_statistics([self.model, self.ema.ema])
         return super().validate()
 
     def epoch_metrics(self: Any) -> dict[str, float]:

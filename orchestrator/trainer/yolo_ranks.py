@@ -1,48 +1,150 @@
-"""What the ranks of a gang tell one another while a YOLO model trains on several cards."""
+"""ultralytics' loop on one rank of several: its part of each batch, and what all ranks found."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import distributed, nn
 
+from orchestrator.trainer.randomness import seed_all
+from orchestrator.trainer.ranks import Ranks, share_weights
+from orchestrator.trainer.reduction import Reduction
+from orchestrator.trainer.yolo_attempt import Attempt
+from orchestrator.trainer.yolo_whole import NUM_DIVISORS
 from orchestrator.types import StopMode
 
-__all__ = ["agreed", "average_gradients", "most_and_least", "share_weights"]
+__all__ = ["Shared", "share_training", "share_validation"]
+
+if TYPE_CHECKING:
+    _Mixed = Any  # whichever trainer class follows in the order of resolution
+else:
+    _Mixed = object
 
 
-def share_weights(model: nn.Module) -> None:
-    """Give every rank the weights of rank 0; each drew first weights of its own."""
-    for tensor in model.state_dict().values():
-        distributed.broadcast(tensor, src=0)
+class _Shares:
+    """A batch sampler that gives a rank its part of each batch, in the order of ranks.
 
-
-def average_gradients(model: nn.Module, num_ranks: int) -> None:
-    """Replace every gradient by its mean over the ranks, in one reduction.
-
-    A rank without a gradient for a parameter (a batch without objects) counts as zero.
+    A last batch with fewer pictures than ranks is left out: no rank is without a picture.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    distributed.all_reduce(flat)
-    flat /= num_ranks
-    means = flat.split([p.numel() for p in parameters])
-    for parameter, mean in zip(parameters, means, strict=True):
-        parameter.grad = mean.view_as(parameter)
+
+    def __init__(self, inner: Any, ranks: Ranks, num_images: int) -> None:
+        self._inner, self._ranks = inner, ranks
+        rest = num_images % inner.batch_size
+        self._length = len(inner) - (0 < rest < ranks.count)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._inner:
+            if len(batch) >= self._ranks.count:
+                part = self._ranks.part(len(batch))
+                yield batch[part.start : part.stop]
 
 
-def agreed(mode: StopMode | None) -> StopMode | None:
-    """What rank 0 was asked. All leave at the same step, or those that stay wait for ever."""
-    shared = [mode]
-    distributed.broadcast_object_list(shared, src=0)
-    return shared[0]
+class _Batches:
+    """A batch sampler that gives a rank its part of the batches, each of them whole."""
+
+    def __init__(self, inner: Any, ranks: Ranks) -> None:
+        self._part = ranks.part(len(inner))
+        self._inner = inner
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        for number, batch in enumerate(self._inner):
+            if number in self._part:
+                yield batch
 
 
-def most_and_least(most: int, least: int) -> tuple[int, int]:
-    """The largest first number and the smallest second number of all ranks, in one reduction.
+def share_training(loader: Any, ranks: Ranks) -> Any:
+    """Give this rank its part of every batch of a loader that was made for one process.
 
-    A rank that ran out of memory is known to all before anyone waits for its gradients.
+    All ranks draw the order that one process would draw: ultralytics seeds the generator of a
+    loader with the rank added to it, from -1 for a process alone.
     """
-    is_nccl = distributed.get_backend() == "nccl"  # reduces tensors on cards only
-    numbers = torch.tensor([most, -least], device="cuda" if is_nccl else "cpu")
-    distributed.all_reduce(numbers, op=distributed.ReduceOp.MAX)
-    found, negative = numbers.tolist()
-    return int(found), -int(negative)
+    loader.generator.manual_seed((loader.generator.initial_seed() - ranks.rank - 1) % (1 << 64))
+    _exchange(loader, _Shares(loader.batch_sampler.sampler, ranks, len(loader.dataset)))
+    loader.sampler.set_epoch = lambda epoch: None  # its generator goes on from epoch to epoch
+    return loader
+
+
+def share_validation(loader: Any, ranks: Ranks) -> Any:
+    """Give this rank its part of the batches of a loader that was made for one process."""
+    _exchange(loader, _Batches(loader.batch_sampler.sampler, ranks))
+    return loader
+
+
+def _exchange(loader: Any, sampler: Any) -> None:
+    repeat = type(loader.batch_sampler)
+    # a DataLoader refuses to exchange its sampler; ultralytics' own loader does it like this
+    object.__setattr__(loader, "batch_sampler", repeat(sampler))
+
+
+class Shared(_Mixed):
+    """Mixed into a trainer class, before it."""
+
+    attempt: Attempt
+    ranks: int
+
+    def _setup_ddp(self) -> None:
+        """Nothing: the worker group made the process group."""
+
+    def setup_model(self: Any) -> Any:
+        """Begin with the weights of one process; the chance that follows is each rank's own."""
+        if self.ranks == 1:
+            return super().setup_model()
+        seed_all(self.args.seed)
+        found = super().setup_model()
+        seed_all(self.args.seed + 1 + self.attempt.ranks.rank)
+        return found
+
+    def _build_train_pipeline(self: Any) -> None:
+        alone = self.world_size
+        if self.ranks > 1:
+            self.world_size = self.ranks
+            share_weights(self.model)
+        super()._build_train_pipeline()
+        self.world_size = alone
+
+    def get_dataloader(
+        self: Any, dataset_path: Any, batch_size: int = 16, rank: int = 0, mode: str = "train"
+    ) -> Any:
+        """Validation takes twice a piece, as it takes twice a batch where the step is not cut.
+
+        Of a gang every rank makes the loader of one process, and takes its part of it; rank 0 is
+        the first to read the labels, and leaves what it found for the others.
+        """
+        batch, ranks = self.attempt.task.batch, self.attempt.ranks
+        if mode == "val":
+            alone = batch.effective_batch // max(self.world_size, 1)
+            batch_size = max(1, batch_size // alone) * batch.micro_batch
+        if ranks.count == 1:
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        size = batch.effective_batch if mode == "train" else batch_size
+        with ranks.first_before_others():
+            loader = super().get_dataloader(dataset_path, size, -1, mode)
+        return (share_training if mode == "train" else share_validation)(loader, ranks)
+
+    def images_of_step(self: Any) -> int:
+        """Pictures of all ranks in the step under way: fewer in the last one of an epoch."""
+        size = self.attempt.task.batch.effective_batch
+        return min(size, len(self.train_loader.dataset) - self._step * size)
+
+    def make_reduction(self: Any) -> Reduction | None:
+        """What sums the gradients of a gang; None for one rank."""
+        if self.ranks == 1:
+            return None
+        num_exchanged = 0 if self.args.task == "classify" else NUM_DIVISORS
+        parameters, ddp = self.model.parameters(), self.attempt.ddp
+        return Reduction(parameters, ddp, self.ranks, num_exchanged=num_exchanged)
+
+    def _asked(self: Any) -> StopMode | None:
+        mode = self.attempt.link.stop_requested()
+        return self.attempt.ranks.agreed(mode)
+
+    def _on_train_epoch_end(self: Any) -> None:
+        if self.ranks > 1:  # every rank has its part of the loss items
+            names, values = zip(*self.tloss.items(), strict=True)
+            sums = self.attempt.ranks.summed(*map(float, values))
+            self.tloss = {n: torch.tensor(value) for n, value in zip(names, sums, strict=True)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
+from orchestrator.trainer.options_shared import SHARED_KEYS, without_shared
 from orchestrator.types import Scalar, TrainTask
 
 __all__ = [
@@ -73,7 +73,7 @@ def install_hint() -> tuple[str, ...]:
 
 
 def yolo_option_keys() -> frozenset[str]:
-    """Keys that a config block may hand to ultralytics as they are, and ours about memory.
+    """Keys that a config block may hand to ultralytics as they are, and ours.
 
     Read from the installed ultralytics' `cfg/default.yaml`, without importing the package: its
     import takes seconds and loads torch.
@@ -81,7 +81,7 @@ def yolo_option_keys() -> frozenset[str]:
     Raises:
         ConfigError: E1110, ultralytics is not installed.
     """
-    return (frozenset(_defaults()) | frozenset(MEMORY_KEYS)) - frozenset(_OURS)
+    return (frozenset(_defaults()) | frozenset(SHARED_KEYS)) - frozenset(_OURS)
 
 
 @cache
@@ -164,7 +164,7 @@ def overrides(task: TrainTask, *, torch_device: str, data: str, model: str) -> d
 
 def note_ours(arguments: Path, options: Mapping[str, Scalar]) -> None:
     """Add what was asked of us to ultralytics' args.yaml, as comments: it has no such keys."""
-    found = [f"# orchestrator: {key}: {options[key]}" for key in MEMORY_KEYS if key in options]
+    found = [f"# orchestrator: {key}: {options[key]}" for key in SHARED_KEYS if key in options]
     if found:
         with arguments.open("a", encoding="utf-8") as file:
             file.write("\n".join(found) + "\n")
@@ -172,7 +172,7 @@ def note_ours(arguments: Path, options: Mapping[str, Scalar]) -> None:
 
 def _checked(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
     known = yolo_option_keys()
-    _, given = memory_options(options)
+    given = without_shared(options)
     for key in given:
         if key in _OURS:
             raise ConfigError(

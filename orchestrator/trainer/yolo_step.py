@@ -20,10 +20,14 @@ A batch that fits one piece goes through ultralytics' own forward, untouched. Ev
 the host as the loader gave it; only a piece at a time is moved to the card and made float, so that
 the card holds no more of a large batch than a piece. Backward runs here as well, so that a step
 that runs out of memory can be repeated in smaller pieces before ultralytics hears of it.
+
+The ranks of a gang are more pieces of the same batch: divisors are summed over all of them, once
+in a step, and so are the gradients. (ultralytics' own data-parallel training lets each rank divide
+by its own sums, which weighs the objects of a rank that has few of them more.)
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -40,6 +44,7 @@ from orchestrator.trainer.microbatch import (
     piece_sizes,
     run_pieces,
 )
+from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.step_state import StepState, statistics_kept
 from orchestrator.trainer.yolo_heads import (
     DIVISORS,
@@ -48,14 +53,12 @@ from orchestrator.trainer.yolo_heads import (
     at_least_one,
     cannot_cut,
     heads_of,
-    total_of,
-    whole_items,
 )
+from orchestrator.trainer.yolo_whole import Record, WholeBatch
 
 __all__ = ["CutStep"]
 
 Run: TypeAlias = tuple[Head, Tensor, dict[str, Tensor]]  # terms with their graph, loss items
-Record: TypeAlias = list[tuple[dict[str, Tensor], Divisors, Tensor]]  # of one piece, by head
 
 
 class CutStep:
@@ -65,8 +68,9 @@ class CutStep:
         trainer: The ultralytics trainer; its model must not be wrapped or compiled.
         micro_batch: Images per piece at most.
         prepare: Moves a piece to the device and scales its pixels, in place of its dict.
-        gradient_factor: Multiplies every gradient: the number of ranks, where they are averaged.
         governor: Cuts smaller where memory runs out; None lets the error through.
+        reduction: Of the gradients of a gang; the trainer's `images_of_step` then tells how many
+            images all ranks have in the step.
 
     Raises:
         ConfigError: E1120, this model's step cannot be cut.
@@ -77,24 +81,25 @@ class CutStep:
         trainer: Any,
         micro_batch: int,
         prepare: Callable[[dict[str, Any]], dict[str, Any]],
-        gradient_factor: int = 1,
         *,
         governor: Governor | None = None,
+        reduction: Reduction | None = None,
     ) -> None:
         self._trainer = trainer
         self._prepare_alone = prepare
         self._model: nn.Module = trainer.model
         self._whole = trainer.model.forward
         self._micro_batch = micro_batch
-        self._factor = float(gradient_factor)
+        self._batch = WholeBatch(trainer, reduction)
         self._heads: list[Head] = []
         self._is_classifier = trainer.args.task == "classify"
         self._chance: tuple[Any, ...] | None = None
         self._norms: tuple[nn.Module, ...] = ()
         self._governor = governor
         if governor is not None:
-            self._state = StepState(self._model, next(self._model.parameters()).device)
-        if trainer.batch_size // max(trainer.world_size, 1) > micro_batch:
+            device = next(self._model.parameters()).device
+            self._state = StepState(self._model, device, reduction)
+        if trainer.batch_size // max(trainer.world_size, 1) > micro_batch or reduction is not None:
             self._look(micro_batch, trainer.batch_size)
 
     def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,8 +135,9 @@ class CutStep:
 
     def _run_batch(self, batch: dict[str, Any], micro_batch: int) -> tuple[Tensor, Any]:
         num_images = _images(batch)
-        if num_images <= micro_batch:
+        if num_images <= micro_batch and not self._batch.is_shared:
             return self._uncut(batch)
+        self._batch.begin()
         self._look(micro_batch, num_images)
         self._chance = random.getstate() if self._trainer.args.multi_scale else None
         sizes_of = piece_sizes if micro_batch == self._micro_batch else even_sizes
@@ -143,7 +149,7 @@ class CutStep:
             if not self._trainer.args.overlap_mask:
                 keys.add("masks")
             pieces = cut_detection(batch, sizes, object_keys=keys & batch.keys())
-            return self._detected(pieces, num_images, int(batch["cls"].shape[0]))
+            return self._detected(pieces, int(batch["cls"].shape[0]))
         finally:
             self._chance = None
 
@@ -164,23 +170,29 @@ class CutStep:
             items.append(detached)
             return PieceLoss(value=loss, divisor=float(piece["img"].shape[0]))
 
-        step = run_pieces(cut(batch, sizes), forward, backward=self._backward, total=sum(sizes))
+        step = run_pieces(
+            cut(batch, sizes),
+            forward,
+            backward=self._backward,
+            total=self._batch.num_images(sum(sizes)),
+            around=self._batch.around,
+        )
         whole = {
             name: sum(part[name] * w for part, w in zip(items, step.weights, strict=True))
             for name in items[0]
         }
         return step.value.detach().requires_grad_(), whole
 
-    def _detected(
-        self, pieces: list[dict[str, object]], num_images: int, num_objects: int
-    ) -> tuple[Tensor, Any]:
+    def _detected(self, pieces: list[dict[str, object]], num_objects: int) -> tuple[Tensor, Any]:
         """Both ways of running the pieces; see the module's head."""
         records: list[Record] = []
         separable = all(
             len({DIVISORS[name] for name in head.criterion.loss_names}) == 1 for head in self._heads
         )
-        totals = None if separable else self._totals(pieces)
+        # One piece alone tells its divisors in time: its backward comes after them.
+        totals = self._totals(pieces) if not separable and len(pieces) > 1 else None
         sizes = [float(_images(piece)) for piece in pieces]
+        num_images = self._batch.num_images(int(sum(sizes)))
         # A power of two: what is multiplied by it and divided by it again stays as it was.
         guess = 2.0 ** round(torch.tensor(max(num_objects / len(pieces), 1.0)).log2().item())
 
@@ -188,20 +200,21 @@ class CutStep:
             runs = self._run(piece)
             share = num_images / sizes[len(records)]
             records.append([(m, dict(head.seen), t.detach() * share) for head, t, m in runs])
-            if totals is not None:
-                return self._known(runs, totals, share)
+            if not separable:
+                return self._known(runs, totals or self._batch.divisors_of(records), share)
             return self._unknown(runs, records, share, is_last=len(records) == len(pieces))
 
         run_pieces(
             pieces,
             forward,
             backward=self._backward,
-            total=None if totals is None else 1.0,
+            total=None if separable else 1.0,
             floor=1.0,
-            reference=guess if totals is None else None,
+            reference=guess if separable else None,
             parameters=self._model.parameters,
+            around=self._batch.around,
         )
-        terms, items = self._summed(records)
+        terms, items = self._batch.summed(records, self._gains())
         return terms.requires_grad_(), items
 
     def _run(self, piece: Mapping[str, Any]) -> list[Run]:
@@ -235,22 +248,22 @@ class CutStep:
         """
         gains = self._gains()
         first, terms, _ = runs[0]
-        divisor = at_least_one(first.seen["scores"])
+        divisor, mine = at_least_one(first.seen["scores"]), first.seen["scores"]
         value = terms.sum() * (gains[0] * share)
+        whole = [total["scores"] for total in self._batch.divisors_of(records)] if is_last else []
+        if is_last:  # what it adds to the pieces before it, with what other ranks have
+            mine = whole[0] - sum(record[0][1]["scores"] for record in records[:-1])
         if len(runs) == 2:
             second, terms, _ = runs[1]
             quotient = at_least_one(second.seen["scores"]) / divisor
             if is_last:
-                whole = [
-                    at_least_one(sum(record[h][1]["scores"] for record in records)) for h in (0, 1)
-                ]
-                correction = whole[0] / whole[1]
+                correction = at_least_one(whole[0]) / at_least_one(whole[1])
                 quotient = quotient * correction
-                mine = [p.grad for p in self._second_parameters() if p.grad is not None]
-                if mine:
-                    torch._foreach_mul_(mine, correction)
+                gathered = [p.grad for p in self._second_parameters() if p.grad is not None]
+                if gathered:
+                    torch._foreach_mul_(gathered, correction)
             value = value + terms.sum() * (quotient * gains[1] * share)
-        return PieceLoss(value=value, divisor=divisor, share=first.seen["scores"])
+        return PieceLoss(value=value, divisor=divisor, share=mine)
 
     def _second_parameters(self) -> list[nn.Parameter]:
         return [p for name, p in self._model.named_parameters() if "one2one" in name]
@@ -266,34 +279,12 @@ class CutStep:
                 for parts, head in zip(seen, self._heads, strict=True):
                     parts.append(dict(head.seen))
         torch.clear_autocast_cache()  # weights cast without gradients must not be used below
-        return [total_of(parts) for parts in seen]
-
-    def _summed(self, records: list[Record]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The whole batch's loss terms, and its loss items: the last head's, as reported."""
-        whole: list[Tensor] = []
-        items: dict[str, Tensor] = {}
-        for number, gain in enumerate(self._gains()):
-            pieces = [record[number] for record in records]
-            total = total_of(seen for _, seen, _ in pieces)
-            weights = [
-                {kind: at_least_one(seen[kind]) / at_least_one(total[kind]) for kind in seen}
-                for _, seen, _ in pieces
-            ]
-            kinds = [DIVISORS[name] for name in pieces[0][0]]
-            for (_, _, terms), weight in zip(pieces, weights, strict=True):
-                factors = [weight[kind] * gain for kind in kinds]
-                whole.append(_sum_of(t * f for t, f in zip(terms.unbind(), factors, strict=True)))
-            items = whole_items((terms, seen) for terms, seen, _ in pieces)
-        return _sum_of(whole), items
+        return self._batch.divisors(seen)
 
     def _backward(self, loss: Tensor) -> None:
         with torch.autocast(loss.device.type, enabled=False), statistics_still(self._norms):
-            self._trainer.scaler.scale(loss * self._factor).backward()
+            self._trainer.scaler.scale(loss).backward()
         torch.clear_autocast_cache()  # weights cast for this piece, with its graph
-
-
-def _sum_of(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).sum()
 
 
 def _images(batch: Mapping[str, Any]) -> int:

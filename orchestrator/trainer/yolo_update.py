@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.plan.ladder import Rung
 from orchestrator.trainer.offers import offer_optimizer, offer_size
 from orchestrator.trainer.optimizer_place import HostMemory, placed
+from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.rungs import Offer
 from orchestrator.trainer.update import UpdateRoom
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt
-from orchestrator.trainer.yolo_ranks import average_gradients
 
 __all__ = ["Update"]
 
@@ -24,7 +24,7 @@ class Update(_Mixed):
     """Mixed into a trainer class, before it."""
 
     attempt: Attempt
-    ranks: int
+    reduction: Reduction | None = None  # of the gradients of a gang
 
     def build_optimizer(self: Any, *given: Any, **named: Any) -> Any:
         """Put its state where the run wants it, before anything holds on to the optimizer."""
@@ -43,7 +43,7 @@ class Update(_Mixed):
         precision is left to the next attempt, which does both as it always does.
         """
         memory, rungs = self.attempt.memory, self.attempt.governor.rungs
-        self._update_room = UpdateRoom(self.optimizer, self.attempt.governor, num_ranks=self.ranks)
+        self._update_room = UpdateRoom(self.optimizer, self.attempt.governor)
         offer_optimizer(rungs, self.optimizer, self._host_memory())
         offer_size(rungs, self.args.imgsz, memory)
         if not self.amp and self.args.amp != "bf16" and can_halve(self.device):
@@ -55,8 +55,8 @@ class Update(_Mixed):
             rungs.offer(Rung.CHECKPOINTING, Offer(setting=lambda: "on", take=take))
 
     def optimizer_step(self: Any) -> None:
-        """Find its memory; average the gradients of all ranks, as a data-parallel model would."""
+        """Find its memory; the gradients of all ranks have been added up."""
         self._update_room.demand()
-        if self.ranks > 1:
-            average_gradients(self.model, self.ranks)
+        if self.reduction is not None:
+            self.reduction.complete()
         super().optimizer_step()

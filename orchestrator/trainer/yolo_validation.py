@@ -15,6 +15,7 @@ import torch
 
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.microbatch import OBJECT_KEYS, cut, cut_detection, even_sizes
+from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.yolo_heads import Head, heads_of, whole_items
 
 __all__ = ["governed"]
@@ -22,10 +23,11 @@ __all__ = ["governed"]
 _GROWING = ("jdict", "pred_counts", "pred", "targets")  # lists of a validator, by name
 
 
-def governed(validator: Any, governor: Governor) -> Any:
+def governed(validator: Any, governor: Governor, ranks: Ranks) -> Any:
     """Make a validator of ultralytics cut its batches where memory runs out; returns it."""
     kind = type(validator)
-    validator.__class__ = type(f"Governed{kind.__name__}", (_Pieces, kind), {"governor": governor})
+    ours = {"governor": governor, "ranks": ranks}
+    validator.__class__ = type(f"Governed{kind.__name__}", (_Pieces, kind), ours)
     return validator
 
 
@@ -47,6 +49,7 @@ class _Pieces(_Mixed):
     """Mixed into a validator class, before it."""
 
     governor: Governor
+    ranks: Ranks
     _batch: dict[str, Any]
     _own: Any = None  # the model that is judged
     _criterion: Any = None  # whose heads are these
@@ -71,6 +74,21 @@ class _Pieces(_Mixed):
         super().init_metrics(model)
         self._own.forward = lambda images, **rest: self._judge(self._batch, **rest)
         self._own.loss = lambda batch, judged: (None, judged.items)
+
+    def gather_stats(self) -> None:
+        """Put together what the ranks of a gang counted, with the mean of all batches' losses.
+
+        ultralytics takes the mean of the ranks' sums and divides it by the batches of rank 0, which
+        may have one more than others.
+        """
+        super().gather_stats()
+        if self.ranks.count > 1:
+            mine = len(self.dataloader)
+            names, values = zip(*self.loss.items(), strict=True)
+            *sums, num_batches = self.ranks.summed(*map(float, values), mine)
+            factor = len(self.ranks.part_of(0, round(num_batches))) / num_batches
+            for name, value in zip(names, sums, strict=True):
+                self.loss[name] = torch.full_like(self.loss[name], value * factor)
 
     def _put_back(self) -> None:
         if self._own is not None:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config, load_config, schema
-from orchestrator.config.model import FileModel, MemoryModel, ProjectModel
+from orchestrator.config.model import DdpModel, FileModel, MemoryModel, ProjectModel
 from orchestrator.config.yaml import read_yaml, write_yaml
 from orchestrator.errors import ConfigError, DataError, NotFoundError
 from orchestrator.plan.ladder import Rung
+from orchestrator.trainer.options_ddp import DdpOptions, ddp_options
 from orchestrator.trainer.options_memory import MemoryOptions, memory_options
 from orchestrator.types import DeviceKind, QueueRule, Scalar
 
@@ -304,6 +305,32 @@ def test_the_memory_block_reaches_the_trainer(tmp_path: Path, model: str) -> Non
     told, rest = memory_options(options(*words))
     assert (told, rest) == (MemoryOptions(adapt=False, target=0.5), {})
     assert memory_options(options())[0] == MemoryOptions()
+
+
+def test_the_ddp_block_tells_the_ranks_how_gradients_travel(tmp_path: Path) -> None:
+    text = (
+        "name: a\nmodel: timm/resnet18\ndata: made:x\nbatch: 7\nresources: {gpus: 2}\n"
+        "ddp: {bucket_mb: 10, compression: fp16, timeout: 10m, nccl: {NCCL_IB_DISABLE: true}}\n"
+    )
+    (project,) = load(tmp_path, text, "ddp.timeout=2m", "ddp.nccl.NCCL_DEBUG=INFO").projects
+    found = project.template.settings.options
+    assert found == {
+        "ddp_bucket_mb": 10,
+        "ddp_compression": "fp16",
+        "ddp_timeout": 120.0,
+        "ddp_nccl": "NCCL_DEBUG=INFO NCCL_IB_DISABLE=1",
+    }
+    told, rest = ddp_options(found)
+    assert (told.bucket_mb, told.compression, told.timeout) == (10, "fp16", 120)
+    assert told.nccl == {"NCCL_IB_DISABLE": "1", "NCCL_DEBUG": "INFO"}
+    assert not rest
+    (again,) = load(tmp_path, yaml.safe_dump(dict(project.resolved) | {"data": "made:x"})).projects
+    assert again.template.settings.options == found
+    block = DdpModel.model_validate({})
+    assert block.model_dump() == {k: getattr(DdpOptions(), k) for k in DdpModel.model_fields}
+    for wrong in ("nccl: {PATH: x}", "compression: zip", "bucket_mb: 0", "nccl: {NCCL_DEBUG: a b}"):
+        with pytest.raises(ConfigError, match=r"ddp\."):
+            load(tmp_path, f"{text.split('ddp:', maxsplit=1)[0]}ddp: {{{wrong}}}\n")
 
 
 def test_the_defaults_of_the_memory_block_are_those_of_the_trainers() -> None:

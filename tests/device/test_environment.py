@@ -56,3 +56,18 @@ def test_asking_for_the_environment_imports_no_torch() -> None:
     code = "import sys, orchestrator.device.environment, orchestrator.device.catalogue;"
     code += "sys.exit('torch' in sys.modules or 'pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "is_off"),
+    [
+        ("NVIDIA GeForce RTX 4090", True),
+        ("RTX 5070 Ti", True),
+        ("RTX 3090", False),
+        ("NVIDIA RTX 5000 Ada Generation", False),
+        ("NVIDIA H100 80GB HBM3", False),
+    ],
+)
+def test_cards_without_peers_are_told_apart(name: str, is_off: bool) -> None:
+    card = Card(index=0, name=name, memory_bytes=1 << 34)
+    assert ("NCCL_P2P_DISABLE" in environment(card, 1)) == is_off

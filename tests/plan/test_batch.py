@@ -12,14 +12,19 @@ from tests.strategies import make_spec
 SIZES = st.integers(1, 512)
 
 
-@given(world=st.integers(1, 64), rank_batch=SIZES, limit=st.none() | SIZES)
+@given(world=st.integers(1, 64), more=st.integers(0, 512), limit=st.none() | SIZES)
 def test_the_pieces_of_all_ranks_add_up_to_the_effective_batch(
-    world: int, rank_batch: int, limit: int | None
+    world: int, more: int, limit: int | None
 ) -> None:
-    spec = make_spec(num_gpus=world, batch=world * rank_batch, micro_batch=limit)
+    spec = make_spec(num_gpus=world, batch=world + more, micro_batch=limit)
     plan: BatchPlan | None = plan_batch(spec)
     while plan is not None:
-        assert sum(plan.pieces) * world == world * rank_batch == plan.effective_batch
+        rank_batch, shares = plan.rank_batch, [plan.share(rank) for rank in range(world)]
+        assert [sum(plan.pieces_of(rank)) for rank in range(world)] == shares
+        begins = [sum(shares[:rank]) for rank in range(world)]
+        assert [plan.begin(rank) for rank in range(world)] == begins
+        assert sum(shares) == world + more == plan.effective_batch
+        assert rank_batch == max(shares) <= min(shares) + 1
         assert len(plan.pieces) == plan.accumulation_steps
         assert max(plan.pieces) == plan.micro_batch <= (limit or rank_batch)
         cut = smaller(plan)
@@ -28,19 +33,12 @@ def test_the_pieces_of_all_ranks_add_up_to_the_effective_batch(
         plan = cut
 
 
-@given(world=st.integers(2, 64), batch=SIZES)
-def test_a_batch_that_does_not_divide_is_refused_and_never_rounded(world: int, batch: int) -> None:
-    if batch % world == 0:
-        assert plan_batch(make_spec(num_gpus=world, batch=batch)).effective_batch == batch
-        return
-    with pytest.raises(PlanError, match=f"batch {batch}") as caught:
-        plan_batch(make_spec(num_gpus=world, batch=batch))
+def test_a_rank_without_a_sample_is_refused_and_the_batch_is_never_rounded() -> None:
+    assert plan_batch(make_spec(num_gpus=3, batch=7)).pieces_of(2) == (2,)
+    with pytest.raises(PlanError, match="batch 7") as caught:
+        plan_batch(make_spec(num_gpus=8, batch=7))
     assert caught.value.code == "E2002"
-    for word in caught.value.fix[0].split(" or "):
-        near = int(word.removeprefix("batch="))
-        assert plan_batch(make_spec(num_gpus=world, batch=near)).effective_batch == near
-    gpus = int(caught.value.fix[1].removeprefix("resources.gpus="))
-    assert plan_batch(make_spec(num_gpus=gpus, batch=batch)).effective_batch == batch
+    assert caught.value.fix == ("batch=8, or more", "resources.gpus=7")
 
 
 @pytest.mark.parametrize(

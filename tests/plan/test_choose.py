@@ -196,6 +196,7 @@ def test_footprints_are_known_from_the_smallest_to_the_largest_cut(batch: int) -
     assert known_sizes(job(batch), StepKind.TRAIN, is_cut=False) == (batch,)
 
 
-def test_a_batch_that_does_not_divide_is_a_bug_of_the_caller() -> None:
+def test_fewer_samples_than_ranks_are_a_bug_of_the_caller() -> None:
+    assert job(10, world=3).rank_batch == 4
     with pytest.raises(ValueError, match="ranks"):
-        job(10, world=3)
+        job(2, world=3)

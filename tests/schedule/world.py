@@ -142,7 +142,8 @@ class World:
         assert least <= width <= start.spec.num_gpus, "a gang is as wide as it may be"
         assert all(s.node_id in self.nodes for s in start.placement.shares), "on a lost node"
         assert start.batch.effective_batch == start.spec.effective_batch
-        assert sum(start.batch.pieces) * start.batch.world_size == start.spec.effective_batch
+        taken = sum(sum(start.batch.pieces_of(n)) for n in range(start.batch.world_size))
+        assert taken == start.spec.effective_batch
         for before in predecessors(start.spec):
             state = self.scheduler.status(before).state
             assert state is RunState.SUCCEEDED, f"{run_id} starts before {before}, {state}"

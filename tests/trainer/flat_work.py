@@ -1,14 +1,12 @@
-"""One rank of two that averages its gradients, in a process of its own; imports little."""
-
-import os
-from typing import Any
+"""One rank of two that sums its gradients, in a process of its own; imports little."""
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from orchestrator.device.emulated import EmulatedDevice
-from orchestrator.trainer.yolo_ranks import average_gradients
-from orchestrator.types import Card
+from orchestrator.trainer.options_ddp import ddp_options
+from orchestrator.trainer.reduction import Reduction
+from orchestrator.types import Card, Scalar
 
 __all__ = ["flat_work", "model"]
 
@@ -18,24 +16,27 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(300, 400), nn.ReLU(), nn.Linear(400, 500), nn.Linear(500, 7))
 
 
-def flat_work(rank: int, port: int, answers: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    distributed.init_process_group("gloo", rank=rank, world_size=2)
+def flat_work(rank: int, options: dict[str, Scalar]) -> tuple[int, int, float, float]:
+    """What the sums take while a step runs, its own first gradient, and the sum of all ranks'."""
     card = Card(index=0, name="card", memory_bytes=1 << 30, is_emulated=True)
     device = EmulatedDevice(card, 1 << 30)
     with device.session():
         mine = model()
-        mine(torch.full((2, 300), float(rank + 1))).sum().backward()
+        images = torch.full((2, 300), float(rank + 1))
+        mine(images).sum().backward()
         alone = next(mine.parameters()).grad
         assert alone is not None
-        before, own = device.live_bytes(), float(alone.sum())
-        device.reset_peak()
+        own = float(alone.sum())
+        before = device.live_bytes()  # with gradients, as a step on one rank has them
         del alone
-        average_gradients(mine, 2)
-        peak, after = device.peak_bytes(), device.live_bytes()
+        mine.zero_grad(set_to_none=True)
+        reduction = Reduction(mine.parameters(), ddp_options(options)[0], 2)
+        reduction.begin()
+        loss = mine(images).sum()
+        with reduction.sending():
+            loss.backward()
+        del loss
+        reduction.complete()
         found = next(mine.parameters()).grad
         assert found is not None
-        mean = float(found.sum())
-    answers.put((rank, before, peak, after, own, mean))
-    distributed.destroy_process_group()
+        return before, device.live_bytes(), own, float(found.sum())

@@ -13,8 +13,8 @@ from orchestrator.device.emulated import EmulatedDevice
 from orchestrator.errors import TrainingError
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.options_memory import MemoryOptions
+from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.step_state import StepState
-from orchestrator.trainer.yolo_ranks import most_and_least
 from orchestrator.types import BatchPlan, Card, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of
 
@@ -32,7 +32,7 @@ def rank_work(rank: int, folder: str, port: int, answers: Any) -> None:
     task = replace(attempt_of(settings, Path(folder) / str(rank), batch=PLAN), rank=rank)
     link = RecordingLink(Path(folder) / "c")
     device = EmulatedDevice(CARD, CARD.memory_bytes)
-    governor = Governor(task, device, link, MemoryOptions(), agree=most_and_least)
+    governor = Governor(task, device, link, MemoryOptions(), agree=Ranks(PLAN, rank).most_and_least)
     state = StepState(nn.Linear(1, 1), torch.device("cpu"))
 
     def fits(limit: int) -> Callable[[int], int]:

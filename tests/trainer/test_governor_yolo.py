@@ -14,6 +14,7 @@ from orchestrator.device.cpu import CpuDevice
 from orchestrator.device.emulated import EmulatedDevice
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.options_memory import MemoryOptions
+from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.yolo import YoloTrainer
 from orchestrator.trainer.yolo_validation import governed
 from orchestrator.types import BatchPlan, Card, Outcome, TrainSettings
@@ -109,7 +110,8 @@ def test_a_batch_that_is_judged_again_writes_its_predictions_once(tmp_path: Path
     plan = BatchPlan(effective_batch=BATCH, world_size=1, micro_batch=BATCH)
     link = RecordingLink(tmp_path / "checkpoints")
     task = attempt_of(TrainSettings(model="m", data="d", imgsz=64, epochs=1), tmp_path, batch=plan)
-    validator = governed(Appending(), Governor(task, CpuDevice(), link, MemoryOptions()))
+    governor = Governor(task, CpuDevice(), link, MemoryOptions())
+    validator = governed(Appending(), governor, Ranks(task.batch))
     files = [tmp_path / f"{name}.txt" for name in "abc"]
     for batch in (files[:1], files[1:]):
         mark = validator._mark()

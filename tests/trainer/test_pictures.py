@@ -22,6 +22,7 @@ from orchestrator.trainer.randomness import (
     save_state,
     set_random_state,
 )
+from orchestrator.types import BatchPlan
 from tests.trainer.picture_folders import make_pictures
 
 
@@ -148,30 +149,34 @@ def test_a_picture_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
     assert read_picture(str(path)).size == (4, 6)
 
 
+def whole(batch: int) -> BatchPlan:
+    return BatchPlan(effective_batch=batch, world_size=1, micro_batch=batch)
+
+
 @given(
     num_samples=st.integers(1, 50),
-    rank_batch=st.integers(1, 8),
+    batch=st.integers(3, 20),
     world_size=st.integers(1, 3),
     seed=st.integers(0, 9),
 )
 def test_ranks_share_each_step_and_no_sample_comes_twice_in_an_epoch(
-    num_samples: int, rank_batch: int, world_size: int, seed: int
+    num_samples: int, batch: int, world_size: int, seed: int
 ) -> None:
-    orders = [
-        EpochOrder(num_samples, rank_batch=rank_batch, seed=seed, world_size=world_size, rank=rank)
-        for rank in range(world_size)
-    ]
+    plan = BatchPlan(effective_batch=batch, world_size=world_size, micro_batch=1)
+    orders = [EpochOrder(num_samples, batch=plan, seed=seed, rank=n) for n in range(world_size)]
     steps = [list(order) for order in orders]
-    assert {len(s) for s in steps} == {num_samples // (rank_batch * world_size)}
+    assert {len(s) for s in steps} == {num_samples // batch}
+    shares = [len(part) for rank in steps for part in rank[:1]]
+    assert not shares or (sum(shares) == batch and max(shares) - min(shares) <= 1)
     taken = [index for rank in steps for step in rank for _, index in step]
     assert len(set(taken)) == len(taken)
-    single = EpochOrder(num_samples, rank_batch=rank_batch * world_size, seed=seed)
+    single = EpochOrder(num_samples, batch=whole(batch), seed=seed)
     joined = [[key for part in parts for key in part] for parts in zip(*steps, strict=True)]
     assert joined == list(single)
 
 
 def test_another_epoch_has_another_order() -> None:
-    order = EpochOrder(100, rank_batch=10, seed=0)
+    order = EpochOrder(100, batch=whole(10), seed=0)
     first = list(order)
     order.epoch = 2
     assert [[i for _, i in step] for step in order] != [[i for _, i in step] for step in first]
@@ -191,7 +196,7 @@ def test_what_is_loaded_does_not_depend_on_who_loads_it(tmp_path: Path, is_cache
         pictures = PictureFolder(train, noisy, seed=0)
         if is_cached:
             pictures.keep_decoded(threads=2)
-        order = EpochOrder(len(train), rank_batch=4, seed=0)
+        order = EpochOrder(len(train), batch=whole(4), seed=0)
         loader = picture_loader(pictures, order, workers=workers, pin_memory=False)
         torch.manual_seed(workers)
         expected = torch.rand(3, generator=torch.Generator().manual_seed(workers))
@@ -213,7 +218,7 @@ def test_a_damaged_picture_is_named_whoever_loads_it(tmp_path: Path, workers: in
     Path(train.paths[2]).write_text("hello")
     loader = picture_loader(
         PictureFolder(train, noisy, seed=0),
-        EpochOrder(len(train), rank_batch=4, seed=0),
+        EpochOrder(len(train), batch=whole(4), seed=0),
         workers=workers,
         pin_memory=False,
     )

@@ -1,0 +1,110 @@
+"""What a config may say about how the ranks of a gang train together; imports no library."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from orchestrator.errors import ConfigError
+from orchestrator.types import Scalar, Seconds
+
+__all__ = ["DDP_KEYS", "Compression", "DdpOptions", "ddp_options"]
+
+
+class Compression(StrEnum):
+    """What gradients are turned into before they travel between ranks."""
+
+    NONE = "none"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    POWERSGD = "powersgd"  # low-rank, with the error kept for the next step
+
+
+DDP_KEYS: Mapping[str, str] = {
+    "ddp_bucket_mb": "MiB of gradients that travel together, 1 to 4096",
+    "ddp_overlap": "send a bucket while the backward pass still computes the next one",
+    "ddp_compression": "what gradients travel as: none, fp16, bf16 or powersgd",
+    "ddp_powersgd_rank": "columns that powersgd keeps of a gradient, 1 to 256",
+    "ddp_powersgd_start": "steps before powersgd begins to compress, 2 or more",
+    "ddp_timeout": "seconds that a rank waits for the others, 10 to 86400",
+    "ddp_nccl": "variables for NCCL: `NCCL_SOCKET_IFNAME=eth0 NCCL_DEBUG=INFO`",
+}
+
+_VARIABLE = re.compile(r"((?:TORCH_)?NCCL_[A-Z0-9_]+)=(\S*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DdpOptions:
+    """How gradients travel. Sizes of buckets and the start of PowerSGD are PyTorch's defaults."""
+
+    bucket_mb: int = 25
+    overlap: bool = True
+    compression: Compression = Compression.NONE
+    powersgd_rank: int = 1
+    powersgd_start: int = 1000
+    timeout: Seconds = 600.0
+    nccl: Mapping[str, str] = field(default_factory=dict)
+
+
+def ddp_options(options: Mapping[str, Scalar]) -> tuple[DdpOptions, dict[str, Scalar]]:
+    """Take the keys about the gang out of a run's options.
+
+    Returns:
+        What they say, and the other options.
+
+    Raises:
+        ConfigError: E1102 a value of another type, E1103 one that is not allowed.
+    """
+    rest = {key: value for key, value in options.items() if key not in DDP_KEYS}
+    known = DdpOptions()
+    compression = options.get("ddp_compression", known.compression.value)
+    if compression not in tuple(Compression):
+        raise _wrong("E1103", "ddp_compression", f"is {compression!r}")
+    overlap = options.get("ddp_overlap", known.overlap)
+    if not isinstance(overlap, bool):
+        raise _wrong("E1102", "ddp_overlap", f"must be true or false, not {overlap!r}")
+    found = DdpOptions(
+        bucket_mb=int(_number(options, "ddp_bucket_mb", known.bucket_mb, 1, 4096)),
+        overlap=overlap,
+        compression=Compression(str(compression)),
+        powersgd_rank=int(_number(options, "ddp_powersgd_rank", known.powersgd_rank, 1, 256)),
+        powersgd_start=int(_number(options, "ddp_powersgd_start", known.powersgd_start, 2, 1e9)),
+        timeout=_number(options, "ddp_timeout", known.timeout, 10, 86400, is_whole=False),
+        nccl=_variables(options.get("ddp_nccl", "")),
+    )
+    return found, rest
+
+
+def _number(
+    options: Mapping[str, Scalar],
+    key: str,
+    default: float,
+    low: float,
+    high: float,
+    *,
+    is_whole: bool = True,
+) -> float:
+    value = options.get(key, default)
+    is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+    if not is_number:
+        raise _wrong("E1102", key, f"must be a {'whole ' * is_whole}number, not {value!r}")
+    assert isinstance(value, int | float)
+    if not low <= value <= high:
+        raise _wrong("E1103", key, f"is {value:g}, outside {low:g} to {high:g}")
+    return value
+
+
+def _variables(text: Scalar) -> dict[str, str]:
+    if not isinstance(text, str):
+        raise _wrong("E1102", "ddp_nccl", f"must be a text, not {text!r}")
+    found = {}
+    for word in text.split():
+        match = _VARIABLE.fullmatch(word)
+        if match is None:
+            raise _wrong("E1103", "ddp_nccl", f"has {word!r}, which is no variable of NCCL")
+        found[match[1]] = match[2]
+    return found
+
+
+def _wrong(code: str, key: str, what: str) -> ConfigError:
+    return ConfigError(f"{key} {what}", code=code, fix=(f"{key}: {DDP_KEYS[key]}",))
