@@ -160,6 +160,7 @@ class Progress:
     num_recuts: int = 0  # changes of the micro-batch during the epoch
     leak_bytes: Bytes = 0  # by which the memory grows each epoch; 0 without a leak
     rungs: tuple[str, ...] = ()  # given up while the run trained: "amp=bf16"
+    choices: tuple[str, ...] = ()  # settings that were measured, and what that said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

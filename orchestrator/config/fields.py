@@ -29,6 +29,7 @@ __all__ = [
     "scalar_given",
     "text_given",
     "variables_given",
+    "workers_given",
 ]
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"  # a folder name on every system, and nothing else
@@ -214,6 +215,15 @@ def scalar_given(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     return text_given(value) if value else value
+
+
+def workers_given(value: object) -> object:
+    """A number of loading processes, or auto."""
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 256:
+        raise ValueError("must be a whole number, 0 to 256, or auto")
+    return value
 
 
 _VARIABLE = re.compile(r"(?:TORCH_)?NCCL_[A-Z0-9_]+")

@@ -24,6 +24,7 @@ from orchestrator.config.fields import (
     optimizer_given,
     scalar_given,
     variables_given,
+    workers_given,
 )
 from orchestrator.config.retry import RetryModel, retry_block
 
@@ -126,6 +127,11 @@ class DdpModel(Block):
     powersgd_start: int = Field(
         1000, ge=2, le=1_000_000_000, description="steps before powersgd begins to compress"
     )
+    shard: Literal["none", "card", "host"] = Field(
+        "none",
+        description="timm: weights, gradients and optimizer state split over the GPUs, for models"
+        " that no card holds; their parts lie on the card, or on the host",
+    )
     timeout: Annotated[
         float, BeforeValidator(duration_given, json_schema_input_type=str | float)
     ] = Field(600.0, ge=10, le=86400, description="how long a rank waits for the others: 10m")
@@ -217,9 +223,12 @@ class ProjectModel(Block):
     ] = "AdamW"
     lr0: float | None = Field(None, gt=0, le=1000, description="default: the optimizer's own")
     patience: int = Field(100, ge=0, le=1_000_000, description="epochs; 0 never stops early")
-    workers: int = Field(8, ge=0, le=256, description="data loading processes per GPU")
+    workers: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(workers_given, json_schema_input_type=int | Literal["auto"]),
+    ] = Field(8, description="data loading processes per GPU; auto: as many as help, at most 8")
     cache: Annotated[
-        Literal["false", "ram", "disk"],
+        Literal["false", "ram", "disk", "auto"],
         BeforeValidator(cache_given, json_schema_input_type=str | bool),
     ] = "false"
     seed: int = Field(0, ge=0, lt=1 << 32)

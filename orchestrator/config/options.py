@@ -10,6 +10,7 @@ from pathlib import Path
 __all__ = [
     "check_option",
     "known_models",
+    "measurable",
     "option_keys",
     "read_data",
     "scaled_like",
@@ -25,6 +26,7 @@ _OPTION_CHECKS = {
     "timm": "orchestrator.trainer.options_timm:timm_options",
     "yolo": "orchestrator.trainer.options_shared:without_shared",  # ultralytics checks its own
 }
+_MEASURABLE = "orchestrator.trainer.options_auto:AUTO_KEYS"
 # Readers of data sets that import no framework: (YOLO data file, YOLO class folders, timm).
 _READ_FILE = "orchestrator.trainer.yolo_data:read_data_yaml"
 _READ_FOLDERS = "orchestrator.trainer.yolo_data:read_class_folders"
@@ -49,6 +51,11 @@ def option_keys(trainer: str) -> frozenset[str]:
         return frozenset()
     known = pkgutil.resolve_name(_OPTION_KEYS[trainer])
     return frozenset(known() if callable(known) else known)
+
+
+def measurable() -> tuple[str, ...]:
+    """Settings that `auto` leaves to a measurement, for the trainers that measure."""
+    return tuple(pkgutil.resolve_name(_MEASURABLE))
 
 
 def check_option(trainer: str, key: str, value: object) -> None:

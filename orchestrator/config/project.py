@@ -24,6 +24,7 @@ from orchestrator.config.rules import (
     block_options,
     contradictions,
     option_problems,
+    own_options,
     trainer_of,
 )
 from orchestrator.config.types import MADE, Fitting, Folds, Project, Setting
@@ -94,10 +95,10 @@ def _project(place: Place, model: ProjectModel, whole: ProjectModel, folder: Pat
         optimizer=model.optimizer,
         lr0=model.lr0,
         patience=model.patience,
-        workers=model.workers,
-        cache=model.cache,
+        workers=8 if model.workers == "auto" else model.workers,
+        cache="false" if model.cache == "auto" else model.cache,
         seed=model.seed,
-        options=block_options(model) | (model.model_extra or {}),
+        options=block_options(model) | own_options(model),
     )
     return Project(
         name=model.name,

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.config.layers import Layer
 from orchestrator.config.model import DdpModel, ProjectModel
-from orchestrator.config.options import check_option, option_keys
+from orchestrator.config.options import check_option, measurable, option_keys
 from orchestrator.config.types import Stage
 from orchestrator.config.words import Problem, path_in, unknown_key
 from orchestrator.config.yaml import KeyPath, path_text, shown
@@ -19,6 +19,7 @@ __all__ = [
     "card_problems",
     "contradictions",
     "option_problems",
+    "own_options",
     "trainer_of",
 ]
 
@@ -96,6 +97,8 @@ def option_problems(place: Place, values: dict[str, Any]) -> list[Problem]:
 def _option_values(place: Place, trainer: str, options: dict[str, Any]) -> list[Problem]:
     found = []
     for key, value in options.items():
+        if trainer == "timm" and key in measurable() and value == "auto":
+            continue  # measured before the run begins
         try:
             check_option(trainer, key, value)
         except OrchestratorError as error:
@@ -139,6 +142,7 @@ def contradictions(place: Place, model: ProjectModel) -> list[Problem]:
     found.extend(_image_size(place, model))
     found.extend(_ladder(place, model))
     found.extend(_said_twice(place, model))
+    found.extend(_measurable(place, model))
     found.extend(card_problems(place, ("resources", "gpu_type"), model.resources.gpu_type))
     return found
 
@@ -158,6 +162,32 @@ def _ladder(place: Place, model: ProjectModel) -> list[Problem]:
         return []
     name, where = place.of(("memory", key))
     return [Problem(f"{name} {text} ({where})", code="E1018", fix=fix)]
+
+
+def _measured(model: ProjectModel) -> list[str]:
+    """The settings that are left to a measurement, by `auto`."""
+    flat = model.model_extra or {}
+    written = {"workers": model.workers, "cache": model.cache, **flat}
+    return [name for name in measurable() if written.get(name) == "auto"]
+
+
+def own_options(model: ProjectModel) -> dict[str, Scalar]:
+    """The trainer's own keys; those that are to be measured are named in its key `auto`."""
+    flat, names = dict(model.model_extra or {}), _measured(model)
+    found = {key: value for key, value in flat.items() if key not in names}
+    return found | ({"auto": ", ".join(names)} if names else {})
+
+
+def _measurable(place: Place, model: ProjectModel) -> list[Problem]:
+    """What is to be measured by a trainer that measures nothing."""
+    if trainer_of(model.model, model.trainer) == "timm":
+        return []
+    found = []
+    for name in _measured(model):
+        key, where = place.of((name,))
+        text = f"{key} is measured for timm classifiers only ({where})"
+        found.append(Problem(text, code="E1018", fix=f"{name}: a value, or leave it out"))
+    return found
 
 
 def block_options(model: ProjectModel) -> dict[str, Scalar]:

@@ -1,6 +1,6 @@
 """A classifier that learns by steps: model, averaged weights, optimizer, scaler and schedule."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,15 +22,15 @@ from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
 from orchestrator.trainer.offers import offer_optimizer
 from orchestrator.trainer.optimizer_place import HostMemory, placed
-from orchestrator.trainer.options_ddp import ddp_options
+from orchestrator.trainer.options_ddp import DdpOptions, ddp_options
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.pack import own_state
-from orchestrator.trainer.ranks import Ranks, share_weights
+from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.rungs import Offer, Rungs
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
-from orchestrator.types import TrainSettings
+from orchestrator.types import Bytes, TrainSettings
 
 __all__ = ["Learner"]
 
@@ -66,12 +66,8 @@ class Learner:
         self._device = device
         self._ranks = ranks
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
-        self.model = model.to(device).to(memory_format=self._layout)
-        self._reduction: Reduction | None = None
-        if ranks is not None and ranks.count > 1:
-            share_weights(self.model)
-            ddp, _ = ddp_options(settings.options)
-            self._reduction = Reduction(self.model.parameters(), ddp, ranks.count)
+        ddp, _ = ddp_options(settings.options)
+        self.model, self._reduction = self._placed(model, ddp)
         self._micro_batch = micro_batch
         self._grad_clip = options.grad_clip
         # Mixing smooths the labels itself, before it mixes them.
@@ -86,10 +82,12 @@ class Learner:
         )
         self._schedule = make_schedule(self._optimizer, settings, options, steps_per_epoch)
         self._scaler = self._make_scaler()
-        decay = options.ema_decay
-        self._ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
+        self._ema = self._averaged(options.ema_decay)
         # After the averaged weights were copied: nothing of them is computed twice.
-        self._name = settings.model
+        self._name, self._imgsz = settings.model, settings.imgsz
+        self._compute: Callable[[Tensor], Tensor] = self.model
+        if options.compile:
+            self._compute = torch.compile(self.model)
         self._norms: tuple[nn.Module, ...] = ()
         if options.grad_checkpointing:
             self.checkpoint()
@@ -100,6 +98,18 @@ class Learner:
             self._update_room = UpdateRoom(self._optimizer, governor)
             offer_optimizer(governor.rungs, self._optimizer, host)
             self._offer(governor.rungs, is_checkpointed=options.grad_checkpointing)
+
+    def _placed(self, model: nn.Module, ddp: DdpOptions) -> tuple[nn.Module, Reduction | None]:
+        """The model where it trains, and what sums its gradients over several ranks."""
+        placed = model.to(self._device).to(memory_format=self._layout)
+        if self._ranks is None or self._ranks.count == 1:
+            return placed, None
+        self._ranks.share_weights(placed)
+        return placed, Reduction(placed.parameters(), ddp, self._ranks.count)
+
+    def _averaged(self, decay: float) -> ModelEmaV3 | None:
+        """Averaged weights, if the run has some."""
+        return ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
 
     def _offer(self, rungs: Rungs, *, is_checkpointed: bool) -> None:
         half = precision("auto", self._device)
@@ -131,6 +141,11 @@ class Learner:
     def amp(self) -> str:
         """The precision that is computed in, for people."""
         return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def sent_bytes(self) -> Bytes:
+        """Bytes of gradients that this rank gave to the sums of its last step."""
+        return 0 if self._reduction is None else self._reduction.num_bytes
 
     def learn(self, batch: Batch) -> Tensor:
         """Take one optimizer step on a batch (N, 3, H, W); return its detached mean loss.
@@ -251,7 +266,7 @@ class Learner:
     def _forward(self, piece: Any) -> PieceLoss:
         images, targets = self._to_device(piece)
         with self._autocast():
-            logits = self.model(images)
+            logits = self._compute(images)
         return PieceLoss(value=self._loss(logits.float(), targets), divisor=float(len(images)))
 
     def _backward(self, loss: Tensor) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from orchestrator.errors import ConfigError
 from orchestrator.types import Scalar, Seconds
 
-__all__ = ["DDP_KEYS", "Compression", "DdpOptions", "ddp_options"]
+__all__ = ["DDP_KEYS", "Compression", "DdpOptions", "Shard", "ddp_options"]
 
 
 class Compression(StrEnum):
@@ -20,12 +20,21 @@ class Compression(StrEnum):
     POWERSGD = "powersgd"  # low-rank, with the error kept for the next step
 
 
+class Shard(StrEnum):
+    """Where the ranks of a gang keep weights, gradients and optimizer state."""
+
+    NONE = "none"  # each rank all of it
+    CARD = "card"  # each rank a part, on its card
+    HOST = "host"  # each rank a part, in its host's memory
+
+
 DDP_KEYS: Mapping[str, str] = {
     "ddp_bucket_mb": "MiB of gradients that travel together, 1 to 4096",
     "ddp_overlap": "send a bucket while the backward pass still computes the next one",
     "ddp_compression": "what gradients travel as: none, fp16, bf16 or powersgd",
     "ddp_powersgd_rank": "columns that powersgd keeps of a gradient, 1 to 256",
     "ddp_powersgd_start": "steps before powersgd begins to compress, 2 or more",
+    "ddp_shard": "weights and optimizer state whole on each rank, or a part: none, card or host",
     "ddp_timeout": "seconds that a rank waits for the others, 10 to 86400",
     "ddp_nccl": "variables for NCCL: `NCCL_SOCKET_IFNAME=eth0 NCCL_DEBUG=INFO`",
 }
@@ -42,6 +51,7 @@ class DdpOptions:
     compression: Compression = Compression.NONE
     powersgd_rank: int = 1
     powersgd_start: int = 1000
+    shard: Shard = Shard.NONE
     timeout: Seconds = 600.0
     nccl: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,6 +70,9 @@ def ddp_options(options: Mapping[str, Scalar]) -> tuple[DdpOptions, dict[str, Sc
     compression = options.get("ddp_compression", known.compression.value)
     if compression not in tuple(Compression):
         raise _wrong("E1103", "ddp_compression", f"is {compression!r}")
+    shard = options.get("ddp_shard", known.shard.value)
+    if shard not in tuple(Shard):
+        raise _wrong("E1103", "ddp_shard", f"is {shard!r}")
     overlap = options.get("ddp_overlap", known.overlap)
     if not isinstance(overlap, bool):
         raise _wrong("E1102", "ddp_overlap", f"must be true or false, not {overlap!r}")
@@ -69,6 +82,7 @@ def ddp_options(options: Mapping[str, Scalar]) -> tuple[DdpOptions, dict[str, Sc
         compression=Compression(str(compression)),
         powersgd_rank=int(_number(options, "ddp_powersgd_rank", known.powersgd_rank, 1, 256)),
         powersgd_start=int(_number(options, "ddp_powersgd_start", known.powersgd_start, 2, 1e9)),
+        shard=Shard(str(shard)),
         timeout=_number(options, "ddp_timeout", known.timeout, 10, 86400, is_whole=False),
         nccl=_variables(options.get("ddp_nccl", "")),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.plan.ladder import DEFAULT_LADDER
+from orchestrator.trainer.options_auto import auto_names
 from orchestrator.trainer.options_ddp import DDP_KEYS, ddp_options
 from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
 from orchestrator.types import Scalar
@@ -58,6 +59,9 @@ class TimmOptions:
     scale: float = _key(0.5, "a random crop keeps at least 1 - scale of the area", 0, 0.99)
     fraction: float = _key(1.0, "share of the training pictures that is used", 1e-6, 1)
     channels_last: bool = _key(default=False, doc="tensors in NHWC order")
+    compile: bool = _key(default=False, doc="torch.compile; the prediction of memory is without")
+    pin_memory: bool = _key(default=True, doc="batches in memory that a card copies from by itself")
+    auto: str = _key("", "settings that are measured: channels_last, compile, workers, ...")
     pretrained: bool = _key(default=False, doc="demand the weights of a local file (weights)")
     memory_adapt: bool = _key(default=True, doc=MEMORY_KEYS["memory_adapt"])
     memory_target: float = _key(0.85, MEMORY_KEYS["memory_target"], 0.1, 1)
@@ -70,6 +74,7 @@ class TimmOptions:
     ddp_compression: str = _key("none", DDP_KEYS["ddp_compression"])
     ddp_powersgd_rank: int = _key(1, DDP_KEYS["ddp_powersgd_rank"])
     ddp_powersgd_start: int = _key(1000, DDP_KEYS["ddp_powersgd_start"])
+    ddp_shard: str = _key("none", DDP_KEYS["ddp_shard"])
     ddp_timeout: float = _key(600.0, DDP_KEYS["ddp_timeout"], 10, 86400)
     ddp_nccl: str = _key("", DDP_KEYS["ddp_nccl"])
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
@@ -88,6 +93,7 @@ def timm_options(options: Mapping[str, Scalar]) -> TimmOptions:
     found = TimmOptions(**{key: _checked(key, value) for key, value in options.items()})
     memory_options(options)
     ddp_options(options)
+    auto_names(options)
     return found
 
 

@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.trainer.options_ddp import DdpOptions
 from orchestrator.types import BatchPlan, StopMode, TrainTask
 
-__all__ = ["Ranks", "joined", "share_weights"]
+__all__ = ["Ranks", "joined"]
 
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
@@ -93,6 +93,13 @@ class Ranks:
         begin = rank * least + min(rank, rest)
         return range(begin, begin + least + (rank < rest))
 
+    @torch.no_grad()
+    def share_weights(self, model: nn.Module) -> None:
+        """Give every rank the weights and statistics of rank 0; each made first ones of its own."""
+        for tensor in (*model.parameters(), *model.buffers()):
+            group = None if tensor.is_cuda else self._host
+            distributed.broadcast(tensor.data, src=0, group=group)
+
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
         """Rank 0 does what is inside, then the others: they find what it has left."""
@@ -119,13 +126,6 @@ class Ranks:
             flat /= self.count
             for buffer, mean in zip(found, flat.split([b.numel() for b in found]), strict=True):
                 buffer.copy_(mean.view_as(buffer))
-
-
-@torch.no_grad()
-def share_weights(model: nn.Module) -> None:
-    """Give every rank the weights and statistics of rank 0; each made first ones of its own."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        distributed.broadcast(tensor.data, src=0)
 
 
 @contextmanager

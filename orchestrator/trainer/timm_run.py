@@ -4,15 +4,17 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.data import resolve_model_data_config
+from torch import Tensor
 
 from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.choices import Chosen, chosen, with_choices
 from orchestrator.trainer.classifier import (
     is_fixed_size,
     make_mix,
@@ -28,6 +30,7 @@ from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch, batches
 from orchestrator.trainer.offers import offer_size
 from orchestrator.trainer.optimizer_place import HostMemory
+from orchestrator.trainer.options_ddp import Shard, ddp_options
 from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.options_timm import timm_options
 from orchestrator.trainer.pictures import find_pictures
@@ -38,6 +41,7 @@ from orchestrator.trainer.randomness import (
     set_random_state,
 )
 from orchestrator.trainer.ranks import Ranks
+from orchestrator.trainer.sharded_learner import ShardedLearner
 from orchestrator.trainer.timm_files import (
     in_run,
     leave_files,
@@ -82,12 +86,16 @@ class TimmRun:
     ) -> None:
         self._task, self._device, self._link = task, device, link
         self._governor, self._ranks = governor, ranks
-        self._settings = settings = task.spec.settings
-        self._options = options = timm_options(settings.options)
         self._history = History()
         self._checkpoints = Path()
         check_task(task)
-        every, tested = find_pictures(Path(settings.data).expanduser(), settings.seed)
+        asked = task.spec.settings
+        every, tested = find_pictures(Path(asked.data).expanduser(), asked.seed)
+        found = chosen(task, device, len(every.classes)) if ranks.is_first else ()
+        self._choices: tuple[Chosen, ...] = ranks.of_first(found)
+        self._settings = settings = with_choices(asked, self._choices)
+        self._task = task = replace(task, spec=replace(task.spec, settings=settings))
+        self._options = options = timm_options(settings.options)
         sets = every.part(options.fraction), tested
         self._classes = every.classes
         seed_all(keyed_seed(settings.seed, "weights"))
@@ -104,16 +112,17 @@ class TimmRun:
             make_transforms(model, settings, options),
             mix=make_mix(options, len(self._classes), task.batch),
             is_fresh=link.resume_from is None and ranks.is_first,
-            pin_memory=device.torch_device.startswith("cuda"),
+            pin_memory=options.pin_memory and device.torch_device.startswith("cuda"),
         )
-        self._learner = Learner(
+        is_split = ddp_options(settings.options)[0].shard is not Shard.NONE
+        self._learner = (ShardedLearner if is_split else Learner)(
             model,
             settings,
             options,
             device=torch.device(device.torch_device),
             micro_batch=task.batch.micro_batch,
             steps_per_epoch=self._feed.num_steps,
-            governor=governor,
+            governor=None if is_split else governor,
             ranks=ranks,
             host=HostMemory(
                 entered=partial(on_host, device), is_pinned=device.torch_device.startswith("cuda")
@@ -146,9 +155,10 @@ class TimmRun:
             return Outcome.YIELDED, history.best_metrics
         finally:
             self._feed.close()
+        weights = self._learner.weights()
         if self._ranks.is_first:
             with on_host(self._device):
-                self._finish()
+                self._finish(weights)
         return Outcome.FINISHED, history.best_metrics
 
     def _epoch(self, epoch: int) -> None:
@@ -169,15 +179,17 @@ class TimmRun:
         seconds = time.perf_counter() - begin
         is_best = self._history.add(metrics, seconds)
         memory = self._governor.epoch_ends()
+        learner = self._learner.state()  # gathered from all ranks where it is split
         if not self._ranks.is_first:
             return
-        checkpoint = self._save(is_best=is_best)
+        checkpoint = self._save(learner, is_best=is_best)
         progress = Progress(
             epoch=epoch,
             epochs=self._settings.epochs,
             metrics=metrics,
             seconds=seconds,
             num_images=self._feed.num_steps * self._task.batch.effective_batch,
+            choices=tuple(map(str, self._choices)),
             **asdict(memory),
         )
         self._link.report(progress, checkpoint)
@@ -236,11 +248,11 @@ class TimmRun:
                 fix=("lower lr0, or set grad_clip: 1.0, or amp: bf16 or fp32",),
             )
 
-    def _save(self, *, is_best: bool) -> CheckpointRef:
+    def _save(self, learner: dict[str, Any], *, is_best: bool) -> CheckpointRef:
         history = self._history
         state = {
             "classes": list(self._classes),
-            "learner": self._learner.state(),
+            "learner": learner,
             "random": random_state(),
             "history": asdict(history),
         }
@@ -262,7 +274,7 @@ class TimmRun:
         else:
             self._seed_rank()
 
-    def _finish(self) -> None:
+    def _finish(self, weights: dict[str, Tensor]) -> None:
         look = {key: self._look[key] for key in ("mean", "std", "interpolation", "crop_pct")}
         about = {
             "model": self._settings.model,
@@ -274,7 +286,7 @@ class TimmRun:
             self._task,
             self._options,
             self._history,
-            self._learner.weights(),
+            weights,
             about=about,
             checkpoints=self._checkpoints,
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from orchestrator.trainer.randomness import seed_all
-from orchestrator.trainer.ranks import Ranks, share_weights
+from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.yolo_attempt import Attempt
 from orchestrator.trainer.yolo_whole import NUM_DIVISORS
@@ -103,7 +103,7 @@ class Shared(_Mixed):
         alone = self.world_size
         if self.ranks > 1:
             self.world_size = self.ranks
-            share_weights(self.model)
+            self.attempt.ranks.share_weights(self.model)
         super()._build_train_pipeline()
         self.world_size = alone
 

@@ -307,6 +307,23 @@ def test_the_memory_block_reaches_the_trainer(tmp_path: Path, model: str) -> Non
     assert memory_options(options())[0] == MemoryOptions()
 
 
+def test_auto_is_left_to_a_measurement_where_there_is_one(tmp_path: Path) -> None:
+    text = (
+        "name: a\nmodel: timm/resnet18\ndata: made:x\nworkers: auto\ncompile: auto\ncache: auto\n"
+    )
+    (project,) = load(tmp_path, text).projects
+    settings = project.template.settings
+    assert (settings.workers, settings.cache) == (8, "false")
+    assert settings.options == {"auto": "compile, cache, workers"}
+    (again,) = load(tmp_path, yaml.safe_dump(dict(project.resolved) | {"data": "made:x"})).projects
+    assert again.template.settings == settings
+    with pytest.raises(ConfigError, match="workers is measured for timm classifiers only"):
+        load(tmp_path, "name: a\nmodel: yolo11n.yaml\ndata: made:x\nworkers: auto\n")
+    for wrong in ("workers: -1", "workers: many", "channels_last: perhaps"):
+        with pytest.raises(ConfigError, match=wrong.split(":")[0]):
+            load(tmp_path, f"name: a\nmodel: timm/resnet18\ndata: made:x\n{wrong}\n")
+
+
 def test_the_ddp_block_tells_the_ranks_how_gradients_travel(tmp_path: Path) -> None:
     text = (
         "name: a\nmodel: timm/resnet18\ndata: made:x\nbatch: 7\nresources: {gpus: 2}\n"

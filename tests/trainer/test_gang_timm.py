@@ -1,5 +1,7 @@
 """A classifier on several ranks learns what it would learn on one, to the last picture."""
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from orchestrator.device.cpu import CpuDevice
+from orchestrator.errors import StoreError
 from orchestrator.trainer.timm import TimmTrainer
 from orchestrator.types import BatchPlan, Outcome, Scalar, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of, values
@@ -96,3 +99,35 @@ def test_all_ranks_leave_at_the_batch_at_which_the_first_was_asked_to(
         assert {row[0] for row in found} == {Outcome.YIELDED}
         assert {row[4] for row in found} == {at + 1}
         assert not found[0][2]
+
+
+def test_a_split_model_learns_what_a_whole_one_does_and_goes_on_whole(
+    pictures: Path, tmp_path: Path
+) -> None:
+    settings = TrainSettings(
+        model=VIT, data=str(pictures), imgsz=32, epochs=2, workers=0,
+        options={"grad_clip": 1.0, "ema_decay": 0.9},
+    )  # fmt: skip
+    alone = RecordingLink(tmp_path / "one" / "checkpoints")
+    one = plan_of(8, 1, 8)
+    TimmTrainer().fit(attempt_of(settings, tmp_path / "one", batch=one), CpuDevice(), alone)
+    wanted = values(alone.reported)
+    works: list[Any] = []
+    for place in ("card", "host"):
+        split = replace(settings, options={**settings.options, "ddp_shard": place})
+        works.append((timm_fit, (str(tmp_path / place), split, plan_of(8, 2, 2), None, None)))
+    resumed = (str(tmp_path / "card"), works[0][1][1], plan_of(8, 2, 4), None, alone.saved[0])
+    works.append((timm_fit, resumed))
+    by_case = list(zip(*found_by_ranks(2, in_turn, works), strict=True))
+    for found in by_case[:2]:
+        (_, _, reported, saved, _), (_, _, silent, _, _) = found
+        assert not silent
+        assert values(reported) == [pytest.approx(row, rel=1e-4, abs=1e-6) for row in wanted]
+        # A whole model goes on from the file of the split one ...
+        again = RecordingLink(tmp_path / "again" / "checkpoints", resume_from=saved[0])
+        with suppress(StoreError):  # ... up to the end, where the best epoch's file lies elsewhere
+            task = attempt_of(settings, tmp_path / "again", batch=one)
+            TimmTrainer().fit(task, CpuDevice(), again)
+        assert values(again.reported)[0] == pytest.approx(wanted[1], rel=1e-4, abs=1e-6)
+    # ... and the split one from the file of the whole one.
+    assert values(by_case[2][0][2])[0] == pytest.approx(wanted[1], rel=1e-4, abs=1e-6)
