@@ -14,6 +14,7 @@ from orchestrator.types import (
     DeviceKind,
     RunId,
     RunSpec,
+    Scalar,
     TrainSettings,
     TrainTask,
 )
@@ -23,7 +24,11 @@ __all__ = ["learner_of", "task_of"]
 
 def task_of(given: argparse.Namespace, compression: str, rank: int) -> TrainTask:
     """An attempt of so many ranks; PowerSGD compresses from its third step on."""
-    options = {"ddp_compression": compression, "ddp_powersgd_start": 2, "ema_decay": 0.0}
+    options: dict[str, Scalar] = {
+        "ddp_compression": compression,
+        "ddp_powersgd_start": 2,
+        "ema_decay": 0.0,
+    }
     settings = TrainSettings(
         model=given.model, data="", imgsz=given.imgsz, epochs=1, options=options
     )

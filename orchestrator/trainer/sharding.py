@@ -103,7 +103,7 @@ def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, DTensor):
-            tensor.to_local().copy_(_scattered(state[name], tensor).to_local())
+            _local(tensor).copy_(_local(_scattered(state[name], tensor)))
         elif name in state:
             tensor.copy_(state[name])
 

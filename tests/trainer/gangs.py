@@ -26,15 +26,15 @@ def found_by_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[An
         process.start()
     try:
         found = dict(answers.get(timeout=_PATIENCE) for _ in ranks)
+        for value in found.values():
+            if isinstance(value, BaseException):
+                raise value
         for process in ranks:
             process.join(60)
             assert process.exitcode == 0, f"a rank ended with {process.exitcode}"
     finally:
         for process in ranks:
             process.kill()
-    for value in found.values():
-        if isinstance(value, BaseException):
-            raise value
     return [found[rank] for rank in range(count)]
 
 
