@@ -131,6 +131,8 @@ class RunSpec:
     after: tuple[RunId, ...] = ()  # runs that have to succeed before this one starts
     weights_from: RunId | None = None  # the run whose best weights this one starts from
     part: Part | None = None  # which run of its project it is, where the project has several
+    start_from: "CheckpointRef | None" = None  # of another run: this one goes on from there
+    until: int | None = None  # it ends after so many epochs of `settings.epochs`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

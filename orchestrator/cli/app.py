@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import plan, service, simulate
+from orchestrator.cli import plan, service, simulate, sweep
 from orchestrator.cli.config import config_app
 from orchestrator.cli.memory import memory_app
 from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
@@ -30,6 +30,7 @@ app.add_typer(memory_app, name="memory")
 plan.register(app)
 service.register(app)
 simulate.register(app)
+sweep.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

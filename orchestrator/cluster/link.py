@@ -24,7 +24,7 @@ from orchestrator.types import (
     StopMode,
 )
 
-__all__ = ["RayLink", "Signs", "StopFlag", "first_verified", "verified_weights"]
+__all__ = ["RayLink", "Signs", "StopFlag", "first_verified", "verified_start", "verified_weights"]
 
 _STEP_INTERVAL: Seconds = 0.5  # signs of life are for people; more than two a second help nobody
 
@@ -79,9 +79,10 @@ class RayLink:
         stop: Set by the worker when the gang is asked to leave.
         signs: Told of every call.
         resume_from: The newest checkpoint that could be verified.
+        until: The epoch after which the run ends, of all its epochs; None trains all.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of them named
         self,
         *,
         attempt: AttemptId,
@@ -91,6 +92,7 @@ class RayLink:
         stop: StopFlag,
         signs: Signs,
         resume_from: CheckpointRef | None,
+        until: int | None = None,
     ) -> None:
         self._attempt = attempt
         self._inbox = inbox
@@ -99,6 +101,8 @@ class RayLink:
         self._stop = stop
         self._signs = signs
         self._resume_from = resume_from
+        self._until = until
+        self.is_complete = bool(until and resume_from and resume_from.epoch >= until)
         self._last_step: Seconds = -_STEP_INTERVAL
         self._last_number = 0  # of the newest report, as the inbox counts
 
@@ -155,6 +159,9 @@ class RayLink:
         sent = Report(attempt=self._attempt, content=progress, checkpoint=checkpoint)
         with self._signs.waiting():
             self._last_number = ray.get(self._inbox.report.remote(sent))
+        if self._until is not None and progress.epoch >= self._until:
+            self.is_complete = True
+            self._stop.ask(StopMode.AFTER_EPOCH)
 
 
 def first_verified(
@@ -169,6 +176,30 @@ def first_verified(
             f" {ref.path}\n"
         )
     return None
+
+
+def verified_start(
+    order: StartGang, checkpoints: Callable[[str], Checkpoints]
+) -> CheckpointRef | None:
+    """The checkpoint of another run that this one goes on from; None where it begins afresh.
+
+    Args:
+        order: An attempt without a checkpoint of its own.
+        checkpoints: Finds the checkpoints of the run whose folder it is given.
+
+    Raises:
+        TrainingError: E5021, it is gone, or is not as it was recorded.
+    """
+    ref = order.spec.start_from
+    if ref is None or checkpoints(str(Path(ref.path).parents[2])).verify(ref):
+        return ref
+    raise TrainingError(
+        f"the checkpoint of run {ref.attempt.run_id}, from which this one starts, is not there",
+        cause=Cause.DATA_ERROR,
+        code="E5021",
+        why=(f"missing or changed: {ref.path}",),
+        fix=("put it back",),
+    )
 
 
 def verified_weights(

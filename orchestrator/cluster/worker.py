@@ -13,11 +13,18 @@ from typing import Any
 import ray
 
 from orchestrator.cluster.endings import Ending, failure_of
-from orchestrator.cluster.link import RayLink, Signs, StopFlag, first_verified, verified_weights
+from orchestrator.cluster.link import (
+    RayLink,
+    Signs,
+    StopFlag,
+    first_verified,
+    verified_start,
+    verified_weights,
+)
 from orchestrator.cluster.stacks import dumped_on_signal
 from orchestrator.messages import StartGang
 from orchestrator.ports import Device, Parts
-from orchestrator.types import Card, Seconds, StopMode, TrainTask
+from orchestrator.types import Card, Outcome, Seconds, StopMode, TrainTask
 
 __all__ = ["Started", "Worker", "attempt_folder", "attempt_log"]
 
@@ -112,6 +119,7 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints = self._parts.checkpoints(order.spec.folder)
         resume_from = first_verified(checkpoints, order.checkpoints)
+        resume_from = resume_from or verified_start(order, self._parts.checkpoints)
         weights = None if resume_from else verified_weights(order, self._parts.checkpoints)
         link = RayLink(
             attempt=order.attempt,
@@ -121,7 +129,10 @@ class Worker:
             stop=self._stop,
             signs=self._signs,
             resume_from=resume_from,
+            until=order.spec.until,
         )
+        if link.is_complete:  # the attempt before had reported all, and its end was lost
+            return Ending(outcome=Outcome.FINISHED)
         task = TrainTask(
             attempt=order.attempt,
             spec=order.spec,
@@ -132,6 +143,8 @@ class Worker:
         device.reset_peak()
         with dumped_on_signal(folder), device.session():
             outcome, metrics = self._parts.trainer(order.spec.trainer).fit(task, device, link)
+        if link.is_complete:
+            outcome = Outcome.FINISHED
         return Ending(outcome=outcome, metrics=dict(metrics))
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "Project",
     "Setting",
     "load_config",
+    "load_document",
     "load_shared",
     "schema",
     "user_config_path",
@@ -58,13 +59,28 @@ def load_config(
             or the allowed range; every problem of the projects at once.
         NotFoundError: E5001, the file does not exist.
     """
-    variables = os.environ if environment is None else environment
-    words = parse_overrides(overrides)
     empty = Document(name=COMMAND_LINE, value={})
     document = read_file(Path(path)) if path is not None else empty
+    folder = Path(path).resolve().parent if path is not None else Path.cwd()
+    return load_document(document, folder, overrides, environment=environment)
+
+
+def load_document(
+    document: Document,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """A config that is read already, whose relative paths are seen from `folder`.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    variables = os.environ if environment is None else environment
+    words = parse_overrides(overrides)
     user = user_document(variables)
     top = check_top(document)
-    folder = Path(path).resolve().parent if path is not None else Path.cwd()
     shared = _shared(user, document, variables, words)
     places, wrong = places_of(user, document, [w for w in words if w.path[0] not in SHARED])
     projects, problems = [], _shared_problems(shared)

@@ -12,6 +12,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.lease import Driver, driver_of, taken
 from orchestrator.store.lists import Asking, Listed
 from orchestrator.store.schema import journal
+from orchestrator.store.sweeps import SweepTables
 from orchestrator.types import CheckpointRef, Node, Progress, RunId, RunSpec, RunStatus
 
 __all__ = ["StoreReader"]
@@ -28,6 +29,7 @@ class StoreReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.sweeps = SweepTables(database)
 
     def driver(self) -> Driver | None:
         """Who drives the store now; None when nobody does."""
