@@ -102,7 +102,7 @@ class RayLink:
         self._signs = signs
         self._resume_from = resume_from
         self._until = until
-        self.is_complete = bool(until and resume_from and resume_from.epoch >= until)
+        self._is_complete = bool(until and resume_from and resume_from.epoch >= until)
         self._last_step: Seconds = -_STEP_INTERVAL
         self._last_number = 0  # of the newest report, as the inbox counts
 
@@ -110,6 +110,10 @@ class RayLink:
     def resume_from(self) -> CheckpointRef | None:
         """The newest verified checkpoint of the run, or None for a fresh start."""
         return self._resume_from
+
+    def is_complete(self) -> bool:
+        """Whether the last epoch that the run is to train has been reported."""
+        return self._is_complete
 
     def stop_requested(self) -> StopMode | None:
         """How soon to leave; None means go on."""
@@ -160,7 +164,7 @@ class RayLink:
         with self._signs.waiting():
             self._last_number = ray.get(self._inbox.report.remote(sent))
         if self._until is not None and progress.epoch >= self._until:
-            self.is_complete = True
+            self._is_complete = True
             self._stop.ask(StopMode.AFTER_EPOCH)
 
 

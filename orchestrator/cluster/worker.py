@@ -131,7 +131,7 @@ class Worker:
             resume_from=resume_from,
             until=order.spec.until,
         )
-        if link.is_complete:  # the attempt before had reported all, and its end was lost
+        if link.is_complete():  # the attempt before had reported all, and its end was lost
             return Ending(outcome=Outcome.FINISHED)
         task = TrainTask(
             attempt=order.attempt,
@@ -143,7 +143,7 @@ class Worker:
         device.reset_peak()
         with dumped_on_signal(folder), device.session():
             outcome, metrics = self._parts.trainer(order.spec.trainer).fit(task, device, link)
-        if link.is_complete:
+        if link.is_complete():
             outcome = Outcome.FINISHED
         return Ending(outcome=outcome, metrics=dict(metrics))
 
