@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import plan, service, simulate, sweep
+from orchestrator.cli import cluster, plan, service, simulate, sweep
 from orchestrator.cli.config import config_app
+from orchestrator.cli.elsewhere import Address
 from orchestrator.cli.memory import memory_app
 from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -29,6 +30,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(memory_app, name="memory")
 plan.register(app)
 service.register(app)
+cluster.register(app)
 simulate.register(app)
 sweep.register(app)
 
@@ -190,8 +192,14 @@ def _stop(
     now: Annotated[bool, typer.Option("--now", help="At once; the epoch is lost.")] = False,
     as_json: Json = False,
     home: Home = None,
+    address: Address = None,
 ) -> None:
-    """Ask a run to stop: after its epoch and its checkpoint, or at once."""
+    """Ask a run to stop: after its epoch and its checkpoint, or at once; or a job at an address."""
+    if address is not None:
+        from jobs.remote import stop_remote
+
+        stop_remote(run, address, home=home, as_json=as_json)
+        return
     from orchestrator.console import read
 
     read.stop(_client(home), run, now=now, as_json=as_json)

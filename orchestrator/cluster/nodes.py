@@ -1,6 +1,7 @@
 """The nodes of a Ray: who joined, who is lost, and what their cards look like."""
 
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from orchestrator.errors import ClusterError
 from orchestrator.messages import Event, NodeChanged, NodeJoined, NodeLost
 from orchestrator.types import Bytes, Card, Node, NodeId, Seconds
 
-__all__ = ["RayNodes", "has_changed", "host_bytes_of", "node_names"]
+__all__ = ["RayNodes", "has_changed", "host_bytes_of", "node_names", "nodes_now"]
 
 _LISTING_SECONDS: Seconds = 1.0
 _CARDS_SECONDS: Seconds = 10.0
@@ -57,6 +58,25 @@ def has_changed(before: Node, after: Node) -> bool:
         or any(replace(a, foreign_bytes=0) != replace(b, foreign_bytes=0) for a, b in pairs)
         or any(abs(a.foreign_bytes - b.foreign_bytes) >= _NOTABLE_BYTES for a, b in pairs)
     )
+
+
+def nodes_now(list_cards: Callable[[], Sequence[Card]], patience: Seconds) -> tuple[Node, ...]:
+    """The nodes of the Ray that is connected; those that do not answer in time are left out.
+
+    Args:
+        list_cards: As `RayNodes` has it.
+        patience: Seconds for all of them to tell their cards.
+
+    Raises:
+        ClusterError: Ray is gone.
+    """
+    nodes = RayNodes(list_cards, None)
+    events, until = nodes.compare(0.0, is_due=True), time.monotonic() + patience
+    while nodes.waited and (left := until - time.monotonic()) > 0:
+        ready, _ = ray.wait(list(nodes.waited), num_returns=1, timeout=left)
+        for ref in ready:
+            events += nodes.resolve(ref, 0.0)
+    return tuple(event.node for event in events if isinstance(event, NodeJoined))
 
 
 @dataclass(slots=True)
