@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.client.names import default_home
+from orchestrator.cluster.running import TAG_NAME
 from orchestrator.config.load import Config
 from orchestrator.console.say import say
 
-__all__ = ["is_in_job", "place_runs", "settled"]
+__all__ = ["is_complete", "is_in_job", "place_runs", "settled"]
 
 _JOB_NAME = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the commands of jobs, and nothing else
 
@@ -17,6 +18,11 @@ _JOB_NAME = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the commands of job
 def is_in_job() -> bool:
     """True in a process that a Ray cluster runs as a job."""
     return _JOB_NAME in os.environ
+
+
+def is_complete() -> bool:
+    """True in a Ray of `orc up`, to which no autoscaler brings nodes."""
+    return TAG_NAME in os.environ
 
 
 def settled(words: Sequence[str]) -> list[str]:

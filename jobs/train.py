@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.drive import drive_or_follow
-from jobs.inside import is_in_job, place_runs, settled
+from jobs.inside import is_complete, is_in_job, place_runs, settled
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import cards_of_driver, check_on, machine_cards, ready
 from orchestrator.client.lines import with_followers
@@ -40,8 +40,9 @@ def train(
     known = list(cards or ())
 
     def admit(nodes: Sequence[Node]) -> None:
-        check_on([project.template for project in config.projects], nodes)
         known.extend(card for node in nodes for card in node.cards)
+        if known or is_complete():  # else an autoscaler may still bring the first card
+            check_on([project.template for project in config.projects], nodes)
 
     def submit() -> tuple[RunId, ...]:
         orders = order_runs(

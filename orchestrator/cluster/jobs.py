@@ -27,6 +27,7 @@ _ANSWER_SECONDS: Seconds = 60.0  # of one request; an upload is one
 _PAUSES: tuple[Seconds, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0)
 _POLL: Seconds = 1.0
 _SILENT_SECONDS: Seconds = 30.0  # a head that is restarted is back by then
+_PASSING = ("E4001", "E4009", "E4013")  # what a head says that is about to end or to start
 
 
 def server_of(address: str, home: Path) -> "JobServer":
@@ -95,7 +96,7 @@ class JobServer:
                     if self._is_known(wish):  # the answer to an earlier try was lost, or a race
                         return False
                     if pause is None or "No available agent" not in str(error):
-                        raise _refused(error) from error
+                        raise _refused("Ray does not take the job", error) from error
                     say(f"Ray is not ready for jobs yet; again in {pause:g} s")
                 else:
                     return True
@@ -144,7 +145,7 @@ class JobServer:
                     num_told = self._tail(submission_id, write, num_told)
                     state = self.state(submission_id)
             except ClusterError as error:
-                if error.code != "E4001" or silent >= _SILENT_SECONDS:
+                if error.code not in _PASSING or silent >= _SILENT_SECONDS:
                     raise
                 silent += _POLL
             else:
@@ -233,6 +234,8 @@ class JobServer:
             raise self._strange(error) from error
         except (requests.exceptions.RequestException, ValueError, KeyError) as error:
             raise self._strange(error) from error
+        except RuntimeError as error:  # Ray's answer was neither success nor anything known
+            raise _refused("Ray's job server failed", error) from error
 
     def _silent(self, why: str) -> ClusterError:
         return ClusterError(
@@ -282,10 +285,10 @@ def _unadmitted(url: str, text: str) -> ClusterError:
     )
 
 
-def _refused(error: Exception) -> ClusterError:
+def _refused(what: str, error: Exception) -> ClusterError:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return ClusterError(
-        "Ray does not take the job",
+        what,
         code="E4013",
         why=tuple(line[:200] for line in (*lines[:1], *lines[1:][-2:])),
         fix=("again in a minute; if it stays so: the logs of the head's dashboard",),

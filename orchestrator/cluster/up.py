@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event as Pause
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from orchestrator.cluster.down import end_processes
 from orchestrator.cluster.guard import TAG_NAME as DRIVER_TAG_NAME
@@ -165,13 +165,17 @@ def _start_node(
         "--log-color=false",
     ]
     environment = _environment(running, plan, home)
+    module = "ray.scripts.scripts"
+    if running.is_loopback and not is_head:
+        module = "orchestrator.cluster.loopback"
+        del environment[LOOPBACK_NAME]
     path = home / "logs" / "up.log"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("ab") as log:
         begun = log.tell()
         try:
             code = subprocess.run(  # noqa: S603 - Ray's own command, by our own interpreter
-                [sys.executable, "-m", "ray.scripts.scripts", "start", *words],
+                [sys.executable, "-m", module, "start", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -254,9 +258,10 @@ def _port(wanted: int | None, use: str, host: str) -> int:
 def _await_job_server(url: str) -> None:
     """Return once the job server answers, which has to be that it wants a token."""
     until = time.monotonic() + _START_SECONDS
+    opener = build_opener(ProxyHandler({}))  # a proxy would be asked for its own loopback
     while time.monotonic() < until:
         try:
-            urlopen(f"{url}/api/version", timeout=5.0).close()  # noqa: S310 - our own http URL
+            opener.open(f"{url}/api/version", timeout=5.0).close()
         except HTTPError as error:
             if error.code == 401:
                 return
