@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from orchestrator.batches import BatchPlan
-from orchestrator.hardware import Bytes, Card, DeviceMemory, Node, NodeId, Placement, Share
+from orchestrator.hardware import (
+    Bytes,
+    Card,
+    DeviceMemory,
+    Node,
+    NodeId,
+    NodeType,
+    Placement,
+    Share,
+)
 from orchestrator.series import Part
 from orchestrator.states import (
     Cause,
@@ -19,7 +28,7 @@ from orchestrator.states import (
 
 __all__ = [
     "AttemptId", "BatchPlan", "Bytes", "Card", "Cause", "CheckpointRef", "DeviceKind",
-    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "Outcome", "Part",
+    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "NodeType", "Outcome", "Part",
     "PendingReason", "Placement", "Progress", "QueueRule", "RetryBudget", "RunId", "RunSpec",
     "RunState", "RunStatus", "Scalar", "Seconds", "Share", "StepProgress", "StopMode",
     "StopReason", "TrainSettings", "TrainTask",

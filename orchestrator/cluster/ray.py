@@ -17,14 +17,7 @@ from orchestrator.cluster.inbox import InboxReader, Report
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.pulse import Patience
 from orchestrator.cluster.worker import Started, Worker, attempt_log
-from orchestrator.messages import (
-    Action,
-    Event,
-    GangStarted,
-    KillGang,
-    PreemptGang,
-    StartGang,
-)
+from orchestrator.messages import Action, Event, GangStarted, KillGang, PreemptGang, StartGang
 from orchestrator.ports import Parts
 from orchestrator.types import (
     AttemptId,
@@ -101,6 +94,8 @@ class RayCluster:
                 self._preempt(attempt, mode)
             case KillGang(attempt=attempt):
                 self._kill(attempt, failure(Cause.KILLED, "killed on request"))
+            case _:
+                pass  # nodes are asked for by `cluster.scaling`
 
     def wait(self, until: Seconds | None) -> Sequence[Event]:
         """Return what happened, at the latest at `until` or after half a second.

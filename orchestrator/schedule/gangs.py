@@ -281,13 +281,13 @@ def _larger(life: Lifecycle, record: RunRecord) -> Ask | None:
     if ask.size is not None:
         grown = replace(ask, size=min(ask.size * 3 // 2 + 1, life.router.largest(ask)))
         is_larger = grown.size is not None and grown.size > ask.size
-        return grown if is_larger and life.router.route(grown).reason is None else None
+        return grown if is_larger and life.router.route(grown).is_possible else None
     had = max((share.memory_bytes for share in shares if share.card is not None), default=0)
     for share in record.held:
         if share.card is not None:
             had = max(had, life.ledger.nodes[share.node_id].cards[share.card].card.memory_bytes)
     grown = replace(ask, over_bytes=had)
-    return grown if had and life.router.route(grown).reason is None else None
+    return grown if had and life.router.route(grown).is_possible else None
 
 
 def _words(event: GangFailed) -> str:
