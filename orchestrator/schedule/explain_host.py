@@ -1,13 +1,30 @@
-"""What a run asks of the CPUs and the RAM of its nodes, what they have, and what would help."""
+"""What a run asks for; what its nodes have of CPUs and RAM, and what would help."""
 
 from collections.abc import Iterator
 
-from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.asks import Ask, Route
 from orchestrator.schedule.cards import NO_LIMIT, ram_of
 from orchestrator.schedule.ledger import Ledger
-from orchestrator.types import Bytes, PendingReason
+from orchestrator.types import Bytes, DeviceKind, PendingReason
 
-__all__ = ["host_asked", "host_available", "host_remedies"]
+__all__ = ["asked", "host_asked", "host_available", "host_remedies"]
+
+
+def asked(ask: Ask, route: Route) -> str:
+    """What a run asks for, in words: "1 x GPU, 3.0 GiB each"."""
+    if ask.device is DeviceKind.CPU:
+        return f"{host_asked(ask)} of one node"
+    words = f"{ask.num_workers} x GPU"
+    if ask.gpu_types:
+        words += f" ({' or '.join(ask.gpu_types)})"
+    words += ", a whole card each" if ask.size is None else f", {_size(ask.size)} each"
+    if ask.over_bytes:
+        words += f" of more than {_size(ask.over_bytes)}"
+    if ask.is_host_counted:
+        words += f", {host_asked(ask)} each"
+    if ask.num_workers > 1:
+        words += ", spread" if route.is_spread else ", on one node"
+    return words
 
 
 def host_asked(ask: Ask) -> str:
