@@ -1,6 +1,7 @@
 """Cards, nodes, and the shares of them that gangs hold; frozen values only."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 __all__ = ["Bytes", "Card", "DeviceMemory", "Node", "NodeId", "NodeType", "Placement", "Share"]
@@ -53,7 +54,8 @@ class Node:
 class NodeType:
     """A kind of node that an autoscaler may bring: what one of them has, and how many may be.
 
-    `price` is what a node costs for some time, in any unit that is the same for all types.
+    `price` is what a node costs for some time, in any unit that is the same for all types;
+    `labels` are those that the cluster gives to nodes of this type and of no other.
     """
 
     name: str
@@ -64,6 +66,8 @@ class NodeType:
     memory_bytes: Bytes = 0  # of each card
     num_cpus: float = 1.0
     host_bytes: Bytes = 0  # RAM; 0 is not known, and not limited
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_emulated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster.labels import NODE_TYPE, emulated_cards_of
 from orchestrator.errors import ClusterError
 from orchestrator.messages import Event, NodeChanged, NodeJoined, NodeLost
 from orchestrator.types import Bytes, Card, Node, NodeId, Seconds
@@ -112,6 +113,7 @@ class RayNodes:
         self._known: dict[NodeId, _Known] = {}
         self._compared_at: Seconds = float("-inf")
         self._silent_since: Seconds | None = None
+        self.held: Collection[NodeId] = ()  # nodes with gangs
         self.waited: dict[Any, NodeId] = {}
 
     def get(self, node_id: NodeId) -> Node | None:
@@ -150,9 +152,14 @@ class RayNodes:
             if name not in self._known:
                 events += self._meet(name, ray_id, alive[ray_id], now)
         for name, known in self._known.items():
-            if known.is_real and known.listing is None and now - known.listed_at >= _CARDS_SECONDS:
+            if self._is_to_ask(name, known, now):
                 self._ask_cards(name, known)
         return events
+
+    def _is_to_ask(self, name: NodeId, known: _Known, now: Seconds) -> bool:
+        """True when cards are due; asked again and again, an idle node would never be let go."""
+        is_due = known.is_real and known.listing is None and now - known.listed_at >= _CARDS_SECONDS
+        return is_due and (name in self.held or not known.node.node_type)
 
     def resolve(self, ref: Any, now: Seconds) -> list[Event]:
         """A waited ref is ready: what the cards of a node look like."""
@@ -190,15 +197,18 @@ class RayNodes:
         resources = entry["Resources"]
         is_told = self._local_cards is not None and ray_id == self._own_id
         cards = tuple(self._local_cards or ()) if is_told else ()
+        labels, num_gpus = entry.get("Labels") or {}, int(resources.get("GPU", 0))
+        emulated = None if is_told else emulated_cards_of(labels, num_gpus)
+        cards = cards if emulated is None else emulated
         node = Node(
             node_id=name,
             cards=cards,
             num_cpus=float(resources.get("CPU", 0.0)),
             hostname=str(entry["NodeManagerHostname"]),
             host_bytes=host_bytes_of(resources),
+            node_type=str(labels.get(NODE_TYPE, "")),
         )
-        num_gpus = int(resources.get("GPU", 0))
-        is_real = num_gpus > 0 and not any(card.is_emulated for card in cards)
+        is_real = num_gpus > 0 and emulated is None and not any(c.is_emulated for c in cards)
         known = _Known(ray_id=ray_id, node=node, num_gpus=num_gpus, is_real=is_real, listed_at=now)
         self._known[name] = known
         if is_real and not is_told:

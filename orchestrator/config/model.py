@@ -24,6 +24,7 @@ from orchestrator.config.fields import (
     optimizer_given,
     scalar_given,
 )
+from orchestrator.config.node_types import NodeTypeModel
 from orchestrator.config.retry import RetryModel, retry_block
 
 __all__ = [
@@ -143,6 +144,20 @@ class ClusterModel(Block):
     queues: dict[str, QueueModel] = Field(
         default_factory=dict, max_length=256, description="weight and quota of queues, by name"
     )
+    node_types: dict[str, NodeTypeModel] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="nodes that the Ray at `address` may bring, by type",
+    )
+    launcher: Text | None = Field(
+        None, description="or the file for `ray up` that describes them, as the driver sees it"
+    )
+    node_wait: Annotated[
+        float, BeforeValidator(duration_given, json_schema_input_type=str | float)
+    ] = Field(120.0, description="no node is asked for a run that will have room this soon")
+    node_late: Annotated[
+        float, BeforeValidator(duration_given, json_schema_input_type=str | float)
+    ] = Field(900.0, description="a node that has not come after this is told as late")
 
 
 class FoldsModel(Block):
