@@ -73,7 +73,7 @@ class RayLink:
 
     Args:
         attempt: Named in everything that is said.
-        inbox: Handle of the `Inbox` actor.
+        inbox: Handle of the `Inbox` actor; None for a rank that tells nothing, as all but rank 0.
         checkpoints: The run's checkpoints.
         device: Asked for the peak where the trainer leaves it 0.
         stop: Set by the worker when the gang is asked to leave.
@@ -124,14 +124,15 @@ class RayLink:
         """Push a sign of life, at most two a second, without waiting."""
         self._signs.give()
         now = time.monotonic()
-        if now - self._last_step >= _STEP_INTERVAL:
+        if self._inbox is not None and now - self._last_step >= _STEP_INTERVAL:
             self._last_step = now
             self._inbox.step.remote(Report(attempt=self._attempt, content=step))
 
     def recut(self, recut: Recut) -> None:
         """Push a change of the micro-batch, without waiting."""
         self._signs.give()
-        self._inbox.report.remote(Report(attempt=self._attempt, content=recut))
+        if self._inbox is not None:
+            self._inbox.report.remote(Report(attempt=self._attempt, content=recut))
 
     def save(
         self,
@@ -147,12 +148,14 @@ class RayLink:
         replace the checkpoint that the journal names, and a restart would find none of those it
         knows.
         """
+        assert self._inbox is not None, "rank 0 alone saves"
         with self._signs.waiting():
             ray.get(self._inbox.recorded.remote(self._last_number))
         return self._checkpoints.write(self._attempt, epoch, write, is_best=is_best, check=check)
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """Push a completed epoch, and return when the inbox has it."""
+        assert self._inbox is not None, "rank 0 alone reports"
         self._signs.give()
         if not progress.peak_bytes:
             progress = replace(

@@ -125,6 +125,11 @@ class RayNodes:
         """Ray's own id of a node that is there."""
         return self._known[node_id].ray_id
 
+    def is_own(self, node_id: NodeId) -> bool:
+        """True for the node of this process."""
+        known = self._known.get(node_id)
+        return known is not None and known.ray_id == self._own_id
+
     def num_gpus(self, node_id: NodeId) -> int:
         """How many GPUs a node that is there told Ray: at least as many as it has cards."""
         return self._known[node_id].num_gpus

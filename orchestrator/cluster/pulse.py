@@ -20,6 +20,7 @@ class Patience:
     floor_seconds: Seconds = 600.0  # a disk or a network may stand still for minutes
     multiple: float = 20.0  # of the longest silence after which the attempt went on
     answer_seconds: Seconds = 30.0  # for the worker's answer, and for its stacks
+    meeting_seconds: Seconds = 7200.0  # for ranks to meet, and each thing they compute together
 
 
 class Pulse:
