@@ -126,6 +126,7 @@ class RunSpec:
     device: DeviceKind = DeviceKind.GPU
     num_gpus: int = 1  # workers of the gang; 1 as well for a run on the CPU
     min_gpus: int | None = None  # elastic: it may be given fewer workers, down to this many
+    is_on_one_node: bool = False  # a gang that no node can hold whole is infeasible then
     memory_bytes: Bytes | None = None  # per GPU; None asks for a whole card
     micro_batch: int | None = None  # upper limit set by a person; None lets the plan choose
     gpu_types: tuple[str, ...] = ()  # card names that are allowed; empty allows all

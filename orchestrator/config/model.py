@@ -45,6 +45,9 @@ class ResourcesModel(Block):
     gpus: Annotated[int | str, BeforeValidator(gpus_given, json_schema_input_type=int | str)] = (
         Field(1, description="GPUs of one run, or a range such as 1-4: as many as serve all best")
     )
+    nodes: Literal[1] | None = Field(
+        None, description="1: all GPUs of a run on one node; else on as few as can hold it"
+    )
     memory: Annotated[
         int | None, BeforeValidator(memory_given, json_schema_input_type=str | None)
     ] = Field(None, description='per GPU: auto (as predicted) or a size such as "8GiB"')

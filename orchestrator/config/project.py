@@ -152,6 +152,7 @@ def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> Run
         device=DeviceKind(model.device),
         num_gpus=most,
         min_gpus=least if least < most else None,
+        is_on_one_node=model.resources.nodes == 1,
         memory_bytes=model.resources.memory,
         micro_batch=model.micro_batch,
         gpu_types=model.resources.gpu_type,

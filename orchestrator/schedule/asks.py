@@ -38,6 +38,7 @@ class Ask:
     over_bytes: Bytes = 0  # cards must have more memory than this
     may_spread: bool = False  # over several nodes even where one could hold it
     host_bytes: Bytes = 0  # RAM per worker
+    is_on_one_node: bool = False
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Ask":
@@ -49,6 +50,7 @@ class Ask:
             gpu_types=tuple(sorted(spec.gpu_types)),
             num_cpus=spec.num_cpus,
             host_bytes=spec.host_bytes,
+            is_on_one_node=spec.is_on_one_node,
         )
 
     @property
@@ -195,7 +197,7 @@ def _holds(ask: Ask, pools: tuple[Pool, ...], ledger: Ledger) -> tuple[bool, boo
     for (cpus, ram, cards), num_nodes in ledger.models.items():
         num = within_host(ask, sum(n for kind, n in cards if kind in kinds), cpus, ram)
         most, total = max(most, num), total + num * num_nodes
-    return most >= ask.num_workers, total >= ask.num_workers
+    return most >= ask.num_workers, total >= ask.num_workers and not ask.is_on_one_node
 
 
 def within_host(ask: Ask, num: int, cpus: float, host_bytes: Bytes) -> int:

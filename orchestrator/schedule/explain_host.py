@@ -49,8 +49,10 @@ def host_available(ask: Ask, ledger: Ledger) -> Iterator[str]:
 
 
 def host_remedies(ask: Ask, reason: PendingReason, ledger: Ledger) -> Iterator[str]:
-    """What to change where CPUs or RAM are what it waits for, or can never get."""
+    """What to change where CPUs, RAM or one node are what it waits for, or can never get."""
     is_waiting = reason is PendingReason.WAITING_FOR_CPU_OR_RAM
+    if ask.is_on_one_node and ask.num_workers > 1 and not is_waiting:
+        yield "let it have cards of several nodes: leave out resources.nodes"
     cpus, ram = _most_cpus(ledger), _most_ram(ledger)
     if ask.num_cpus and (is_waiting or ask.cpus > cpus):
         yield f"ask for fewer CPUs (a node has {cpus:g} at most): resources.cpus"
