@@ -136,6 +136,7 @@ class RunSpec:
     priority: int = 50  # higher goes first
     retry: RetryBudget = field(default_factory=RetryBudget)
     max_duration_seconds: Seconds | None = None
+    hang_seconds: Seconds | None = None  # silence that counts as a hang; None follows its pace
     given_up: tuple[str, ...] = ()  # rungs that earlier attempts took: "amp=bf16"
     asked: str = ""  # fingerprint of what was asked for, where a plan has changed the rest
     after: tuple[RunId, ...] = ()  # runs that have to succeed before this one starts

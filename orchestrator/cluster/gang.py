@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from orchestrator.cluster.endings import LOST_CONTACT, Ending, failure
 from orchestrator.cluster.meeting import Meeting, Started, meetings, unlike, unseen
 from orchestrator.messages import StartGang
@@ -120,6 +122,12 @@ class Gang:
         """What each rank is told of the others; None for a gang of one."""
         started = [rank.started for rank in self.ranks if rank.started is not None]
         return meetings(started, timeout) if len(started) > 1 else (None,)
+
+    def kill(self) -> None:
+        """End its processes; what is waited for answers with the death."""
+        for rank in self.ranks:
+            if rank.actor is not None:
+                ray.kill(rank.actor)
 
     def verdict(self, now: Seconds) -> Ending | None:
         """How the attempt ends, as far as its ranks have told; None while it goes on.

@@ -61,7 +61,7 @@ class HangWatch:
             gang=gang,
             ray_nodes=ray_nodes,
             folder=attempt_folder(gang.order),
-            pulse=Pulse(self._patience, time.monotonic()),
+            pulse=Pulse(self._patience.of_run(gang.order.spec.hang_seconds), time.monotonic()),
         )
 
     def note(self, report: Report) -> None:

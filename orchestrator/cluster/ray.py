@@ -106,7 +106,7 @@ class RayCluster:
     def close(self) -> None:
         """End every gang, and give back what was taken from Ray."""
         for gang in self._gangs.values():
-            _kill_all(gang)
+            gang.kill()
         self._gangs.clear()
         self._unsettled.clear()
         self._refs.clear()
@@ -161,7 +161,8 @@ class RayCluster:
             gang.ranks[0].ending = fault
             return self._settle(gang)
         gang.is_running = True
-        meetings = gang.meetings(self._patience.meeting_seconds)
+        patience = self._patience.of_run(gang.order.spec.hang_seconds)
+        meetings = gang.meetings(patience.meeting_seconds)
         for rank, meeting in zip(gang.ranks, meetings, strict=True):
             rank.waited = rank.actor.fit.remote(meeting)
             self._refs[rank.waited] = (gang, rank)
@@ -215,7 +216,7 @@ class RayCluster:
     def _doom(self, gang: Gang, doom: Ending) -> None:
         """Kill what is left of a gang; the end is told when it is gone."""
         gang.doom, gang.gone_by = doom, self.now() + GONE_SECONDS
-        _kill_all(gang)  # their refs answer with the death
+        gang.kill()  # their refs answer with the death
         self._unsettled[gang.attempt] = gang
 
     def _settle(self, gang: Gang) -> list[Event]:
@@ -247,7 +248,7 @@ class RayCluster:
             self._refs.pop(rank.waited, None)
         self._launcher.give_back(gang.attempt)
         self._hangs.end(gang.attempt)
-        _kill_all(gang)
+        gang.kill()
         return [*events, ending_event(gang.attempt, ending, self.now())]
 
     def _death(self, gang: Gang, rank: Rank, error: Exception) -> Ending:
@@ -280,12 +281,6 @@ class RayCluster:
             self._hangs.note(report)
         now = self.now()  # an attempt that has ended says no more
         return [report.event(now) for report in reports if report.attempt in self._gangs]
-
-
-def _kill_all(gang: Gang) -> None:
-    for rank in gang.ranks:
-        if rank.actor is not None:
-            ray.kill(rank.actor)
 
 
 def _uptime() -> Seconds:

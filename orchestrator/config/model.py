@@ -122,6 +122,13 @@ class ScheduleModel(Block):
     max_duration: Annotated[
         float | None, BeforeValidator(duration_given, json_schema_input_type=str | float | None)
     ] = Field(None, description="such as 90m, 6h, 1d12h, or seconds")
+    hang_after: Annotated[
+        float | None, BeforeValidator(duration_given, json_schema_input_type=str | float | None)
+    ] = Field(
+        None,
+        description="silence that counts as a hang, of a gang also in what its ranks compute"
+        " together; default: 10 min, or 20 times the longest before, and an hour for the first",
+    )
     retry: Annotated[
         RetryModel, BeforeValidator(retry_block, json_schema_input_type=RetryModel | int)
     ] = Field(default_factory=lambda: RetryModel.model_validate({}))

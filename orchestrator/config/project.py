@@ -162,6 +162,7 @@ def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> Run
         priority=model.schedule.priority,
         retry=RetryBudget(**model.schedule.retry.model_dump()),
         max_duration_seconds=model.schedule.max_duration,
+        hang_seconds=model.schedule.hang_after,
     )
 
 
