@@ -112,7 +112,9 @@ class Worker:
             nonlocal device
             self._signs.give()
             _redirect(attempt_log(self._order, self._rank))
-            with self._met(meeting):
+            folder = attempt_folder(self._order)
+            folder.mkdir(parents=True, exist_ok=True)
+            with dumped_on_signal(stacks_file(folder, self._rank)), self._met(meeting):
                 share = self._order.placement.shares[self._rank]
                 device = self._parts.device(self._card, share.memory_bytes)
                 return self._train(device)
@@ -160,7 +162,7 @@ class Worker:
             weights=weights,
         )
         device.reset_peak()
-        with dumped_on_signal(stacks_file(folder, rank)), device.session():
+        with device.session():
             outcome, metrics = self._parts.trainer(order.spec.trainer).fit(task, device, link)
         if link.is_complete():
             outcome = Outcome.FINISHED

@@ -24,7 +24,7 @@ from tests.ray.parts import EmulatedCards, FakeParts
 
 pytestmark = pytest.mark.ray
 
-QUICK = Patience(start_seconds=20.0, floor_seconds=3.0, multiple=3.0, answer_seconds=8.0)
+QUICK = Patience(start_seconds=50.0, floor_seconds=3.0, multiple=3.0, answer_seconds=8.0)
 
 
 @pytest.fixture
