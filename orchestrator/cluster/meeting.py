@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.types import Card, NodeId, RunSpec, Seconds
+from orchestrator.types import Card, CheckpointRef, NodeId, RunSpec, Seconds
 
 __all__ = [
     "Meeting",
@@ -49,6 +49,7 @@ class Started:
     pid: int
     accelerators: tuple[str, ...]
     place: Place
+    resume_from: CheckpointRef | None = None  # the newest that rank 0 of several could verify
 
     def is_elsewhere(self, card: Card | None) -> str:
         """Why the worker is not where the ledger put it; empty when it is."""
@@ -75,6 +76,7 @@ class Meeting:
     port: int
     visible: tuple[str, ...]  # accelerators of the gang on this machine, as Ray names them
     timeout: Seconds
+    resume_from: CheckpointRef | None = None  # the same for all, or they would train nonsense
 
     def environment(self) -> dict[str, str]:
         """The variables that torch's launcher would set, to be set before torch is imported."""
@@ -113,6 +115,7 @@ def meetings(started: Sequence[Started], timeout: Seconds) -> tuple[Meeting, ...
                     for name in one.accelerators
                 ),
                 timeout=timeout,
+                resume_from=started[0].resume_from,
             )
         )
         seen[place.host] += 1

@@ -24,9 +24,18 @@ from orchestrator.cluster.link import (
 )
 from orchestrator.cluster.meeting import Meeting, Started, listening, place_here, reach_others_by
 from orchestrator.cluster.stacks import dumped_on_signal, stacks_file
+from orchestrator.errors import TrainingError
 from orchestrator.messages import StartGang
 from orchestrator.ports import Device, Parts
-from orchestrator.types import Card, Outcome, Seconds, StopMode, TrainTask
+from orchestrator.types import (
+    Card,
+    Cause,
+    CheckpointRef,
+    Outcome,
+    Seconds,
+    StopMode,
+    TrainTask,
+)
 
 __all__ = ["Worker", "attempt_folder", "attempt_log"]
 
@@ -75,6 +84,7 @@ class Worker:
         self._inbox = inbox
         self._rank = rank
         self._card = card
+        self._checkpoints = parts.checkpoints(order.spec.folder)
         self._listener: socket.socket | None = None
         self._stop = StopFlag()
         self._signs = Signs()
@@ -82,14 +92,17 @@ class Worker:
 
     def start(self, paths: Sequence[str]) -> Started:
         """Answer as soon as the process is up; `paths` are those that the driver sees."""
+        port, resume_from = 0, None
         if self._rank == 0 and self._order.placement.world_size > 1:
             self._listener = listening()
-        port = 0 if self._listener is None else int(self._listener.getsockname()[1])
+            port = int(self._listener.getsockname()[1])
+            resume_from = self._newest()
         accelerators = ray.get_runtime_context().get_accelerator_ids().get("GPU", ())
         return Started(
             pid=os.getpid(),
             accelerators=tuple(map(str, accelerators)),
             place=place_here(ray.util.get_node_ip_address(), port, paths),
+            resume_from=resume_from,
         )
 
     def ask_stop(self, mode: StopMode) -> None:
@@ -117,7 +130,7 @@ class Worker:
             with dumped_on_signal(stacks_file(folder, self._rank)), self._met(meeting):
                 share = self._order.placement.shares[self._rank]
                 device = self._parts.device(self._card, share.memory_bytes)
-                return self._train(device)
+                return self._train(device, self._start_from(meeting))
 
         return _guarded(
             train,
@@ -132,19 +145,34 @@ class Worker:
         listener = None if self._listener is None else self._listener.detach()
         return self._parts.process_group(self._card, listener=listener, timeout=meeting.timeout)
 
-    def _train(self, device: Device) -> Ending:
+    def _newest(self) -> CheckpointRef | None:
+        found = first_verified(self._checkpoints, self._order.checkpoints)
+        return found or verified_start(self._order, self._parts.checkpoints)
+
+    def _start_from(self, meeting: Meeting | None) -> CheckpointRef | None:
+        if meeting is None:
+            return self._newest()
+        ref = meeting.resume_from
+        if ref is not None and self._rank and not self._checkpoints.verify(ref):
+            raise TrainingError(
+                f"rank {self._rank} does not have the checkpoint that rank 0 goes on from",
+                cause=Cause.START_FAILED,
+                code="E4122",
+                why=(f"missing or damaged here: {ref.path}",),
+                fix=("keep run folders on storage that every node has under the same path",),
+            )
+        return ref
+
+    def _train(self, device: Device, resume_from: CheckpointRef | None) -> Ending:
         order, rank = self._order, self._rank
         folder = attempt_folder(order)
         own = folder / f"rank-{rank}" if rank else folder  # what two write, one of them damages
         own.mkdir(parents=True, exist_ok=True)
-        checkpoints = self._parts.checkpoints(order.spec.folder)
-        resume_from = first_verified(checkpoints, order.checkpoints)
-        resume_from = resume_from or verified_start(order, self._parts.checkpoints)
         weights = None if resume_from else verified_weights(order, self._parts.checkpoints)
         link = RayLink(
             attempt=order.attempt,
             inbox=self._inbox if rank == 0 else None,
-            checkpoints=checkpoints,
+            checkpoints=self._checkpoints,
             device=device,
             stop=self._stop,
             signs=self._signs,
