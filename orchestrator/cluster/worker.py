@@ -90,8 +90,14 @@ class Worker:
         self._signs = Signs()
         os.environ.update(parts.environment(card, num_cpus))
 
-    def start(self, paths: Sequence[str]) -> Started:
+    def start(self, paths: Sequence[str]) -> Started | Ending:
         """Answer as soon as the process is up; `paths` are those that the driver sees."""
+        try:
+            return self._started(paths)
+        except Exception as error:  # such as a checkpoint of another run that is gone
+            return failure_of(error, is_card_out_of_memory=False)
+
+    def _started(self, paths: Sequence[str]) -> Started:
         port, resume_from = 0, None
         if self._rank == 0 and self._order.placement.world_size > 1:
             self._listener = listening()
@@ -153,7 +159,9 @@ class Worker:
         if meeting is None:
             return self._newest()
         ref = meeting.resume_from
-        if ref is not None and self._rank and not self._checkpoints.verify(ref):
+        if ref is None or self._rank == 0:
+            return ref
+        if not self._parts.checkpoints(str(Path(ref.path).parents[2])).verify(ref):
             raise TrainingError(
                 f"rank {self._rank} does not have the checkpoint that rank 0 goes on from",
                 cause=Cause.START_FAILED,
