@@ -26,7 +26,7 @@ from orchestrator.types import (
     TrainTask,
 )
 
-__all__ = ["EmulatedCards", "FakeParts", "PlainCheckpoints", "TogetherTrainer", "void"]
+__all__ = ["EmulatedCards", "FakeParts", "PlainCheckpoints", "TogetherTrainer", "together", "void"]
 
 GIB = 1024**3
 EmulatedCards = tuple(
@@ -124,43 +124,35 @@ class StuckTrainer:
 class TogetherTrainer:
     """Ranks that add up a number every step, and leave at one step; faults by rank on request.
 
-    `die_rank`, `hang_rank` and `raise_rank` strike in the first attempt, in epoch 2, after the
-    others have gone into their sum.
+    `die_rank`, `hang_rank` and `raise_rank` strike in the first attempt, in epoch 2.
     """
 
     def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
-        import torch
-        from torch import distributed
-
-        known = distributed.get_rank(), distributed.get_world_size()
-        assert known == (task.rank, task.batch.world_size) == (int(os.environ["RANK"]), known[1])
         begin = 0 if link.resume_from is None else link.resume_from.epoch
         epochs = task.spec.settings.epochs
-        total = torch.zeros(())
+        total = 0.0
         for epoch in range(begin + 1, epochs + 1):
             for _ in range(5):
                 self._strike(task, epoch)
-                asked = [link.stop_requested()]
-                distributed.broadcast_object_list(asked, src=0)
-                if asked[0] is not None:
+                is_asked, total = together(task, link.stop_requested() is not None)
+                if is_asked:
                     self._tell(task, "left", epoch)
                     return Outcome.YIELDED, {}
-                total = torch.ones(())
-                distributed.all_reduce(total)
                 threading.Event().wait(0.02)
             if task.rank == 0:
                 ref = link.save(
                     epoch, lambda file: void(file.write(b"x")), is_best=True, check=void
                 )
-                metrics = {"ranks": float(total)}
-                link.report(
-                    Progress(
-                        epoch=epoch, epochs=epochs, metrics=metrics, seconds=0.1, num_images=8
-                    ),
-                    ref,
+                progress = Progress(
+                    epoch=epoch,
+                    epochs=epochs,
+                    metrics={"ranks": total},
+                    seconds=0.2 / task.batch.world_size,
+                    num_images=8,
                 )
+                link.report(progress, ref)
         self._tell(task, "finished", epochs)
-        return Outcome.FINISHED, {"ranks": float(total)}
+        return Outcome.FINISHED, {"ranks": total}
 
     def _strike(self, task: TrainTask, epoch: int) -> None:
         options = task.spec.settings.options
@@ -177,6 +169,21 @@ class TogetherTrainer:
 
     def _tell(self, task: TrainTask, what: str, epoch: int) -> None:
         Path(task.spec.folder, f"{what}.{task.rank}").write_text(str(epoch))
+
+
+def together(task: TrainTask, is_asked: bool) -> tuple[bool, float]:
+    """What rank 0 was asked, and how many ranks there are, by a sum over them."""
+    if task.batch.world_size == 1:
+        return is_asked, 1.0
+    import torch
+    from torch import distributed
+
+    assert distributed.get_rank() == task.rank == int(os.environ["RANK"])
+    asked = [is_asked]
+    distributed.broadcast_object_list(asked, src=0)
+    total = torch.ones(())
+    distributed.all_reduce(total)
+    return asked[0], float(total)
 
 
 def void(_: object) -> None:
