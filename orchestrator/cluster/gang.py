@@ -17,7 +17,7 @@ __all__ = ["CONTACT_SECONDS", "FAREWELL_SECONDS", "GONE_SECONDS", "Gang", "Rank"
 # that its node died after up to 10 s. The cause is worth the wait: nobody trains meanwhile.
 CONTACT_SECONDS: Seconds = 10.0
 FAREWELL_SECONDS: Seconds = 30.0  # after the end of rank 0, which has recorded all there is
-GONE_SECONDS: Seconds = 10.0  # for killed processes to be gone, of a node that still answers
+GONE_SECONDS: Seconds = 60.0  # for killed processes to be gone: before, their cards are not free
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

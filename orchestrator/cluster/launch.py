@@ -1,7 +1,7 @@
 """Starts the processes of gangs on the cards and nodes that were chosen; whole gangs or nothing."""
 
 from collections.abc import Iterable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -145,5 +145,6 @@ class Launcher:
         if all(self._nodes.is_own(node_id) for node_id in gang.nodes):
             return ()
         folder = attempt_folder(gang.order)
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a disk that fails is the worker's to tell
+            folder.mkdir(parents=True, exist_ok=True)
         return paths_of(gang.order.spec, folder)

@@ -1,4 +1,4 @@
-"""The process group of a gang's ranks: NCCL between cards, gloo between CPUs."""
+"""The process group of a gang's ranks: NCCL for tensors of cards, gloo for those of the host."""
 
 import os
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def process_group(card: Card | None, *, listener: int | None, timeout: Seconds) 
         master_listen_fd=listener,
     )
     distributed.init_process_group(
-        "nccl" if is_real else "gloo",
+        "cpu:gloo,cuda:nccl" if is_real else "gloo",
         store=store,
         rank=rank,
         world_size=world_size,
