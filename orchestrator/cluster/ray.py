@@ -90,7 +90,7 @@ class RayCluster:
             ClusterError: Ray, or this machine's part of it, is gone.
         """
         self._reader.catch_up()
-        self._nodes.held = {gang.share.node_id for gang in self._gangs.values()}
+        self._nodes.held = {node for gang in self._gangs.values() for node in gang.nodes}
         events = [*self._nodes.compare(self.now()), *self._early]
         self._early.clear()
         timeout = _HEARTBEAT if until is None else min(_HEARTBEAT, until - self.now())

@@ -133,7 +133,8 @@ def could_hold(ask: Ask, types: Iterable[NodeType]) -> bool:
         workers = workers_on(each, ask)
         if workers >= ask.num_workers and each.max_nodes:
             return True
-        if ask.device is DeviceKind.GPU and workers * each.max_nodes >= ask.num_workers:
+        may_be_spread = ask.device is DeviceKind.GPU and not ask.is_on_one_node
+        if may_be_spread and workers * each.max_nodes >= ask.num_workers:
             return True
     return False
 
