@@ -32,6 +32,7 @@ QUICK = {  # a frozen node is noticed within 5 s, one that died within 2 s
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "2",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_worker_niceness": "0",  # Ray's 15 starves workers beside whatever else the machine does
 }
 
 
