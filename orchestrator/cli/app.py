@@ -214,11 +214,19 @@ def _explain(run: RunName, as_json: Json = False, home: Home = None) -> int:
 
 
 @app.command("gpus")
-def _gpus(emulate: Emulate = None, as_json: Json = False) -> None:
-    """List the cards of this machine."""
+def _gpus(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[mend NODE[:CARD]]")] = None,
+    emulate: Emulate = None,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List the cards of this machine and of the driver; or say that one is mended."""
     from orchestrator.console import gpus
 
-    gpus.gpus(emulate, as_json=as_json)
+    if words:
+        gpus.mend_place(_client(home), words, as_json=as_json)
+    else:
+        gpus.gpus(emulate, _client(home), as_json=as_json)
 
 
 def _client(home: Path | None) -> Any:

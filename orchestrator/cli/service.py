@@ -163,7 +163,8 @@ def _rerun(
 
 def _queue(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[set RUN priority=N | move RUN]")
+        list[str] | None,
+        typer.Argument(metavar="[set RUN priority=N | set QUEUE weight=W quota=Q | move RUN]"),
     ] = None,
     top: Annotated[bool, typer.Option("--top", help="With move: first of its priority.")] = False,
     bottom: Annotated[
@@ -176,7 +177,7 @@ def _queue(
     as_json: Json = False,
     home: Home = None,
 ) -> None:
-    """List runs that have not ended, in order; or change the place or priority of one."""
+    """List runs that have not ended, in order; or change their order, or a queue's rule."""
     from orchestrator.client.access import Client
     from orchestrator.console import queue
 

@@ -1,6 +1,7 @@
 """What anyone may read in a store, whoever drives it: runs, epochs, journal, inbox, nodes."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -13,7 +14,15 @@ from orchestrator.store.lease import Driver, driver_of, taken
 from orchestrator.store.lists import Asking, Listed
 from orchestrator.store.schema import journal
 from orchestrator.store.sweeps import SweepTables
-from orchestrator.types import CheckpointRef, Node, Progress, RunId, RunSpec, RunStatus
+from orchestrator.types import (
+    CheckpointRef,
+    Node,
+    Progress,
+    QueueRule,
+    RunId,
+    RunSpec,
+    RunStatus,
+)
 
 __all__ = ["StoreReader"]
 
@@ -96,6 +105,16 @@ class StoreReader:
                 connection, project=project, limit=left, is_unfinished=is_unfinished
             )
             return known, asked
+
+    def board(self, name: str) -> Any:
+        """What the driver last told of the whole under this name, plain; None for nothing."""
+        with self._database.transaction(write=False) as connection:
+            return lists.board_of(connection, name)
+
+    def rules(self) -> dict[str, QueueRule]:
+        """The rule of every queue that has one, as it was last asked for."""
+        with self._database.transaction(write=False) as connection:
+            return lists.rules(connection)
 
     def listed(self, run_id: str) -> Listed | None:
         """A run as lists show it; None when no driver has taken it."""

@@ -17,6 +17,7 @@ from sqlalchemy import (
 __all__ = [
     "HEAD",
     "VERSION_TABLE",
+    "board",
     "book",
     "checkpoints",
     "inbox",
@@ -31,7 +32,7 @@ __all__ = [
     "sweeps",
 ]
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration. Versions are compared as text, so they keep their four digits."""
 
 VERSION_TABLE = "meta"
@@ -103,6 +104,13 @@ nodes = Table(  # nodes that joined and were not lost: those of the driver, or o
     "nodes",
     metadata,
     Column("node_id", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+board = Table(  # what the driver last told of the cluster as a whole
+    "board",
+    metadata,
+    Column("name", Text, primary_key=True),
     Column("body", Text, nullable=False),
 )
 
