@@ -23,7 +23,7 @@ import psutil
 from orchestrator.cluster.guard import TAG_NAME, belonging
 from orchestrator.cluster.session import token_file, use_token
 
-__all__ = ["TwoNodes", "two_nodes"]
+__all__ = ["QUICK", "TwoNodes", "two_nodes"]
 
 GPUS = 2  # of each node; all are emulated
 QUICK = {  # a frozen node is noticed within 5 s, one that died within 2 s

@@ -108,7 +108,7 @@ def test_rules_that_cannot_be(
 
 def test_positions_know_weights(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rule = QueueRule(name="night", weight=2.0)
-    events = [QueueChanged(at=1.0, rule=rule)]
+    events: list[Any] = [QueueChanged(at=1.0, rule=rule)]
     events += [
         RunSubmitted(at=3.0 * number, spec=replace(make_spec("x" * number), queue=queue))
         for number, queue in enumerate(("day", "day", "night", "night"), start=1)
