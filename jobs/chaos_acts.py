@@ -55,6 +55,8 @@ KINDS = (*_BY_THEMSELVES, *_WISHES, "ResumeRequested")
 def die_at(drill: Drill, point: Point) -> None:
     """Let a driver die at its point; where it ends its work before, another one gets more."""
     for _ in range(_TRIES):
+        if point.kind in ("NodeLost", "GangFailed"):  # the next driver closes what this one leaves
+            _ready(drill)
         if drill.has_driver():
             drill.kill_driver()
         _give_work(drill, is_new=point.kind in ("RunSubmitted", "TimePassed"))
