@@ -221,7 +221,8 @@ class Explanation:
 class RunStatus:
     """The row that people read: a projection of the journal, rebuilt from it at any time.
 
-    `detail` is the last thing worth telling: why it waits, or what ended it.
+    `detail` is the last thing worth telling: why it waits, or what ended it. `epoch` is how many
+    were completed when the row was published; a completed epoch alone does not publish it again.
     """
 
     run_id: RunId

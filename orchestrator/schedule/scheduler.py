@@ -166,11 +166,10 @@ class Scheduler:
     @property
     def next_wakeup(self) -> Seconds | None:
         """The moment at which `TimePassed` is wanted, if nothing happens before."""
-        due = self._life.timers.next
-        others = [self._life.health.next, self._life.router.offers.look_at]
-        if self._rounds is not None:
-            others.append(self._rounds.wakeup)
-        for at in others:
+        life, rounds = self._life, self._rounds
+        due = life.timers.next
+        looks = (life.health.next, life.router.offers.look_at, rounds and rounds.wakeup)
+        for at in looks:
             if at is not None and (due is None or at < due):
                 due = at
         return due

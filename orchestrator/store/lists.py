@@ -60,6 +60,7 @@ class Listed:
     """
 
     status: dict[str, Any]
+    epoch: int  # the last completed one, also when the status was published before it
     metrics: dict[str, Any]
     best_epoch: int | None
     best: dict[str, Any]
@@ -106,6 +107,7 @@ def listing(
     """Runs that a driver has taken, oldest submission first; the newest `limit` alone."""
     columns = (
         runs.c.body,
+        latest.c.epoch,
         latest.c.metrics,
         latest.c.best_epoch,
         latest.c.best,
@@ -124,7 +126,7 @@ def listing(
     found = connection.execute(query).all()[::-1]
     bodies = json.loads(f"[{','.join(row[0] for row in found)}]")
     return [
-        Listed(body, _loads(row[1]), row[2], _loads(row[3]), row[4] or 0)
+        Listed(body, row[1] or 0, _loads(row[2]), row[3], _loads(row[4]), row[5] or 0)
         for body, row in zip(bodies, found, strict=True)
     ]
 
