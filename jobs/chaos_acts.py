@@ -55,6 +55,8 @@ KINDS = (*_BY_THEMSELVES, *_WISHES, "ResumeRequested")
 def die_at(drill: Drill, point: Point) -> None:
     """Let a driver die at its point; where it ends its work before, another one gets more."""
     for _ in range(_TRIES):
+        if point.kind in ("NodeLost", "GangFailed"):  # the next driver closes what this one leaves
+            _ready(drill)
         if drill.has_driver():
             drill.kill_driver()
         _give_work(drill, is_new=point.kind in ("RunSubmitted", "TimePassed"))
@@ -123,14 +125,27 @@ def _ready(drill: Drill) -> None:
             return
 
 
+def _one_that_trains(drill: Drill) -> tuple[psutil.Process, AttemptId] | None:
+    """A worker with its attempt, which the journal says is under way."""
+    _ready(drill)
+    found: list[tuple[psutil.Process, AttemptId]] = []
+
+    def is_there() -> bool:
+        for worker in drill.nodes.trainers():
+            found.extend((worker, attempt) for attempt in _attempts(drill, [worker]))
+        return bool(found) or not drill.has_driver()
+
+    drill.until("a worker's attempt is under way", is_there)
+    return found[0] if found else None
+
+
 def _kill_worker(drill: Drill) -> None:
     """Kill a worker that trains."""
-    _ready(drill)
-    for worker in drill.nodes.trainers()[:1]:
-        attempt = drill.attempt_of(worker)
+    if one := _one_that_trains(drill):
+        worker, attempt = one
         worker.kill()
         drill.doom(worker)
-        drill.note("worker", *([attempt] if attempt is not None else []))
+        drill.note("worker", attempt)
 
 
 def _kill_node(drill: Drill) -> None:
@@ -173,11 +188,8 @@ def _lose_ray(drill: Drill, process: psutil.Process, kind: str) -> None:
 
 def _freeze_worker(drill: Drill) -> None:
     """Stop a worker until its attempt counts as hung, then let it go on."""
-    _ready(drill)
-    for worker in drill.nodes.trainers()[:1]:
-        attempt = drill.attempt_of(worker)
-        if attempt is None:
-            continue
+    if one := _one_that_trains(drill):
+        worker, attempt = one
         worker.suspend()
         drill.note("worker stopped", attempt)
         drill.until(f"{attempt} counts as hung", partial(_is_over, drill, attempt))

@@ -13,7 +13,7 @@ from threading import Event as Pause
 import psutil
 
 from jobs.chaos import descendants
-from jobs.chaos_nodes import TwoNodes
+from jobs.chaos_nodes import QUICK, TwoNodes
 from jobs.doom import VARIABLE, Point
 from orchestrator.messages import Event, GangStarted, RunSubmitted
 from orchestrator.store.sql import SqlStore
@@ -135,7 +135,7 @@ class Drill:
     def start_driver(self, point: Point | None = None, *, is_real: bool = False) -> None:
         """Start a driver; with a point it is going to kill itself there."""
         words = [str(self.home), "--address", self.nodes.address, *["--real"] * is_real]
-        variables = {**os.environ, **({VARIABLE: str(point)} if point else {})}
+        variables = {**os.environ, **QUICK, **({VARIABLE: str(point)} if point else {})}
         self.starts.append(time.time())
         with (self.home / "driver.log").open("ab") as log:
             self.driver = subprocess.Popen(  # noqa: S603 - our own file

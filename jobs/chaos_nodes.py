@@ -23,7 +23,7 @@ import psutil
 from orchestrator.cluster.guard import TAG_NAME, belonging
 from orchestrator.cluster.session import token_file, use_token
 
-__all__ = ["TwoNodes", "two_nodes"]
+__all__ = ["QUICK", "TwoNodes", "two_nodes"]
 
 GPUS = 2  # of each node; all are emulated
 QUICK = {  # a frozen node is noticed within 5 s, one that died within 2 s
@@ -32,6 +32,7 @@ QUICK = {  # a frozen node is noticed within 5 s, one that died within 2 s
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "2",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_worker_niceness": "0",  # Ray's 15 starves workers beside whatever else the machine does
 }
 
 

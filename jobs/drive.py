@@ -1,28 +1,34 @@
 """Be the driver of a store: Ray, the scheduler, and what is shown, until every run has ended."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
+from jobs.inside import is_in_job
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import MachineCards, check_unfinished, disk_reserve
 from orchestrator.client.machine import cpu_count, free_bytes, ram_bytes
 from orchestrator.client.rules import ask_rules
 from orchestrator.config.load import Config
 from orchestrator.console import live, report
-from orchestrator.console.follow import hand_over
+from orchestrator.console.follow import DRIVER_LOST, hand_over
+from orchestrator.console.say import say
 from orchestrator.console.stop import interruptible
+from orchestrator.errors import StoreError
 from orchestrator.ports import Parts
-from orchestrator.types import RunId
+from orchestrator.types import Node, RunId, Seconds
 
 if TYPE_CHECKING:
     from orchestrator.cluster.disks import DiskWatch
 
-__all__ = ["Submit", "drive_or_follow", "opened_cluster"]
+__all__ = ["Admit", "Submit", "drive_or_follow", "joined_nodes", "opened_cluster"]
 
 Submit: TypeAlias = Callable[[], tuple[RunId, ...]]
+Admit: TypeAlias = Callable[[Sequence[Node]], None]
+
+_NODES_SECONDS: Seconds = 30.0  # for every node of a Ray that is joined to list its cards
 
 
 def opened_cluster(
@@ -56,39 +62,104 @@ def opened_cluster(
 
 
 def drive_or_follow(
-    client: Client, submit: Submit, cards: MachineCards, shared: Config, *, as_json: bool
+    client: Client,
+    submit: Submit,
+    cards: MachineCards,
+    shared: Config,
+    *,
+    as_json: bool,
+    admit: Admit | None = None,
 ) -> int:
     """Be the store's driver until every run has ended, or follow the runs of the one there is.
 
     Args:
         client: Of the store.
-        submit: Asks for the runs; called while Ray starts.
+        submit: Asks for the runs; called while a Ray of our own starts, or once one is joined.
         cards: What to train on.
         shared: Says which Ray.
         as_json: How the end is told.
+        admit: Looks at the nodes of a Ray that is joined before anything is asked for.
 
     Returns:
         The exit code.
     """
     if driver := client.driver():
-        return hand_over(client, submit, driver, as_json=as_json)
+        return _follow(client, submit, driver, cards, shared, as_json=as_json)
     if cards is not None:
         check_unfinished(client, cards)
+    try:
+        return _drive(client, submit, cards, shared, as_json=as_json, admit=admit)
+    except StoreError as error:
+        driver = client.driver()
+        if error.code != "E5006" or driver is None or not is_in_job():
+            raise
+        return _follow(client, submit, driver, cards, shared, as_json=as_json)  # it was first
+
+
+def _drive(
+    client: Client,
+    submit: Submit,
+    cards: MachineCards,
+    shared: Config,
+    *,
+    as_json: bool,
+    admit: Admit | None,
+) -> int:
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
         store = stack.enter_context(client.store())
         stack.enter_context(store.drive("orc"))
         ask_rules(client, shared, time.time())
-        asked = pool.submit(submit)  # data is made and asked for while Ray starts
+        is_joined = cards is None
+        asked = None if is_joined else pool.submit(submit)  # data is made while Ray starts
         from orchestrator.driver import drive
         from orchestrator.schedule.standard import standard_scheduler
 
         cluster = opened_cluster(stack, client, cards, shared.address)
-        ids = asked.result()
+        if is_joined and admit is not None:
+            admit(joined_nodes())
+        ids = submit() if asked is None else asked.result()
         view = stack.enter_context(live.view_of())
-        interrupts = stack.enter_context(interruptible(client, view.note))
+        interrupts = stack.enter_context(
+            interruptible(client, view.note, is_service=True, ids=ids)
+            if is_in_job()
+            else interruptible(client, view.note)
+        )
         scheduler = standard_scheduler()
         drive(scheduler, cluster, store, cluster, observe=live.recorder(scheduler, store, view))
+    return interrupts.exit_code or _reported(client, ids, as_json=as_json)
+
+
+def _follow(
+    client: Client,
+    submit: Submit,
+    driver: str,
+    cards: MachineCards,
+    shared: Config,
+    *,
+    as_json: bool,
+) -> int:
+    """Follow runs that another driver trains; a job goes on as the driver when that one leaves."""
+    if not is_in_job():
+        return hand_over(client, submit, driver, as_json=as_json)
+    ids = submit()
+    with interruptible(client, say, ids=ids) as interrupts:
+        code = hand_over(client, lambda: ids, driver, as_json=as_json)
+    if code != DRIVER_LOST or interrupts.exit_code:
+        return interrupts.exit_code or code
+    say("this job goes on as their driver")
+    return drive_or_follow(client, lambda: ids, cards, shared, as_json=as_json)
+
+
+def joined_nodes() -> tuple[Node, ...]:
+    """The nodes of the Ray that was joined, with their cards."""
+    from jobs.parts import list_cards
+    from orchestrator.cluster.nodes import nodes_now
+
+    return nodes_now(list_cards, _NODES_SECONDS)
+
+
+def _reported(client: Client, ids: Sequence[RunId], *, as_json: bool) -> int:
     wanted = set(ids)
     runs = [run for run in client.runs() if run.id in wanted]
     report.report(runs, as_json=as_json)
-    return interrupts.exit_code or report.exit_code(runs)
+    return report.exit_code(runs)

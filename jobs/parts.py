@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
+from orchestrator.cluster.layout import told_cards
 from orchestrator.errors import ConfigError, PlanError
 from orchestrator.ports import Checkpoints, Device, Trainer
-from orchestrator.types import Bytes, Card
+from orchestrator.types import Bytes, Card, Seconds
 
 __all__ = ["LocalParts", "list_cards"]
 
@@ -21,7 +23,10 @@ _ALWAYS = {
 
 
 def list_cards() -> Sequence[Card]:
-    """The real cards of the host it runs on."""
+    """The cards of the Ray node it runs on: emulated ones where `orc up` said so, else real."""
+    told = told_cards(os.environ)
+    if told is not None:
+        return told
     from orchestrator.device import nvml
 
     return nvml.cards()
@@ -87,6 +92,14 @@ class LocalParts:
         if self._threads:
             variables |= {"OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
         return variables
+
+    def process_group(
+        self, card: Card | None, *, listener: int | None, timeout: Seconds
+    ) -> AbstractContextManager[None]:
+        """NCCL between real cards, gloo between CPUs that pose as some."""
+        from orchestrator.device.ranks import process_group
+
+        return process_group(card, listener=listener, timeout=timeout)
 
 
 def _outside_bytes(card: Card, budget_bytes: Bytes) -> Bytes:

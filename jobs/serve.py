@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from jobs.drive import opened_cluster
+from jobs.inside import settled
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import MachineCards, service_cards
 from orchestrator.client.rules import ask_rules
@@ -34,7 +35,7 @@ def serve(words: Sequence[str], *, home: Path | None) -> int:
         StoreError: E5006, another driver holds the store.
         ClusterError: Ray cannot be used.
     """
-    shared = load_shared(words)
+    shared = load_shared(settled(words))
     client = Client(home)
     client.demand_no_driver()
     cards = service_cards(shared)

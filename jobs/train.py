@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.drive import drive_or_follow
+from jobs.inside import is_complete, is_in_job, place_runs, settled
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import cards_of_driver, machine_cards, ready
+from orchestrator.client.feasible import cards_of_driver, check_on, machine_cards, ready
 from orchestrator.client.lines import with_followers
 from orchestrator.client.planner import planner_of
 from orchestrator.client.prepare import order_runs, submit_orders
 from orchestrator.config.load import load_config, load_shared
 from orchestrator.console import report
 from orchestrator.console.say import say
-from orchestrator.types import RunId
+from orchestrator.types import Node, RunId
 
 __all__ = ["resume", "train"]
 
@@ -33,21 +34,29 @@ def train(
     Where a driver holds the store already, that is an error, or the work goes `to_driver`: then
     the runs are followed to their end.
     """
-    config = load_config(path, words)
+    config = place_runs(load_config(path, settled(words)))
     client = Client(home)
-    cards = ready(config, client, to_driver=to_driver)
+    cards = ready(config, client, to_driver=to_driver or is_in_job())
+    known = list(cards or ())
+
+    def admit(nodes: Sequence[Node]) -> None:
+        known.extend(card for node in nodes for card in node.cards)
+        if known or is_complete():  # else an autoscaler may still bring the first card
+            check_on([project.template for project in config.projects], nodes)
 
     def submit() -> tuple[RunId, ...]:
-        orders = order_runs(config, client, time.time(), cards, lambda: planner_of(client, say))
+        orders = order_runs(
+            config, client, time.time(), known or cards, lambda: planner_of(client, say)
+        )
         report.prepared(orders)
-        return submit_orders(orders, config, client, cards or ())
+        return submit_orders(orders, config, client, known)
 
-    return drive_or_follow(client, submit, cards, config, as_json=as_json)
+    return drive_or_follow(client, submit, cards, config, as_json=as_json, admit=admit)
 
 
 def resume(names: Sequence[str], words: Sequence[str], *, home: Path | None, as_json: bool) -> int:
     """Go on with the named runs, or with all that are unfinished; returns the exit code."""
-    shared = load_shared(words)
+    shared = load_shared(settled(words))
     client = Client(home)
     ids = with_followers(client, [client.find(name) for name in names]) or client.resume()
     if not ids:

@@ -41,17 +41,20 @@ def drive(
     store.publish(scheduler.drain_changes())
     loop = _Loop(scheduler, cluster, store, observe or _unobserved)
     loop.take(scheduler.orphans(at=clock.now()))
+    due = scheduler.next_wakeup
     while True:
         while asked := store.receive(clock.now()):
             loop.follow(asked)  # in the journal already
+            due = scheduler.next_wakeup
         if scheduler.is_drained:
             return loop.num_events
         if scheduler.is_idle and not (keep_alive() if callable(keep_alive) else keep_alive):
             return loop.num_events
-        loop.take(cluster.wait(until=scheduler.next_wakeup))
+        loop.take(cluster.wait(until=due))
         due, now = scheduler.next_wakeup, clock.now()
         if due is not None and due <= now:
             loop.take((TimePassed(at=now),))
+            due = scheduler.next_wakeup
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
 """Cards, nodes, and the shares of them that gangs hold; frozen values only."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
-__all__ = ["Bytes", "Card", "DeviceMemory", "Node", "NodeId", "Placement", "Share"]
+__all__ = ["Bytes", "Card", "DeviceMemory", "Node", "NodeId", "NodeType", "Placement", "Share"]
 
 NodeId = NewType("NodeId", str)
 Bytes: TypeAlias = int
@@ -46,6 +47,27 @@ class Node:
     hostname: str = ""
     host_bytes: Bytes = 0  # RAM that workers may take; 0 is not known, and not limited
     shortage: str = ""  # why nothing new may start there for now: its disk is nearly full
+    node_type: str = ""  # name of the `NodeType` that it came as, where an autoscaler brought it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeType:
+    """A kind of node that an autoscaler may bring: what one of them has, and how many may be.
+
+    `price` is what a node costs for some time, in any unit that is the same for all types;
+    `labels` are those that the cluster gives to nodes of this type and of no other.
+    """
+
+    name: str
+    max_nodes: int
+    price: float
+    gpu: str = ""  # name of its cards; empty for a node without
+    num_cards: int = 0
+    memory_bytes: Bytes = 0  # of each card
+    num_cpus: float = 1.0
+    host_bytes: Bytes = 0  # RAM; 0 is not known, and not limited
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_emulated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

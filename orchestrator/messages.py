@@ -11,6 +11,7 @@ from orchestrator.types import (
     Metrics,
     Node,
     NodeId,
+    NodeType,
     Placement,
     Progress,
     QueueRule,
@@ -22,36 +23,13 @@ from orchestrator.types import (
 )
 
 __all__ = [
-    "Action",
-    "AttemptEvent",
-    "CancelRequested",
-    "DrainEnded",
-    "DrainRequested",
-    "Event",
-    "GangFailed",
-    "GangFinished",
-    "GangStarted",
-    "GangYielded",
-    "GivenUp",
-    "KillGang",
-    "MicroBatchChanged",
-    "NodeChanged",
-    "NodeJoined",
-    "NodeLost",
-    "PlaceMended",
-    "PolicyChanged",
-    "PreemptGang",
-    "PriorityChanged",
-    "ProgressReported",
-    "QueueChanged",
-    "Recut",
-    "ResumeRequested",
-    "RunMoved",
-    "RunSubmitted",
-    "StartGang",
-    "StepReported",
-    "TimePassed",
-]
+    "Action", "AskNodes", "AttemptEvent", "CancelRequested", "DrainEnded", "DrainRequested",
+    "Event", "GangFailed", "GangFinished", "GangStarted", "GangYielded", "GivenUp", "KillGang",
+    "MicroBatchChanged", "NodeChanged", "NodeJoined", "NodeLost", "NodeTypesOffered",
+    "PlaceMended", "PolicyChanged", "PreemptGang", "PriorityChanged", "ProgressReported",
+    "QueueChanged", "Recut", "ResumeRequested", "RunMoved", "RunSubmitted", "StartGang",
+    "StepReported", "TimePassed",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +150,19 @@ class NodeLost(Event):
 
     node_id: NodeId
     with_others: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTypesOffered(Event):
+    """An autoscaler can bring nodes of these types, and of no others, when it is asked.
+
+    `spare_seconds`: nothing is asked for a run that will have room within this time anyhow.
+    `late_after_seconds`: a node that has not come after this is told as late.
+    """
+
+    node_types: tuple[NodeType, ...]
+    spare_seconds: Seconds = 120.0
+    late_after_seconds: Seconds = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,4 +288,11 @@ class KillGang:
     attempt: AttemptId
 
 
-Action: TypeAlias = StartGang | PreemptGang | KillGang
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskNodes:
+    """Have so many nodes of each type, those that are there included; none of types not named."""
+
+    counts: tuple[tuple[str, int], ...]  # name of the type, number of nodes
+
+
+Action: TypeAlias = StartGang | PreemptGang | KillGang | AskNodes

@@ -252,3 +252,18 @@ class Parts(Protocol):
     def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:
         """Environment variables to set before torch is imported in the worker."""
         ...
+
+    def process_group(
+        self, card: Card | None, *, listener: int | None, timeout: Seconds
+    ) -> AbstractContextManager[None]:
+        """Inside, this process and the other ranks of its gang can compute together.
+
+        Who it is, and where they meet, stands in the environment, as torch names it (`RANK`,
+        `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, `MASTER_PORT`).
+
+        Args:
+            card: The card of this rank; None computes on the CPU.
+            listener: Descriptor of rank 0's socket, which is bound to the port; it is taken over.
+            timeout: For the meeting, and for each thing that they compute together.
+        """
+        ...

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
 from orchestrator.batches import BatchPlan
-from orchestrator.hardware import Bytes, Card, DeviceMemory, Node, NodeId, Placement, Share
+from orchestrator.hardware import (
+    Bytes,
+    Card,
+    DeviceMemory,
+    Node,
+    NodeId,
+    NodeType,
+    Placement,
+    Share,
+)
 from orchestrator.series import Part
 from orchestrator.states import (
     Cause,
@@ -19,7 +28,7 @@ from orchestrator.states import (
 
 __all__ = [
     "AttemptId", "BatchPlan", "Bytes", "Card", "Cause", "CheckpointRef", "DeviceKind",
-    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "Outcome", "Part",
+    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "NodeType", "Outcome", "Part",
     "PendingReason", "Placement", "Progress", "QueueRule", "RetryBudget", "RunId", "RunSpec",
     "RunState", "RunStatus", "Scalar", "Seconds", "Share", "StepProgress", "StopMode",
     "StopReason", "TrainSettings", "TrainTask",
@@ -117,6 +126,7 @@ class RunSpec:
     device: DeviceKind = DeviceKind.GPU
     num_gpus: int = 1  # workers of the gang; 1 as well for a run on the CPU
     min_gpus: int | None = None  # elastic: it may be given fewer workers, down to this many
+    is_on_one_node: bool = False  # a gang that no node can hold whole is infeasible then
     memory_bytes: Bytes | None = None  # per GPU; None asks for a whole card
     micro_batch: int | None = None  # upper limit set by a person; None lets the plan choose
     gpu_types: tuple[str, ...] = ()  # card names that are allowed; empty allows all
@@ -126,11 +136,14 @@ class RunSpec:
     priority: int = 50  # higher goes first
     retry: RetryBudget = field(default_factory=RetryBudget)
     max_duration_seconds: Seconds | None = None
+    hang_seconds: Seconds | None = None  # silence that counts as a hang; None follows its pace
     given_up: tuple[str, ...] = ()  # rungs that earlier attempts took: "amp=bf16"
     asked: str = ""  # fingerprint of what was asked for, where a plan has changed the rest
     after: tuple[RunId, ...] = ()  # runs that have to succeed before this one starts
     weights_from: RunId | None = None  # the run whose best weights this one starts from
     part: Part | None = None  # which run of its project it is, where the project has several
+    start_from: "CheckpointRef | None" = None  # of another run: this one goes on from there
+    until: int | None = None  # it ends after so many epochs of `settings.epochs`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +222,8 @@ class Explanation:
 class RunStatus:
     """The row that people read: a projection of the journal, rebuilt from it at any time.
 
-    `detail` is the last thing worth telling: why it waits, or what ended it.
+    `detail` is the last thing worth telling: why it waits, or what ended it. `epoch` is how many
+    were completed when the row was published; a completed epoch alone does not publish it again.
     """
 
     run_id: RunId

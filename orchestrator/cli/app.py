@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import plan, service, simulate
+from orchestrator.cli import cluster, plan, service, simulate, sweep
 from orchestrator.cli.config import config_app
+from orchestrator.cli.elsewhere import Address
 from orchestrator.cli.memory import memory_app
 from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -29,7 +30,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(memory_app, name="memory")
 plan.register(app)
 service.register(app)
+cluster.register(app)
 simulate.register(app)
+sweep.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,8 +192,14 @@ def _stop(
     now: Annotated[bool, typer.Option("--now", help="At once; the epoch is lost.")] = False,
     as_json: Json = False,
     home: Home = None,
+    address: Address = None,
 ) -> None:
-    """Ask a run to stop: after its epoch and its checkpoint, or at once."""
+    """Ask a run to stop: after its epoch and its checkpoint, or at once; or a job at an address."""
+    if address is not None:
+        from jobs.remote import stop_remote
+
+        stop_remote(run, address, home=home, as_json=as_json)
+        return
     from orchestrator.console import read
 
     read.stop(_client(home), run, now=now, as_json=as_json)
@@ -205,11 +214,19 @@ def _explain(run: RunName, as_json: Json = False, home: Home = None) -> int:
 
 
 @app.command("gpus")
-def _gpus(emulate: Emulate = None, as_json: Json = False) -> None:
-    """List the cards of this machine."""
+def _gpus(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[mend NODE[:CARD]]")] = None,
+    emulate: Emulate = None,
+    as_json: Json = False,
+    home: Home = None,
+) -> None:
+    """List the cards of this machine and of the driver; or say that one is mended."""
     from orchestrator.console import gpus
 
-    gpus.gpus(emulate, as_json=as_json)
+    if words:
+        gpus.mend_place(_client(home), words, as_json=as_json)
+    else:
+        gpus.gpus(emulate, _client(home), as_json=as_json)
 
 
 def _client(home: Path | None) -> Any:

@@ -1,9 +1,22 @@
 """`orc serve`, `submit`, `wait`, `events`, `rerun`, `queue`: their options, nothing else."""
 
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
+from orchestrator.cli.elsewhere import (
+    Address,
+    ClusterHome,
+    DataRoot,
+    DriverCpus,
+    DryRun,
+    Exclude,
+    Include,
+    WorkingDir,
+    demand_local,
+    submit_elsewhere,
+)
 from orchestrator.cli.words import Emulate, Home, Json, RunName, Runs, Words, flags, split_words
 from orchestrator.errors import ConfigError
 
@@ -69,7 +82,7 @@ def _serve(  # noqa: PLR0913, PLR0917 - typer: an argument an option
     return serve(words, home=home)
 
 
-def _submit(
+def _submit(  # noqa: PLR0913, PLR0917 - as `_serve`
     words: Words = None,
     key: Annotated[
         str | None, typer.Option("--key", help="The same key for the same: asked once.")
@@ -78,8 +91,36 @@ def _submit(
     runs: Runs = None,
     home: Home = None,
     as_json: Json = False,
+    address: Address = None,
+    dry_run: DryRun = False,
+    working_dir: WorkingDir = None,
+    data_root: DataRoot = None,
+    cluster_home: ClusterHome = None,
+    exclude: Exclude = None,
+    include: Include = None,
+    driver_cpus: DriverCpus = None,
 ) -> int:
-    """Put every project of a config into the queue: orc submit CONFIG [key=value ...]."""
+    """Put every project of a config into the queue: orc submit CONFIG [key=value ...].
+
+    With --address a Ray cluster trains it as a job, to which config and code are uploaded, and
+    neither data nor runs. With --key and without CONFIG a job is found again.
+    """
+    if address is None:
+        demand_local(dry_run, working_dir, data_root, cluster_home, exclude, include, driver_cpus)
+    else:
+        options = {
+            "address": address,
+            "key": key,
+            "working_dir": working_dir or Path(),
+            "data_root": data_root,
+            "cluster_home": cluster_home,
+            "excludes": tuple(exclude or ()),
+            "includes": tuple(include or ()),
+            "driver_cpus": driver_cpus,
+        }
+        return submit_elsewhere(
+            words or [], runs, options, home=home, as_json=as_json, wait=wait, dry_run=dry_run
+        )
     from jobs.submit import submit
 
     config, settings = split_words(words or [])
@@ -122,7 +163,8 @@ def _rerun(
 
 def _queue(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[set RUN priority=N | move RUN]")
+        list[str] | None,
+        typer.Argument(metavar="[set RUN priority=N | set QUEUE weight=W quota=Q | move RUN]"),
     ] = None,
     top: Annotated[bool, typer.Option("--top", help="With move: first of its priority.")] = False,
     bottom: Annotated[
@@ -135,7 +177,7 @@ def _queue(
     as_json: Json = False,
     home: Home = None,
 ) -> None:
-    """List runs that have not ended, in order; or change the place or priority of one."""
+    """List runs that have not ended, in order; or change their order, or a queue's rule."""
     from orchestrator.client.access import Client
     from orchestrator.console import queue
 

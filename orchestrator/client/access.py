@@ -9,8 +9,9 @@ from threading import Event as Pause
 from typing import TYPE_CHECKING
 
 from orchestrator.client.names import default_home, find_run, fingerprint, new_run_id
-from orchestrator.client.places import demand_movable, demand_priority, place
+from orchestrator.client.places import demand_movable, demand_priority, in_turn, place
 from orchestrator.client.records import Run, RunRecord, asked_run, listed_run, made_at_once
+from orchestrator.client.rules import standing_of
 from orchestrator.errors import ConfigError
 from orchestrator.messages import (
     CancelRequested,
@@ -219,7 +220,10 @@ class Client:
 
     def queue(self) -> tuple[Run, ...]:
         """Runs that have not ended: those that hold a card first, then as they will start."""
-        return tuple(sorted(self._listing(is_unfinished=True), key=place))
+        runs = sorted(self._listing(is_unfinished=True), key=place)
+        return (
+            in_turn(runs, standing_of(self)) if len({run.queue for run in runs}) > 1 else (*runs,)
+        )
 
     def events(self, run_id: str | None = None, since: int = 0) -> Iterator[tuple[int, Event]]:
         """The journal as (number, event) after number `since`, of one run or of all."""

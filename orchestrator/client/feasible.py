@@ -11,7 +11,7 @@ from orchestrator.client.access import Client
 from orchestrator.client.machine import cpu_count, ram_bytes
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config
-from orchestrator.errors import ConfigError, NoDeviceError, PlanError, StoreError
+from orchestrator.errors import NoDeviceError, PlanError, StoreError
 from orchestrator.messages import CancelRequested, NodeJoined, RunSubmitted
 from orchestrator.store.checkpoints import DEFAULT_RESERVE_BYTES
 from orchestrator.types import Bytes, Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec
@@ -137,7 +137,6 @@ def machine_cards(
         ConfigError, NoDeviceError, PlanError: As `cards_for` and `check_feasible`.
     """
     if shared.address is not None:
-        _check_gangs(specs)
         return None
     cards = recorded_cards(last) if last and not shared.emulate else ()
     cards = cards or cards_for(specs, shared.emulate)
@@ -149,10 +148,8 @@ def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
     """Ask the scheduler whether this machine could ever run each of the specs.
 
     Raises:
-        ConfigError: E1016, a run asks for several GPUs.
         PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
     """
-    _check_gangs(specs)
     node = Node(
         node_id=NodeId("this-machine"),
         cards=tuple(cards),
@@ -167,7 +164,6 @@ def check_on(specs: Sequence[RunSpec], nodes: Sequence[Node]) -> None:
 
     Raises:
         PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
-        ConfigError: E1016, a run asks for several GPUs.
     """
     from orchestrator.schedule.scheduler import Scheduler
 
@@ -185,7 +181,6 @@ def check_on(specs: Sequence[RunSpec], nodes: Sequence[Node]) -> None:
                 why=(f"asks {found.asks}", *(f"there is {line}" for line in found.available)),
                 fix=found.remedies,
             )
-    _check_gangs(specs)
 
 
 def check_unfinished(client: Client, cards: Sequence[Card]) -> None:
@@ -249,7 +244,6 @@ def cards_of_driver(specs: Sequence[RunSpec], shared: Config, client: Client) ->
 
     Raises:
         PlanError: E2001, no card can ever hold a run.
-        ConfigError: E1016, a run asks for several GPUs.
     """
     if client.driver() is None:
         try:
@@ -277,14 +271,3 @@ def recorded_cards(client: Client) -> tuple[Card, ...]:
 def _alone(spec: RunSpec, run_id: RunId) -> RunSpec:
     """The run as if it came after no other: what it asks of the cards is the same."""
     return replace(spec, run_id=run_id, after=(), weights_from=None)
-
-
-def _check_gangs(specs: Sequence[RunSpec]) -> None:
-    for spec in specs:
-        if spec.num_gpus > 1:
-            raise ConfigError(
-                f"project {spec.project}: resources.gpus is {spec.num_gpus}; a run takes one GPU",
-                code="E1016",
-                why=("gangs of several GPUs come later on Ray; orc simulate takes them now",),
-                fix=("resources.gpus=1: the effective batch stays the same",),
-            )

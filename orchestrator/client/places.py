@@ -1,16 +1,63 @@
 """Places in the queue: in which order runs start, and what people may ask to change of it."""
 
+import heapq
+from collections import Counter, deque
+from collections.abc import Sequence
+
 from orchestrator.client.records import Run
 from orchestrator.errors import ConfigError
+from orchestrator.schedule.fair import HORIZON_SECONDS
+from orchestrator.schedule.standing import QueueStanding, Standing
 from orchestrator.types import Seconds
 
-__all__ = ["demand_movable", "demand_priority", "place"]
+__all__ = ["demand_movable", "demand_priority", "in_turn", "place"]
 
 
 def place(run: Run) -> tuple[bool, int, bool, int, Seconds]:
     """What unfinished runs are sorted by: those that hold a card first, then as they will start."""
     is_new = run.order is None  # the driver gives it a place behind all others
     return not run.state.holds_gpus, -run.priority, is_new, run.order or 0, run.submitted_at
+
+
+def in_turn(runs: Sequence[Run], standing: Standing) -> tuple[Run, ...]:
+    """Runs of several queues as a driver would take them if each got one average card.
+
+    Those that hold cards come first. Of one priority the queue goes next that has had least for its
+    weight, what it is given on the way included; who is beyond the quota of his queue goes last.
+
+    Args:
+        runs: Sorted by `place`.
+        standing: What the driver told of queues; where it told nothing, they begin as equals.
+    """
+    known = {one.name: one for one in standing.queues}
+    queues = {run.queue: known.get(run.queue, QueueStanding(name=run.queue)) for run in runs}
+    ranks = {name: one.rank for name, one in queues.items()}
+    given: Counter[str] = Counter()
+    taken = [run for run in runs if run.state.holds_gpus]
+    beyond: list[Run] = []
+    waiting = [run for run in runs if not run.state.holds_gpus]
+    for priority in sorted({run.priority for run in waiting}, reverse=True):
+        lines: dict[str, deque[tuple[int, Run]]] = {}
+        for at, run in enumerate(waiting):
+            if run.priority == priority:
+                lines.setdefault(run.queue, deque()).append((at, run))
+        heap = [(ranks[name], line[0][0], name) for name, line in lines.items()]
+        heapq.heapify(heap)
+        while heap:
+            *_, name = heap[0]
+            one, line = queues[name], lines[name]
+            if one.max_gpus is not None and one.num_gpus + given[name] + 1 > one.max_gpus:
+                beyond += [run for _, run in line]
+                heapq.heappop(heap)
+                continue
+            taken.append(line.popleft()[1])
+            given[name] += 1
+            ranks[name] += standing.worth * HORIZON_SECONDS / one.weight
+            if line:
+                heapq.heapreplace(heap, (ranks[name], line[0][0], name))
+            else:
+                heapq.heappop(heap)
+    return (*taken, *beyond)
 
 
 def demand_priority(priority: int) -> None:

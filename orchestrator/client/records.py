@@ -106,7 +106,7 @@ def listed_run(row: "Listed") -> Run:
         project=status["project"],
         state=_STATES[status["state"]],
         attempts=status["attempt"],
-        epoch=status["epoch"],
+        epoch=row.epoch,
         epochs=status["epochs"],
         metrics=_numbers(row.metrics),
         best=_numbers(row.best),

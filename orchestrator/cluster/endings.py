@@ -11,7 +11,7 @@ from orchestrator.errors import DataError, OrchestratorError, StoreError, Traini
 from orchestrator.messages import Event, GangFailed, GangFinished, GangYielded
 from orchestrator.types import AttemptId, Cause, Metrics, Outcome, Seconds
 
-__all__ = ["Ending", "ending_event", "failure", "failure_of", "told_by_ray"]
+__all__ = ["LOST_CONTACT", "Ending", "ending_event", "failure", "failure_of", "told_by_ray"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # Texts of torch.AcceleratorError (torch 2.11 and later; a RuntimeError before), of cuDNN, cuBLAS
@@ -42,6 +42,10 @@ _DEVICE_FAULTS = (
 # a torch that was built without the card's architecture has no kernel at all.
 _NO_KERNELS = ("no kernel image is available", "invalid device function")
 _MISTAKES = ("device-side assert", *_NO_KERNELS, "error: invalid")
+# How torch, gloo and NCCL tell that another rank is gone, or did not come in time. Which one, and
+# why, is told by that rank's own end.
+_CONTACT_ERRORS = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
+_CONTACT_TEXTS = ("gloo/transport", "connection closed by peer", "connection reset by peer")
 _MAX_DETAIL = 400  # characters of Ray's own explanation
 _TAIL_FRAMES = 4  # of the traceback, told to people; the log holds all of it
 
@@ -68,9 +72,9 @@ def ending_event(attempt: AttemptId, ending: Ending, at: Seconds) -> Event:
     return GangFinished(at=at, attempt=attempt, metrics=ending.metrics)
 
 
-def failure(cause: Cause, detail: str) -> Ending:
+def failure(cause: Cause, detail: str, code: str = "") -> Ending:
     """The ending of an attempt whose worker could not say it itself."""
-    return Ending(cause=cause, detail=detail, code=_CODES.get(cause, ""))
+    return Ending(cause=cause, detail=detail, code=code or _CODES.get(cause, ""))
 
 
 def failure_of(error: Exception, *, is_card_out_of_memory: bool) -> Ending:
@@ -109,15 +113,18 @@ def _cause_and_code(error: Exception, *, is_card_out_of_memory: bool) -> tuple[C
     if isinstance(error, OrchestratorError):
         return Cause.USER_ERROR, error.code
     cause = _foreign_cause(error, is_card_out_of_memory=is_card_out_of_memory)
-    if cause is Cause.USER_ERROR and _has_no_kernels(error):
-        return cause, _NO_KERNELS_CODE
-    return cause, _CODES[cause]
+    special = {Cause.WORKER_LOST: LOST_CONTACT}
+    if _has_no_kernels(error):
+        special[Cause.USER_ERROR] = _NO_KERNELS_CODE
+    return cause, special.get(cause, _CODES[cause])
 
 
 def _foreign_cause(error: Exception, *, is_card_out_of_memory: bool) -> Cause:
     if is_card_out_of_memory:
         return Cause.OUT_OF_MEMORY
     chain = tuple(_chain(error))
+    if any(_is_contact_lost(link) for link in chain):
+        return Cause.WORKER_LOST
     if any(isinstance(link, OSError) and link.errno in _NO_SPACE for link in chain):
         return Cause.DISK_FULL
     if any(isinstance(link, MemoryError) for link in chain):
@@ -125,6 +132,14 @@ def _foreign_cause(error: Exception, *, is_card_out_of_memory: bool) -> Cause:
     if any(isinstance(link, RuntimeError) and _is_device_fault(link) for link in chain):
         return Cause.DEVICE_FAULT
     return Cause.USER_ERROR
+
+
+def _is_contact_lost(error: BaseException) -> bool:
+    if not isinstance(error, RuntimeError):
+        return False
+    if any(kind.__name__ in _CONTACT_ERRORS for kind in type(error).__mro__):
+        return True  # torch is not imported to ask
+    return any(words in str(error).lower() for words in _CONTACT_TEXTS)
 
 
 def _is_device_fault(error: RuntimeError) -> bool:
@@ -173,6 +188,7 @@ _CODES = {
     Cause.HANG: "E4117",
 }
 _NO_KERNELS_CODE = "E4118"
+LOST_CONTACT = "E4119"  # a rank says that others are gone; see `cluster.gang`
 _NO_KERNELS_FIX = (
     "install a torch that was built for this card, or leave the card out with resources.gpu_type"
 )

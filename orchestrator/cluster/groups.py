@@ -141,6 +141,11 @@ class CardGroups:
         known.bundles = bundle_of_cards(known.node.cards, tuple(known.probes))
         return node_id
 
+    def is_pending(self, node_id: NodeId) -> bool:
+        """True while the node's group is being made."""
+        known = self._groups.get(node_id)
+        return known is not None and known.bundles is None
+
     def has(self, node_id: NodeId, card: int) -> bool:
         """True when the card's bundle is known."""
         known = self._groups.get(node_id)

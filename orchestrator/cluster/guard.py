@@ -18,20 +18,19 @@ __all__ = ["TAG_NAME", "belonging"]
 TAG_NAME = "ORC_DRIVER_TAG"
 
 
-def belonging(tag: str, folder: str, driver: int) -> list[int]:
-    """Ids of the processes that inherited the tag, or have a file in the folder open.
+def belonging(tag: str, folder: str, driver: int, *, name: str = TAG_NAME) -> list[int]:
+    """Ids of the processes that inherited the tag, or have a file in the folder (if any) open.
 
     Both are asked, because a process that changes its title (as Ray's do) may overwrite what the
     system shows of its environment. The driver itself, which has such files open, is left out.
     """
-    wanted = f"{TAG_NAME}={tag}".encode()
+    wanted = f"{name}={tag}".encode()
     found: list[int] = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and process.name != str(driver):
             with contextlib.suppress(OSError):  # it ended, or is somebody else's
-                if wanted in (process / "environ").read_bytes().split(b"\0") or _uses(
-                    process, folder
-                ):
+                has_tag = wanted in (process / "environ").read_bytes().split(b"\0")
+                if has_tag or (folder and _uses(process, folder)):
                     found.append(int(process.name))
     return found
 

@@ -1,8 +1,8 @@
 """Finds attempts that hang: silence first, then the worker is asked, then its stacks are taken."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,32 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.endings import Ending, failure
+from orchestrator.cluster.gang import Gang, Rank
 from orchestrator.cluster.inbox import Report
 from orchestrator.cluster.pulse import Patience, Pulse
-from orchestrator.cluster.stacks import dump, stacks_file
+from orchestrator.cluster.stacks import dump, stacks_file, waits_for_others
 from orchestrator.cluster.worker import attempt_folder
-from orchestrator.messages import Recut, StartGang
+from orchestrator.messages import Recut
 from orchestrator.types import AttemptId, Cause, Seconds
 
 __all__ = ["HangWatch"]
 
+_WAITS = "waits for the others"
+
 
 @dataclass(slots=True, kw_only=True)
 class _Watched:
-    actor: Any
-    pid: int
-    ray_node: str
+    gang: Gang
+    ray_nodes: Sequence[str]  # of the ranks
     folder: Path
     pulse: Pulse
-    asked: Any = None  # the ref of the worker's answer
-    dumping: Any = None  # the ref of the task that takes the stacks
+    asked: Any = None  # the ref of rank 0's answer
+    dumping: dict[Any, int] | None = None  # refs of the tasks that take the stacks, by rank
+    has_stacks: dict[int, bool] = field(default_factory=dict)  # by rank
     deadline: Seconds = 0.0  # of the answer or the stacks
+
+    def file(self, rank: int) -> Path:
+        return stacks_file(self.folder, rank)
 
 
 class HangWatch:
@@ -37,7 +43,8 @@ class HangWatch:
 
     The worker is the one who knows when its trainer last came by: reports are thinned out, and a
     driver that was stopped for an hour has simply not read them. So a silent worker is asked, and
-    only one that admits the silence, or does not answer, hangs.
+    only one that admits the silence, or does not answer, hangs. In a gang rank 0 is asked: ranks
+    train in step, so that it is silent when any of them is, and not when it waits for the driver.
 
     Args:
         patience: How long silence is taken for work.
@@ -48,14 +55,13 @@ class HangWatch:
         self._watched: dict[AttemptId, _Watched] = {}
         self._dump = ray.remote(dump)
 
-    def begin(self, order: StartGang, actor: Any, pid: int, ray_node: str) -> None:
-        """The attempt trains from now on, as a process of a node that Ray names so."""
-        self._watched[order.attempt] = _Watched(
-            actor=actor,
-            pid=pid,
-            ray_node=ray_node,
-            folder=attempt_folder(order),
-            pulse=Pulse(self._patience, time.monotonic()),
+    def begin(self, gang: Gang, ray_nodes: Sequence[str]) -> None:
+        """The gang trains from now on, its ranks on nodes that Ray names so."""
+        self._watched[gang.attempt] = _Watched(
+            gang=gang,
+            ray_nodes=ray_nodes,
+            folder=attempt_folder(gang.order),
+            pulse=Pulse(self._patience.of_run(gang.order.spec.hang_seconds), time.monotonic()),
         )
 
     def note(self, report: Report) -> None:
@@ -73,8 +79,10 @@ class HangWatch:
     @property
     def waited(self) -> list[Any]:
         """Refs that are under way."""
-        refs = [one.dumping or one.asked for one in self._watched.values()]
-        return [ref for ref in refs if ref is not None]
+        refs: list[Any] = []
+        for one in self._watched.values():
+            refs += one.dumping or ([one.asked] if one.asked is not None else [])
+        return refs
 
     def overdue(self) -> Iterator[tuple[AttemptId, Ending]]:
         """Ask those who were silent for too long; yields those whose time is up, to be killed."""
@@ -83,20 +91,22 @@ class HangWatch:
             if one.dumping is not None:
                 if now > one.deadline:
                     self.end(attempt)
-                    yield attempt, self._verdict(one, has_stacks=False)
+                    yield attempt, _verdict(one)
             elif one.asked is not None:
                 if now > one.deadline:  # not even a thread of its own gets to answer
                     self._take_stacks(one)
             elif one.pulse.silence(now) > one.pulse.limit:
-                one.asked = one.actor.quiet_seconds.remote()
+                one.asked = one.gang.ranks[0].actor.quiet_seconds.remote()
                 one.deadline = now + self._patience.answer_seconds
 
     def resolve(self, ref: Any) -> Iterator[tuple[AttemptId, Ending]]:
         """Take an answer or the stacks; yields an attempt that hangs, to be killed."""
         for attempt, one in tuple(self._watched.items()):
-            if ref == one.dumping:
-                self.end(attempt)
-                yield attempt, self._verdict(one, has_stacks=bool(_answer(ref)))
+            if one.dumping is not None and ref in one.dumping:
+                one.has_stacks[one.dumping.pop(ref)] = bool(_answer(ref))
+                if not one.dumping:
+                    self.end(attempt)
+                    yield attempt, _verdict(one)
             elif ref == one.asked:
                 self._hear(one, _answer(ref))
 
@@ -110,19 +120,42 @@ class HangWatch:
             one.pulse.sign(time.monotonic() - quiet_seconds)
 
     def _take_stacks(self, one: _Watched) -> None:
-        place = NodeAffinitySchedulingStrategy(one.ray_node, soft=False)
-        task = self._dump.options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-        one.dumping = task.remote(one.pid, str(stacks_file(one.folder)))
+        one.dumping = {}
+        for rank, ray_node in zip(one.gang.ranks, one.ray_nodes, strict=True):
+            assert rank.started is not None
+            place = NodeAffinitySchedulingStrategy(ray_node, soft=False)
+            task = self._dump.options(num_cpus=0, max_retries=0, scheduling_strategy=place)
+            ref = task.remote(rank.started.pid, str(one.file(rank.number)))
+            one.dumping[ref] = rank.number
         one.deadline = time.monotonic() + self._patience.answer_seconds
 
-    def _verdict(self, one: _Watched, *, has_stacks: bool) -> Ending:
-        pulse = one.pulse
-        silence = f"no sign of life for {pulse.silence(time.monotonic()):.0f} s"
-        if pulse.longest is not None:
-            silence += f", {pulse.longest:.1f} s was the longest before"
-        stacks = stacks_file(one.folder)
-        where = f"its stacks are in {stacks}" if has_stacks else "it could not even tell its stacks"
-        return failure(Cause.HANG, f"worker process {one.pid}: {silence}; {where}")
+
+def _verdict(one: _Watched) -> Ending:
+    gang, pulse = one.gang, one.pulse
+    silence = f"no sign of life for {pulse.silence(time.monotonic()):.0f} s"
+    if pulse.longest is not None:
+        silence += f", {pulse.longest:.1f} s was the longest before"
+    if len(gang.ranks) == 1:
+        has = one.has_stacks.get(0, False)
+        where = f"its stacks are in {one.file(0)}" if has else "it could not even tell its stacks"
+        return failure(Cause.HANG, f"{gang.told(gang.ranks[0])}: {silence}; {where}")
+    told = [_stand(one, rank) for rank in gang.ranks]
+    waiting = [rank for rank, where in zip(gang.ranks, told, strict=True) if where == _WAITS]
+    culprits = [rank for rank in gang.ranks if rank not in waiting]
+    lines = [f"{gang.told(rank)} {where}" for rank, where in zip(gang.ranks, told, strict=True)]
+    who = " and ".join(f"rank {rank.number}" for rank in culprits) if waiting and culprits else ""
+    head = f"{who} hangs, the others wait for it" if who else "the ranks hang"
+    return failure(Cause.HANG, "\n".join([f"{head}: {silence}", *lines, f"in {one.folder}"]))
+
+
+def _stand(one: _Watched, rank: Rank) -> str:
+    if not one.has_stacks.get(rank.number):
+        return "could not even tell its stacks"
+    file = one.file(rank.number)
+    try:
+        return _WAITS if waits_for_others(file) else f"stands as {file.name} tells"
+    except OSError:
+        return f"wrote {file.name} where the driver does not see it"
 
 
 def _answer(ref: Any) -> Any:

@@ -1,4 +1,4 @@
-"""CPUs and RAM of gangs on cards, told to Ray: one placement group a gang that counts them."""
+"""CPUs and RAM of gangs on cards, told to Ray: one placement group a rank that counts them."""
 
 from typing import Any
 
@@ -24,20 +24,18 @@ class HostShares:
     """
 
     def __init__(self) -> None:
-        self._groups: dict[AttemptId, Any] = {}
+        self._groups: dict[AttemptId, list[Any]] = {}
 
     def take(self, attempt: AttemptId, share: Share, ray_id: str) -> None:
         """Book what a share counts on the node with this id of Ray."""
         resources = host_resources(share)
         if resources:
-            self._groups[attempt] = placement_group(
-                [resources], bundle_label_selector=[{"ray.io/node-id": ray_id}]
-            )
+            made = placement_group([resources], bundle_label_selector=[{"ray.io/node-id": ray_id}])
+            self._groups.setdefault(attempt, []).append(made)
 
     def give_back(self, attempt: AttemptId) -> None:
         """The attempt is over."""
-        group = self._groups.pop(attempt, None)
-        if group is not None:
+        for group in self._groups.pop(attempt, ()):
             remove_placement_group(group)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from orchestrator.types import (
     StopMode,
 )
 
-__all__ = ["RayLink", "Signs", "StopFlag", "first_verified", "verified_weights"]
+__all__ = ["RayLink", "Signs", "StopFlag", "first_verified", "verified_start", "verified_weights"]
 
 _STEP_INTERVAL: Seconds = 0.5  # signs of life are for people; more than two a second help nobody
 
@@ -73,15 +73,16 @@ class RayLink:
 
     Args:
         attempt: Named in everything that is said.
-        inbox: Handle of the `Inbox` actor.
+        inbox: Handle of the `Inbox` actor; None for a rank that tells nothing, as all but rank 0.
         checkpoints: The run's checkpoints.
         device: Asked for the peak where the trainer leaves it 0.
         stop: Set by the worker when the gang is asked to leave.
         signs: Told of every call.
         resume_from: The newest checkpoint that could be verified.
+        until: The epoch after which the run ends, of all its epochs; None trains all.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all of them named
         self,
         *,
         attempt: AttemptId,
@@ -91,6 +92,7 @@ class RayLink:
         stop: StopFlag,
         signs: Signs,
         resume_from: CheckpointRef | None,
+        until: int | None = None,
     ) -> None:
         self._attempt = attempt
         self._inbox = inbox
@@ -99,6 +101,8 @@ class RayLink:
         self._stop = stop
         self._signs = signs
         self._resume_from = resume_from
+        self._until = until
+        self._is_complete = bool(until and resume_from and resume_from.epoch >= until)
         self._last_step: Seconds = -_STEP_INTERVAL
         self._last_number = 0  # of the newest report, as the inbox counts
 
@@ -106,6 +110,10 @@ class RayLink:
     def resume_from(self) -> CheckpointRef | None:
         """The newest verified checkpoint of the run, or None for a fresh start."""
         return self._resume_from
+
+    def is_complete(self) -> bool:
+        """Whether the last epoch that the run is to train has been reported."""
+        return self._is_complete
 
     def stop_requested(self) -> StopMode | None:
         """How soon to leave; None means go on."""
@@ -116,14 +124,15 @@ class RayLink:
         """Push a sign of life, at most two a second, without waiting."""
         self._signs.give()
         now = time.monotonic()
-        if now - self._last_step >= _STEP_INTERVAL:
+        if self._inbox is not None and now - self._last_step >= _STEP_INTERVAL:
             self._last_step = now
             self._inbox.step.remote(Report(attempt=self._attempt, content=step))
 
     def recut(self, recut: Recut) -> None:
         """Push a change of the micro-batch, without waiting."""
         self._signs.give()
-        self._inbox.report.remote(Report(attempt=self._attempt, content=recut))
+        if self._inbox is not None:
+            self._inbox.report.remote(Report(attempt=self._attempt, content=recut))
 
     def save(
         self,
@@ -139,12 +148,14 @@ class RayLink:
         replace the checkpoint that the journal names, and a restart would find none of those it
         knows.
         """
+        assert self._inbox is not None, "rank 0 alone saves"
         with self._signs.waiting():
             ray.get(self._inbox.recorded.remote(self._last_number))
         return self._checkpoints.write(self._attempt, epoch, write, is_best=is_best, check=check)
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """Push a completed epoch, and return when the inbox has it."""
+        assert self._inbox is not None, "rank 0 alone reports"
         self._signs.give()
         if not progress.peak_bytes:
             progress = replace(
@@ -155,6 +166,9 @@ class RayLink:
         sent = Report(attempt=self._attempt, content=progress, checkpoint=checkpoint)
         with self._signs.waiting():
             self._last_number = ray.get(self._inbox.report.remote(sent))
+        if self._until is not None and progress.epoch >= self._until:
+            self._is_complete = True
+            self._stop.ask(StopMode.AFTER_EPOCH)
 
 
 def first_verified(
@@ -169,6 +183,30 @@ def first_verified(
             f" {ref.path}\n"
         )
     return None
+
+
+def verified_start(
+    order: StartGang, checkpoints: Callable[[str], Checkpoints]
+) -> CheckpointRef | None:
+    """The checkpoint of another run that this one goes on from; None where it begins afresh.
+
+    Args:
+        order: An attempt without a checkpoint of its own.
+        checkpoints: Finds the checkpoints of the run whose folder it is given.
+
+    Raises:
+        TrainingError: E5021, it is gone, or is not as it was recorded.
+    """
+    ref = order.spec.start_from
+    if ref is None or checkpoints(str(Path(ref.path).parents[2])).verify(ref):
+        return ref
+    raise TrainingError(
+        f"the checkpoint of run {ref.attempt.run_id}, from which this one starts, is not there",
+        cause=Cause.DATA_ERROR,
+        code="E5021",
+        why=(f"missing or changed: {ref.path}",),
+        fix=("put it back",),
+    )
 
 
 def verified_weights(

@@ -1,18 +1,20 @@
 """The nodes of a Ray: who joined, who is lost, and what their cards look like."""
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster.labels import NODE_TYPE, emulated_cards_of
 from orchestrator.errors import ClusterError
 from orchestrator.messages import Event, NodeChanged, NodeJoined, NodeLost
 from orchestrator.types import Bytes, Card, Node, NodeId, Seconds
 
-__all__ = ["RayNodes", "has_changed", "host_bytes_of", "node_names"]
+__all__ = ["RayNodes", "has_changed", "host_bytes_of", "node_names", "nodes_now"]
 
 _LISTING_SECONDS: Seconds = 1.0
 _CARDS_SECONDS: Seconds = 10.0
@@ -59,6 +61,25 @@ def has_changed(before: Node, after: Node) -> bool:
     )
 
 
+def nodes_now(list_cards: Callable[[], Sequence[Card]], patience: Seconds) -> tuple[Node, ...]:
+    """The nodes of the Ray that is connected; those that do not answer in time are left out.
+
+    Args:
+        list_cards: As `RayNodes` has it.
+        patience: Seconds for all of them to tell their cards.
+
+    Raises:
+        ClusterError: Ray is gone.
+    """
+    nodes = RayNodes(list_cards, None)
+    events, until = nodes.compare(0.0, is_due=True), time.monotonic() + patience
+    while nodes.waited and (left := until - time.monotonic()) > 0:
+        ready, _ = ray.wait(list(nodes.waited), num_returns=1, timeout=left)
+        for ref in ready:
+            events += nodes.resolve(ref, 0.0)
+    return tuple(event.node for event in events if isinstance(event, NodeJoined))
+
+
 @dataclass(slots=True)
 class _Known:
     ray_id: str
@@ -92,6 +113,7 @@ class RayNodes:
         self._known: dict[NodeId, _Known] = {}
         self._compared_at: Seconds = float("-inf")
         self._silent_since: Seconds | None = None
+        self.held: Collection[NodeId] = ()  # nodes with gangs
         self.waited: dict[Any, NodeId] = {}
 
     def get(self, node_id: NodeId) -> Node | None:
@@ -102,6 +124,11 @@ class RayNodes:
     def ray_id(self, node_id: NodeId) -> str:
         """Ray's own id of a node that is there."""
         return self._known[node_id].ray_id
+
+    def is_own(self, node_id: NodeId) -> bool:
+        """True for the node of this process."""
+        known = self._known.get(node_id)
+        return known is not None and known.ray_id == self._own_id
 
     def num_gpus(self, node_id: NodeId) -> int:
         """How many GPUs a node that is there told Ray: at least as many as it has cards."""
@@ -130,9 +157,14 @@ class RayNodes:
             if name not in self._known:
                 events += self._meet(name, ray_id, alive[ray_id], now)
         for name, known in self._known.items():
-            if known.is_real and known.listing is None and now - known.listed_at >= _CARDS_SECONDS:
+            if self._is_to_ask(name, known, now):
                 self._ask_cards(name, known)
         return events
+
+    def _is_to_ask(self, name: NodeId, known: _Known, now: Seconds) -> bool:
+        """True when cards are due; asked again and again, an idle node would never be let go."""
+        is_due = known.is_real and known.listing is None and now - known.listed_at >= _CARDS_SECONDS
+        return is_due and (name in self.held or not known.node.node_type)
 
     def resolve(self, ref: Any, now: Seconds) -> list[Event]:
         """A waited ref is ready: what the cards of a node look like."""
@@ -170,15 +202,18 @@ class RayNodes:
         resources = entry["Resources"]
         is_told = self._local_cards is not None and ray_id == self._own_id
         cards = tuple(self._local_cards or ()) if is_told else ()
+        labels, num_gpus = entry.get("Labels") or {}, int(resources.get("GPU", 0))
+        emulated = None if is_told else emulated_cards_of(labels, num_gpus)
+        cards = cards if emulated is None else emulated
         node = Node(
             node_id=name,
             cards=cards,
             num_cpus=float(resources.get("CPU", 0.0)),
             hostname=str(entry["NodeManagerHostname"]),
             host_bytes=host_bytes_of(resources),
+            node_type=str(labels.get(NODE_TYPE, "")),
         )
-        num_gpus = int(resources.get("GPU", 0))
-        is_real = num_gpus > 0 and not any(card.is_emulated for card in cards)
+        is_real = num_gpus > 0 and emulated is None and not any(c.is_emulated for c in cards)
         known = _Known(ray_id=ray_id, node=node, num_gpus=num_gpus, is_real=is_real, listed_at=now)
         self._known[name] = known
         if is_real and not is_told:

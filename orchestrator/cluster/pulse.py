@@ -1,6 +1,6 @@
 """Signs of life of one attempt, and how long it may say nothing before it counts as hung."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.types import Progress, Seconds, StepProgress
 
@@ -20,6 +20,23 @@ class Patience:
     floor_seconds: Seconds = 600.0  # a disk or a network may stand still for minutes
     multiple: float = 20.0  # of the longest silence after which the attempt went on
     answer_seconds: Seconds = 30.0  # for the worker's answer, and for its stacks
+    meeting_seconds: Seconds = 7200.0  # for ranks to meet, and each thing they compute together
+
+    def of_run(self, hang_seconds: Seconds | None) -> "Patience":
+        """The limits of a run; a person's word replaces those that follow its pace.
+
+        What torch waits for other ranks is longer: who hangs is found by its silence, and torch
+        would only say that somebody did not come.
+        """
+        if hang_seconds is None:
+            return self
+        return replace(
+            self,
+            start_seconds=hang_seconds,
+            floor_seconds=hang_seconds,
+            multiple=0.0,
+            meeting_seconds=2 * (hang_seconds + self.answer_seconds),
+        )
 
 
 class Pulse:

@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,13 +14,23 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.address import demand_answer
 from orchestrator.cluster.guard import TAG_NAME
+from orchestrator.cluster.running import LOOPBACK_NAME, RunningRay, read_running
+from orchestrator.cluster.tokens import ADMISSION_FIX, token_file
 from orchestrator.errors import ClusterError
 from orchestrator.types import Bytes, Card, Seconds
 
-__all__ = ["joined_ray", "local_ray", "opened_ray", "token_file", "use_token"]
+__all__ = [
+    "RAY_ENVIRONMENT",
+    "joined_ray",
+    "local_ray",
+    "opened_ray",
+    "set_token_mode",
+    "token_file",
+    "use_token",
+]
 
-_CONNECT_SECONDS: Seconds = 5.0
 _FAREWELL_SECONDS: Seconds = 1.0
 # Ray refuses less than 75 MB. Nothing larger than a report passes through its object store, and a
 # small one also fits the 64 MB of /dev/shm that containers have (Ray then says so and uses a file).
@@ -30,7 +39,7 @@ _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 # 65 s; a refused connection fails at once, so a dead node is now noticed within 4 s. The timeout
 # stays long enough for a machine that is busy with data loading. GCS (Ray's control process): on
 # its death the driver ends after 10 s, instead of 60 s at full CPU.
-_ENVIRONMENT = {
+RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # today's default, said aloud so that Ray is quiet
     "RAY_health_check_initial_delay_ms": "1000",
@@ -39,23 +48,6 @@ _ENVIRONMENT = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
-_ADMISSION_FIX = (
-    "set RAY_AUTH_TOKEN to the cluster's token (on its head node: ray get-auth-token),"
-    " or RAY_AUTH_TOKEN_PATH to a file that holds it"
-)
-
-
-def token_file(home: Path) -> Path:
-    """The file with the token of the clusters that we start: made once, for its owner alone."""
-    path = home / "ray-token"
-    if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        temporary = home / f"ray-token.{os.getpid()}"
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        temporary.replace(path)
-    path.chmod(0o600)
-    return path
 
 
 def use_token(file: Path) -> None:
@@ -76,7 +68,7 @@ def opened_ray(
 ) -> AbstractContextManager[None]:
     """A Ray of this machine's own with these cards; without cards the one at `address`."""
     if cards is None:
-        return joined_ray(address or "auto")
+        return joined_ray(address or "auto", home=home)
     return local_ray(num_cpus=num_cpus, cards=cards, home=home, host_bytes=host_bytes)
 
 
@@ -97,7 +89,7 @@ def local_ray(
     Raises:
         ClusterError: Ray did not start.
     """
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(RAY_ENVIRONMENT)
     use_token(token_file(home))
     os.environ.pop("RAY_ADDRESS", None)  # it would turn "start one" into "join that one"
     if any(card.is_emulated for card in cards):  # Ray refuses more GPUs than it makes visible
@@ -118,8 +110,12 @@ def local_ray(
 
 
 @contextmanager
-def joined_ray(address: str) -> Iterator[None]:
+def joined_ray(address: str, *, home: Path | None = None) -> Iterator[None]:
     """A Ray that runs already: `auto` finds this machine's, `host:port` names one.
+
+    Args:
+        address: Which Ray.
+        home: Where `orc up` may have written down the Ray that it started here, with its token.
 
     Raises:
         ClusterError: It cannot be reached, or refuses the token.
@@ -131,13 +127,47 @@ def joined_ray(address: str) -> Iterator[None]:
             why=("a connection that breaks would end every training",),
             fix=("ray job submit --address http://HEAD:8265 -- orc train CONFIG", "address: auto"),
         )
+    running = _started_here(address, home)
+    if running is not None:
+        address = running.address
+        if not os.environ.get("RAY_AUTH_TOKEN") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            use_token(Path(running.token_path))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # seconds until a refusal is told
-    os.environ["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE") or _token_mode()
+    set_token_mode()
     if address != "auto":
-        _reach(address)
-    with _connected(address=address):
+        demand_answer(address)
+    with _on_loopback(running is not None and running.is_loopback), _connected(address=address):
         yield
+
+
+def _started_here(address: str, home: Path | None) -> RunningRay | None:
+    """The Ray of `orc up`, if it is meant; a job's own Ray (RAY_ADDRESS) goes first."""
+    running = None if home is None or os.environ.get("RAY_ADDRESS") else read_running(home)
+    if running is None or address not in ("auto", running.address):
+        return None
+    return running if running.is_answering() else None
+
+
+@contextmanager
+def _on_loopback(is_wanted: bool) -> Iterator[None]:  # noqa: FBT001 - private, called once
+    """Let this process show itself under the loopback address, where all of a Ray does."""
+    if not is_wanted:
+        yield
+        return
+    before = os.environ.get(LOOPBACK_NAME)
+    os.environ[LOOPBACK_NAME] = "0"
+    import ray
+
+    constants: Any = ray._private.ray_constants  # read once, and ray may be imported already
+    known, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = known
+        os.environ.pop(LOOPBACK_NAME)
+        if before is not None:
+            os.environ[LOOPBACK_NAME] = before
 
 
 @contextmanager
@@ -191,7 +221,7 @@ def _refused(address: str, error: Exception) -> ClusterError:
         link = link.__cause__
     tokens = [line for line in texts if "AuthenticationError" in line or "InvalidAuthToken" in line]
     fixes = (
-        [_ADMISSION_FIX]
+        [ADMISSION_FIX]
         if address != "local"
         else ["try again; free memory, or end other Rays of this machine, if it happens again"]
     )
@@ -202,28 +232,13 @@ def _refused(address: str, error: Exception) -> ClusterError:
     return ClusterError(what, code="E4003" if tokens else "E4001", why=(*why, mode), fix=fixes)
 
 
-def _reach(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ClusterError(
-            f"{address} is not an address of Ray",
-            code="E4002",
-            fix=("auto, or host:port, such as 10.0.0.5:6379",),
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ClusterError(
-            f"Ray at {address} does not answer",
-            code="E4001",
-            why=(str(error),),
-            fix=("ray status, on that machine", _ADMISSION_FIX),
-        ) from error
-
-
-def _token_mode() -> str:
+def set_token_mode() -> None:
+    """Say aloud whether a token is shown: Ray left alone reads the file and shows nothing."""
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return "token" if named or (Path.home() / ".ray" / "auth_token").exists() else "disabled"
+    has_token = bool(named) or (Path.home() / ".ray" / "auth_token").exists()
+    if not os.environ.get("RAY_AUTH_MODE"):
+        os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"
+    _reread_environment()
 
 
 @contextmanager

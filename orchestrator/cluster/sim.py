@@ -28,6 +28,7 @@ from orchestrator.messages import (
     GangFailed,
     GangStarted,
     GangYielded,
+    KillGang,
     NodeChanged,
     NodeJoined,
     NodeLost,
@@ -94,12 +95,10 @@ class SimCluster:
         self._num_empty_waits = 0
         if isinstance(action, StartGang):
             self._start(action)
-            return
-        gang = self._gangs.get(action.attempt)
-        if gang is not None and isinstance(action, PreemptGang):
-            self._preempt(gang, action.mode)
-        elif gang is not None:
-            self._kill(gang)
+        elif isinstance(action, PreemptGang) and action.attempt in self._gangs:
+            self._preempt(self._gangs[action.attempt], action.mode)
+        elif isinstance(action, KillGang) and action.attempt in self._gangs:
+            self._kill(self._gangs[action.attempt])
 
     def wait(self, until: Seconds | None) -> Sequence[Event]:
         """Let time pass to the next event, or to `until`.

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from orchestrator.cluster.sim_rooms import SLACK, LawBrokenError, Rooms, check_times, demand
 from orchestrator.messages import (
     Action,
+    AskNodes,
     AttemptEvent,
     CancelRequested,
     Event,
@@ -147,6 +148,8 @@ class Observer:
     def ordered(self, action: Action) -> None:
         """The cluster was given an action."""
         self.num_checks += 1
+        if isinstance(action, AskNodes):
+            return
         if isinstance(action, StartGang):
             self._started(action)
             return

@@ -9,6 +9,7 @@ from orchestrator.cluster.sim import SimCluster
 from orchestrator.cluster.sim_gang import Luck
 from orchestrator.messages import (
     Action,
+    AskNodes,
     AttemptEvent,
     Event,
     GangFailed,
@@ -92,7 +93,7 @@ class SimNetwork:
                 if len(nodes) > 1:  # else the node will be told as lost, which ends the attempt
                     self._refuse(action.attempt)
                 return
-        elif self._home.get(action.attempt) in self._cut:
+        elif not isinstance(action, AskNodes) and self._home.get(action.attempt) in self._cut:
             return
         self._cluster.apply(action)
 

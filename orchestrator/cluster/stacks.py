@@ -8,26 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["dump", "dumped_on_signal", "stacks_file"]
+__all__ = ["dump", "dumped_on_signal", "stacks_file", "waits_for_others"]
 
 _SIGNAL = signal.SIGUSR2  # neither Ray nor torch uses it
 _WRITE_SECONDS = 5.0  # within which a live process writes; a stopped one never does
 _LOOK_SECONDS = 0.1
+_TOGETHER = "distributed_c10d.py"  # where torch keeps all that ranks do together
 
 
-def stacks_file(folder: Path) -> Path:
-    """The file in the folder of an attempt."""
-    return folder / "stacks.txt"
+def stacks_file(folder: Path, rank: int = 0) -> Path:
+    """The file of a rank in the folder of an attempt."""
+    return folder / (f"stacks.rank-{rank}.txt" if rank else "stacks.txt")
+
+
+def waits_for_others(path: Path) -> bool:
+    """True when stacks that were written show a rank that computes something with the others."""
+    return _TOGETHER in path.read_text(errors="replace")
 
 
 @contextmanager
-def dumped_on_signal(folder: Path) -> Iterator[None]:
-    """While inside, a signal lets this process write its stacks, whoever holds the GIL.
+def dumped_on_signal(path: Path) -> Iterator[None]:
+    """While inside, a signal lets this process write its stacks there, whoever holds the GIL.
 
     The file exists from the beginning, so that nothing has to be opened in a process that hangs;
     it is removed when nothing was written.
     """
-    path = stacks_file(folder)
     with path.open("w") as file:
         faulthandler.register(_SIGNAL, file=file, all_threads=True, chain=False)
         try:

@@ -1,48 +1,51 @@
-"""The worker: one actor, one process, one share of a card; runs one attempt's training."""
+"""The worker: one actor, one process, one share of a card; one rank of an attempt's training."""
 
 import ctypes
 import os
 import signal
+import socket
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from orchestrator.cluster.endings import Ending, failure_of
-from orchestrator.cluster.link import RayLink, Signs, StopFlag, first_verified, verified_weights
-from orchestrator.cluster.stacks import dumped_on_signal
+from orchestrator.cluster.link import (
+    RayLink,
+    Signs,
+    StopFlag,
+    first_verified,
+    verified_start,
+    verified_weights,
+)
+from orchestrator.cluster.meeting import Meeting, Started, listening, place_here, reach_others_by
+from orchestrator.cluster.stacks import dumped_on_signal, stacks_file
+from orchestrator.errors import TrainingError
 from orchestrator.messages import StartGang
 from orchestrator.ports import Device, Parts
-from orchestrator.types import Card, Seconds, StopMode, TrainTask
+from orchestrator.types import (
+    Card,
+    Cause,
+    CheckpointRef,
+    Outcome,
+    Seconds,
+    StopMode,
+    TrainTask,
+)
 
-__all__ = ["Started", "Worker", "attempt_folder", "attempt_log"]
+__all__ = ["Worker", "attempt_folder", "attempt_log"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """What a worker says when it is up: its process, and the accelerators that Ray gave it."""
-
-    pid: int
-    accelerators: tuple[str, ...]
-
-    def is_elsewhere(self, card: Card | None) -> str:
-        """Why the worker is not where the ledger put it; empty when it is."""
-        if card is None or card.is_emulated:
-            return ""
-        if len(self.accelerators) == 1 and self.accelerators[0] in (str(card.index), card.uuid):
-            return ""
-        return f"Ray gave the worker accelerators {self.accelerators} instead of card {card.index}"
-
-
-def attempt_log(order: StartGang) -> Path:
-    """The file that takes all that the attempt's process prints."""
-    return Path(order.spec.folder) / "logs" / f"attempt-{order.attempt.number}.log"
+def attempt_log(order: StartGang, rank: int = 0) -> Path:
+    """The file that takes all that a process of the attempt prints."""
+    name = f"attempt-{order.attempt.number}" + (f".rank-{rank}" if rank else "")
+    return Path(order.spec.folder) / "logs" / f"{name}.log"
 
 
 def attempt_folder(order: StartGang) -> Path:
@@ -51,7 +54,7 @@ def attempt_folder(order: StartGang) -> Path:
 
 
 class Worker:
-    """Runs one attempt. It is made without heavy imports, so that it answers at once.
+    """One rank of an attempt. It is made without heavy imports, so that it answers at once.
 
     The environment is set here and not through Ray's `runtime_env`: that costs a fresh process and
     0.8 s a start, while a process that Ray keeps ready has not imported torch either.
@@ -60,26 +63,53 @@ class Worker:
         order: The attempt to run.
         parts: The implementations by name.
         inbox: Handle of the `Inbox` actor.
+        rank: Which of the gang's shares is this one's, counted from 0.
         card: The card of the share; None computes on the CPU.
         num_cpus: CPUs that its computing may use.
     """
 
     def __init__(
-        self, order: StartGang, parts: Parts, inbox: Any, card: Card | None, num_cpus: float
+        self,
+        order: StartGang,
+        parts: Parts,
+        inbox: Any,
+        *,
+        rank: int,
+        card: Card | None,
+        num_cpus: float,
     ) -> None:
         _die_with_parent()
         self._order = order
         self._parts = parts
         self._inbox = inbox
+        self._rank = rank
         self._card = card
+        self._checkpoints = parts.checkpoints(order.spec.folder)
+        self._listener: socket.socket | None = None
         self._stop = StopFlag()
         self._signs = Signs()
         os.environ.update(parts.environment(card, num_cpus))
 
-    def start(self) -> Started:
-        """Answer as soon as the process is up."""
+    def start(self, paths: Sequence[str]) -> Started | Ending:
+        """Answer as soon as the process is up; `paths` are those that the driver sees."""
+        try:
+            return self._started(paths)
+        except Exception as error:  # such as a checkpoint of another run that is gone
+            return failure_of(error, is_card_out_of_memory=False)
+
+    def _started(self, paths: Sequence[str]) -> Started:
+        port, resume_from = 0, None
+        if self._rank == 0 and self._order.placement.world_size > 1:
+            self._listener = listening()
+            port = int(self._listener.getsockname()[1])
+            resume_from = self._newest()
         accelerators = ray.get_runtime_context().get_accelerator_ids().get("GPU", ())
-        return Started(pid=os.getpid(), accelerators=tuple(map(str, accelerators)))
+        return Started(
+            pid=os.getpid(),
+            accelerators=tuple(map(str, accelerators)),
+            place=place_here(ray.util.get_node_ip_address(), port, paths),
+            resume_from=resume_from,
+        )
 
     def ask_stop(self, mode: StopMode) -> None:
         """Ask the training to leave. Runs beside `fit`, in a thread of its own."""
@@ -89,49 +119,89 @@ class Worker:
         """Seconds since the trainer last came by. Runs beside `fit`, in a thread of its own."""
         return self._signs.quiet_seconds
 
-    def fit(self) -> Ending:
-        """Train, and say how it ended. Never raises: what went wrong is in the answer."""
+    def fit(self, meeting: Meeting | None) -> Ending:
+        """Train, and say how it ended. Never raises: what went wrong is in the answer.
+
+        Args:
+            meeting: Where the ranks of the gang meet; None for a gang of one.
+        """
         device: Device | None = None
 
         def train() -> Ending:
             nonlocal device
             self._signs.give()
-            _redirect(attempt_log(self._order))
-            share = self._order.placement.shares[0]
-            device = self._parts.device(self._card, share.memory_bytes)
-            return self._train(device)
+            _redirect(attempt_log(self._order, self._rank))
+            folder = attempt_folder(self._order)
+            folder.mkdir(parents=True, exist_ok=True)
+            with dumped_on_signal(stacks_file(folder, self._rank)), self._met(meeting):
+                share = self._order.placement.shares[self._rank]
+                device = self._parts.device(self._card, share.memory_bytes)
+                return self._train(device, self._start_from(meeting))
 
         return _guarded(
             train,
             lambda error: device is not None and device.is_out_of_memory(error),
         )
 
-    def _train(self, device: Device) -> Ending:
-        order = self._order
+    def _met(self, meeting: Meeting | None) -> AbstractContextManager[None]:
+        if meeting is None:
+            return nullcontext()
+        os.environ.update(meeting.environment())
+        reach_others_by(ray.util.get_node_ip_address())
+        listener = None if self._listener is None else self._listener.detach()
+        return self._parts.process_group(self._card, listener=listener, timeout=meeting.timeout)
+
+    def _newest(self) -> CheckpointRef | None:
+        found = first_verified(self._checkpoints, self._order.checkpoints)
+        return found or verified_start(self._order, self._parts.checkpoints)
+
+    def _start_from(self, meeting: Meeting | None) -> CheckpointRef | None:
+        if meeting is None:
+            return self._newest()
+        ref = meeting.resume_from
+        if ref is None or self._rank == 0:
+            return ref
+        if not self._parts.checkpoints(str(Path(ref.path).parents[2])).verify(ref):
+            raise TrainingError(
+                f"rank {self._rank} does not have the checkpoint that rank 0 goes on from",
+                cause=Cause.START_FAILED,
+                code="E4122",
+                why=(f"missing or damaged here: {ref.path}",),
+                fix=("keep run folders on storage that every node has under the same path",),
+            )
+        return ref
+
+    def _train(self, device: Device, resume_from: CheckpointRef | None) -> Ending:
+        order, rank = self._order, self._rank
         folder = attempt_folder(order)
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints = self._parts.checkpoints(order.spec.folder)
-        resume_from = first_verified(checkpoints, order.checkpoints)
+        own = folder / f"rank-{rank}" if rank else folder  # what two write, one of them damages
+        own.mkdir(parents=True, exist_ok=True)
         weights = None if resume_from else verified_weights(order, self._parts.checkpoints)
         link = RayLink(
             attempt=order.attempt,
-            inbox=self._inbox,
-            checkpoints=checkpoints,
+            inbox=self._inbox if rank == 0 else None,
+            checkpoints=self._checkpoints,
             device=device,
             stop=self._stop,
             signs=self._signs,
             resume_from=resume_from,
+            until=order.spec.until,
         )
+        if link.is_complete():  # the attempt before had reported all, and its end was lost
+            return Ending(outcome=Outcome.FINISHED)
         task = TrainTask(
             attempt=order.attempt,
             spec=order.spec,
             batch=order.batch,
-            folder=str(folder),
+            folder=str(own),
+            rank=rank,
             weights=weights,
         )
         device.reset_peak()
-        with dumped_on_signal(folder), device.session():
+        with device.session():
             outcome, metrics = self._parts.trainer(order.spec.trainer).fit(task, device, link)
+        if link.is_complete():
+            outcome = Outcome.FINISHED
         return Ending(outcome=outcome, metrics=dict(metrics))
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,14 +133,19 @@ def _is_weights(path: Path) -> bool:
 def _check_data(project: Project, settings: TrainSettings) -> None:
     if "://" in settings.data:
         raise _address(project, "data", settings.data)
-    path = Path(settings.data)
+    path, root = Path(settings.data), os.environ.get("ORC_DATA_ROOT")
     if not path.exists():
         raise DataError(
             f"project {project.name}: the data {shown(settings.data, 200)} is not there",
             code="E3001",
-            why=(f"seen from the config's folder and from {Path.cwd()} ({project.where})",),
+            why=(
+                f"seen from the config's folder and from {Path.cwd()} ({project.where})",
+                *([f"and from ORC_DATA_ROOT={root}"] if root else []),
+            ),
             fix=(
-                "correct the path in data:",
+                "an absolute path that every node sees, or orc submit --data-root DIR"
+                if root
+                else "correct the path in data:",
                 "to try without data of your own: data=made:digits-detect or made:digits-classify",
             ),
         )

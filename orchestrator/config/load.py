@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from orchestrator.config.files import check_top, read_file, user_config_path, user_document
 from orchestrator.config.layers import Layer, Origin, Override, layer_of, parse_overrides
 from orchestrator.config.model import FileModel
+from orchestrator.config.node_rules import node_type_problems
+from orchestrator.config.node_types import node_types_of
 from orchestrator.config.places import COMMAND_LINE, SHARED, places_of, typed_origin
 from orchestrator.config.project import build_project, known_beside
 from orchestrator.config.rules import Place, card_problems
@@ -28,6 +30,7 @@ __all__ = [
     "Project",
     "Setting",
     "load_config",
+    "load_document",
     "load_shared",
     "schema",
     "user_config_path",
@@ -58,13 +61,28 @@ def load_config(
             or the allowed range; every problem of the projects at once.
         NotFoundError: E5001, the file does not exist.
     """
-    variables = os.environ if environment is None else environment
-    words = parse_overrides(overrides)
     empty = Document(name=COMMAND_LINE, value={})
     document = read_file(Path(path)) if path is not None else empty
+    folder = Path(path).resolve().parent if path is not None else Path.cwd()
+    return load_document(document, folder, overrides, environment=environment)
+
+
+def load_document(
+    document: Document,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """A config that is read already, whose relative paths are seen from `folder`.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    variables = os.environ if environment is None else environment
+    words = parse_overrides(overrides)
     user = user_document(variables)
     top = check_top(document)
-    folder = Path(path).resolve().parent if path is not None else Path.cwd()
     shared = _shared(user, document, variables, words)
     places, wrong = places_of(user, document, [w for w in words if w.path[0] not in SHARED])
     projects, problems = [], _shared_problems(shared)
@@ -133,7 +151,8 @@ def _shared_problems(shared: Layer) -> list[Problem]:
         model = FileModel.model_validate(shared.values())
     except ValidationError as error:
         return problems_of(error.errors(include_url=False), place.of, known_beside)
-    return card_problems(place, ("cluster", "emulate"), model.cluster.emulate)
+    found = card_problems(place, ("cluster", "emulate"), model.cluster.emulate)
+    return found + node_type_problems(place, model.cluster.node_types)
 
 
 def _repeated(projects: Sequence[Project], document: Document, several: bool) -> list[Problem]:  # noqa: FBT001 - private, called once
@@ -172,9 +191,18 @@ def _config(source: str, folder: Path, shared: Layer, projects: Sequence[Project
         emulate=model.cluster.emulate,
         address=model.cluster.address,
         policy=model.cluster.policy,
+        node_types=node_types_of(model.cluster.node_types),
+        launcher=_near(folder, model.cluster.launcher),
+        node_wait=model.cluster.node_wait,
+        node_late=model.cluster.node_late,
         queues=tuple(
             QueueRule(name=name, weight=rule.weight, max_gpus=rule.gpus)
             for name, rule in model.cluster.queues.items()
         ),
         settings=tuple(written),
     )
+
+
+def _near(folder: Path, name: str | None) -> Path | None:
+    """A path of the config, from the config's folder."""
+    return None if name is None else folder / Path(name).expanduser()

@@ -26,6 +26,7 @@ from orchestrator.config.fields import (
     variables_given,
     workers_given,
 )
+from orchestrator.config.node_types import NodeTypeModel
 from orchestrator.config.retry import RetryModel, retry_block
 
 __all__ = [
@@ -46,6 +47,9 @@ class ResourcesModel(Block):
 
     gpus: Annotated[int | str, BeforeValidator(gpus_given, json_schema_input_type=int | str)] = (
         Field(1, description="GPUs of one run, or a range such as 1-4: as many as serve all best")
+    )
+    nodes: Literal[1] | None = Field(
+        None, description="1: all GPUs of a run on one node; else on as few as can hold it"
     )
     memory: Annotated[
         int | None, BeforeValidator(memory_given, json_schema_input_type=str | None)
@@ -153,6 +157,13 @@ class ScheduleModel(Block):
     max_duration: Annotated[
         float | None, BeforeValidator(duration_given, json_schema_input_type=str | float | None)
     ] = Field(None, description="such as 90m, 6h, 1d12h, or seconds")
+    hang_after: Annotated[
+        float | None, BeforeValidator(duration_given, json_schema_input_type=str | float | None)
+    ] = Field(
+        None,
+        description="silence that counts as a hang, of a gang also in what its ranks compute"
+        " together; default: 10 min, or 20 times the longest before, and an hour for the first",
+    )
     retry: Annotated[
         RetryModel, BeforeValidator(retry_block, json_schema_input_type=RetryModel | int)
     ] = Field(default_factory=lambda: RetryModel.model_validate({}))
@@ -178,6 +189,20 @@ class ClusterModel(Block):
     queues: dict[str, QueueModel] = Field(
         default_factory=dict, max_length=256, description="weight and quota of queues, by name"
     )
+    node_types: dict[str, NodeTypeModel] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="nodes that the Ray at `address` may bring, by type",
+    )
+    launcher: Text | None = Field(
+        None, description="or the file for `ray up` that describes them, as the driver sees it"
+    )
+    node_wait: Annotated[
+        float, BeforeValidator(duration_given, json_schema_input_type=str | float)
+    ] = Field(120.0, description="no node is asked for a run that will have room this soon")
+    node_late: Annotated[
+        float, BeforeValidator(duration_given, json_schema_input_type=str | float)
+    ] = Field(900.0, description="a node that has not come after this is told as late")
 
 
 class FoldsModel(Block):

@@ -1,5 +1,6 @@
 """One project of a config: its merged values checked and turned into the template of a run."""
 
+import os
 import re
 from collections.abc import Collection
 from dataclasses import asdict
@@ -154,6 +155,7 @@ def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> Run
         device=DeviceKind(model.device),
         num_gpus=most,
         min_gpus=least if least < most else None,
+        is_on_one_node=model.resources.nodes == 1,
         memory_bytes=model.resources.memory,
         micro_batch=model.micro_batch,
         gpu_types=model.resources.gpu_type,
@@ -163,18 +165,33 @@ def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> Run
         priority=model.schedule.priority,
         retry=RetryBudget(**model.schedule.retry.model_dump()),
         max_duration_seconds=model.schedule.max_duration,
+        hang_seconds=model.schedule.hang_after,
     )
 
 
 def resolve_path(text: str, folder: Path) -> str:
-    """The absolute path of an existing file, seen from the config's folder, then from here."""
+    """The absolute path of an existing file, seen from the config's folder, then from here.
+
+    Where a job runs, what was uploaded holds no data: then `ORC_DATA_ROOT` is the folder that
+    corresponds to "here".
+    """
     if text.startswith((MADE, TIMM_PREFIX)) or "://" in text:
         return text
     path = Path(text).expanduser()
-    for base in (folder, Path.cwd()):
+    for base in (folder, Path.cwd(), *_elsewhere(folder)):
         if (base / path).exists():
             return str((base / path).resolve())
     return text
+
+
+def _elsewhere(folder: Path) -> tuple[Path, ...]:
+    """Below ORC_DATA_ROOT what corresponds to the config's folder and to here."""
+    root = os.environ.get("ORC_DATA_ROOT")
+    if not root:
+        return ()
+    here = Path.cwd()
+    within = folder.relative_to(here) if folder.is_relative_to(here) else Path()
+    return (Path(root) / within, Path(root))
 
 
 def _resolved(model: ProjectModel, settings: TrainSettings, folds: Folds | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.plan.budget import Headroom
 from orchestrator.plan.choose import Ladder
-from orchestrator.types import QueueRule, RunId, RunSpec
+from orchestrator.types import NodeType, QueueRule, RunId, RunSpec, Seconds
 
 __all__ = ["Config", "Fitting", "Folds", "Project", "Setting", "Stage"]
 
@@ -114,6 +114,10 @@ class Config:
     address: str | None = None
     policy: str | None = None  # how a driver sizes and orders runs; None leaves it as it is
     queues: tuple[QueueRule, ...] = ()
+    node_types: tuple[NodeType, ...] = ()  # that the Ray at `address` may bring
+    launcher: Path | None = None  # the file for `ray up` that describes them instead
+    node_wait: Seconds = 120.0
+    node_late: Seconds = 900.0
     settings: tuple[Setting, ...] = ()  # of the blocks that all projects share
 
     @property

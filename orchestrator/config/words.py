@@ -60,6 +60,8 @@ _ELSEWHERE: Mapping[str, str] = {  # what other tools and other blocks call our 
     "compression": "ddp.compression",
     "nccl": "ddp.nccl",
     "max_duration": "schedule.max_duration",
+    "hang_after": "schedule.hang_after",
+    "nodes": "resources.nodes",
     "retry": "schedule.retry",
     "min_vram": "memory",
     "emulate": "cluster.emulate",

@@ -1,16 +1,24 @@
-"""`orc gpus`: the cards of this machine as their driver counts them, or emulated ones."""
+"""`orc gpus`: the cards of this machine and of the driver, those put aside, and their mending."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from orchestrator.console.say import columns, emit, emit_json, say, size_text
-from orchestrator.types import Card
+from orchestrator.client.access import Client
+from orchestrator.client.rules import mend, standing_of
+from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
+from orchestrator.errors import ConfigError
+from orchestrator.schedule.standing import Aside
+from orchestrator.types import Card, Node
 
-__all__ = ["card_name", "gpus"]
+__all__ = ["card_name", "gpus", "mend_place"]
 
 
-def gpus(emulate: str | None, *, as_json: bool) -> None:
-    """Print the cards, and those that are there and cannot be used, with the reason."""
+def gpus(emulate: str | None, client: Client, *, as_json: bool) -> None:
+    """Print the cards, and those that are there and cannot be used, with the reason.
+
+    Where a driver runs, its cards follow, with those on which it starts nothing new.
+    """
     from orchestrator.device import catalogue, nvml
 
     cards: Sequence[Card] = ()
@@ -19,10 +27,14 @@ def gpus(emulate: str | None, *, as_json: bool) -> None:
         cards, refused = nvml.survey()
     else:
         cards = catalogue.emulated_cards(emulate)
+    nodes = client.nodes() if client.driver() else ()
+    aside = standing_of(client).aside if nodes else ()
     if as_json:
         emit_json(
             gpus=[{**asdict(card), "name": card_name(card)} for card in cards],
             refused=[asdict(card) for card in refused],
+            nodes=[asdict(node) for node in nodes],
+            aside=[asdict(one) for one in aside],
         )
         return
     if cards:
@@ -32,6 +44,53 @@ def gpus(emulate: str | None, *, as_json: bool) -> None:
     for card in refused:
         say(f"GPU {card.index} {card.name} is not used: {card.why}")
         say(f"  fix   {card.fix}")
+    if nodes:
+        _show_driver(nodes, aside)
+
+
+def _show_driver(nodes: Sequence[Node], aside: Sequence[Aside]) -> None:
+    """The cards of the driver, and why it starts nothing new on some."""
+    shut = {(one.node_id, one.card) for one in aside}
+    rows = [
+        (
+            f"{node.node_id}:{card.index}",
+            card_name(card),
+            size_text(card.memory_bytes),
+            "put aside" if {(node.node_id, None), (node.node_id, card.index)} & shut else "",
+        )
+        for node in nodes
+        for card in node.cards
+    ]
+    emit(columns(("OF THE DRIVER", "NAME", "MEMORY", "STATE"), rows))
+    for one in aside:
+        until = one.until
+        again = "" if until is None else f"; tried again in {span_text(until - time.time())}"
+        say(f"{one.why}{again}")
+        place = one.node_id if one.card is None else f"{one.node_id}:{one.card}"
+        if not any(node.node_id == one.node_id and node.shortage for node in nodes):
+            say(f"  fix   once it is mended: orc gpus mend {place}")
+
+
+def mend_place(client: Client, words: Sequence[str], *, as_json: bool) -> None:
+    """`orc gpus mend NODE[:CARD]`: ask the driver to trust it again.
+
+    Raises:
+        ConfigError: E1030, not understood; E1037, there is no such place.
+    """
+    if len(words) != 2 or words[0] != "mend":
+        raise ConfigError(
+            f"orc gpus {' '.join(words)[:80]} is not understood",
+            code="E1030",
+            fix=("orc gpus", "orc gpus mend NODE, or NODE:CARD"),
+        )
+    event = mend(client, words[1], time.time())
+    driver = client.driver()
+    if as_json:
+        emit_json(mended=asdict(event), asked=True, driver=driver)
+        return
+    say(f"{words[1]} was asked to be trusted again")
+    if driver is None:
+        say("no driver runs now: it takes effect when one starts (orc serve)")
 
 
 def _table(cards: Sequence[Card]) -> str:

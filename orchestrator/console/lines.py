@@ -44,6 +44,8 @@ def _place_line(event: Event) -> str | None:
         case NodeJoined(node=node):
             cards = ", ".join(_card_text(card) for card in node.cards) or "no GPU"
             return f"node={node.node_id} joined: {cards}; {node.num_cpus:g} CPUs"
+        case NodeChanged(node=node) if node.shortage:
+            return f"node={node.node_id} takes nothing new: {node.shortage}"
         case NodeChanged(node=node):
             held = ", ".join(size_text(card.foreign_bytes) for card in node.cards)
             return f"node={node.node_id} changed: other processes hold {held or 'nothing'}"

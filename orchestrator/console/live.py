@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from orchestrator.console.board import board, reasons, run_of
 from orchestrator.console.lines import LinesView, Waits, line_of
 from orchestrator.console.read import main_metric
 from orchestrator.console.say import is_lively, span_text
 from orchestrator.messages import (
-    AttemptEvent,
     CancelRequested,
     Event,
     GangFailed,
@@ -23,7 +23,6 @@ from orchestrator.messages import (
     RunSubmitted,
     StepReported,
 )
-from orchestrator.ports import Store
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.types import Cause, PendingReason, RunId, RunState, RunStatus, Seconds
 
@@ -127,24 +126,6 @@ def _known(scheduler: Scheduler, run_id: RunId) -> RunStatus:
     return status
 
 
-def reasons(store: Store) -> Callable[[Event, Sequence[RunStatus]], None]:
-    """A listener that publishes why runs wait when that changes, without a change of state."""
-    told: dict[RunId, PendingReason | None] = {}
-
-    def listen(event: Event, statuses: Sequence[RunStatus]) -> None:
-        waiting = [status for status in statuses if status.state is RunState.PENDING]
-        own = run_of(event)
-        for status in waiting:  # the driver has just published the run of the event as it is
-            if status.run_id == own and status.reason is not PendingReason.NOT_EVALUATED:
-                told[status.run_id] = status.reason
-        news = [s for s in waiting if told.get(s.run_id, s) != s.reason]
-        told.update((status.run_id, status.reason) for status in news)
-        if news:
-            store.publish(news)
-
-    return listen
-
-
 def recorder(scheduler: Scheduler, store: "SqlStore", view: View) -> Callable[[Event], None]:
     """What a driver calls with every event: files, the book, reasons, and then what is shown."""
     from orchestrator.client.results import SeriesObserver
@@ -156,18 +137,10 @@ def recorder(scheduler: Scheduler, store: "SqlStore", view: View) -> Callable[[E
         FolderObserver(),
         BookObserver(store, view.note),
         reasons(store),
+        board(scheduler, store),
         SeriesObserver(store),
         view.observe,
     )
-
-
-def run_of(event: Event) -> RunId | None:
-    """The run that an event is about, if it is about one."""
-    if isinstance(event, RunSubmitted):
-        return event.spec.run_id
-    if isinstance(event, AttemptEvent):
-        return event.attempt.run_id
-    return getattr(event, "run_id", None)
 
 
 @dataclass(slots=True)

@@ -3,12 +3,13 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 from orchestrator.client.access import Client
+from orchestrator.types import RunId
 
 __all__ = ["Interrupts", "interruptible"]
 
@@ -25,13 +26,23 @@ class Interrupts:
 
 @contextmanager
 def interruptible(
-    client: Client, say: Callable[[str], None], *, is_service: bool = False
+    client: Client,
+    say: Callable[[str], None],
+    *,
+    is_service: bool = False,
+    ids: Sequence[RunId] | None = None,
 ) -> Iterator[Interrupts]:
     """Turn signals into requests to stop, which the driver takes from its store.
 
     The first asks every unfinished run to stop after its epoch, the second at once, the
     third ends this process at once, and the runs with it; what was recorded stays. The driver
     that is a service asks itself to leave instead: its runs stay unfinished for the next one.
+
+    Args:
+        client: Of the store.
+        say: Takes messages.
+        is_service: Whether this process drives runs of others, who shall go on with the next one.
+        ids: The runs to stop, where others in the same store are somebody else's.
     """
     interrupts = Interrupts()
     asking: list[threading.Thread] = []
@@ -42,11 +53,8 @@ def interruptible(
         if interrupts.count > 2:
             os._exit(interrupts.exit_code)
         # A thread with connections of its own: the signal may have come within a transaction.
-        thread = threading.Thread(
-            target=_ask_to_leave if is_service else _ask_to_stop,
-            args=(client,),
-            kwargs={"now": interrupts.count > 1, "say": say},
-        )
+        now = interrupts.count > 1
+        thread = threading.Thread(target=lambda: _ask(client, ids, is_service, now=now, say=say))
         asking.append(thread)
         thread.start()
 
@@ -60,8 +68,23 @@ def interruptible(
             signal.signal(number, handler)
 
 
-def _ask_to_stop(client: Client, *, now: bool, say: Callable[[str], None]) -> None:
-    asked = [run.id for run in client.stop_all(now=now)]
+def _ask(
+    client: Client,
+    ids: Sequence[RunId] | None,
+    is_service: bool,  # noqa: FBT001 - private, called once
+    *,
+    now: bool,
+    say: Callable[[str], None],
+) -> None:
+    if ids is not None:
+        _tell_stop([client.stop(run_id, now=now).id for run_id in ids], now=now, say=say)
+    elif not is_service:
+        _tell_stop([run.id for run in client.stop_all(now=now)], now=now, say=say)
+    if is_service:
+        _ask_to_leave(client, now=now, say=say)
+
+
+def _tell_stop(asked: Sequence[str], *, now: bool, say: Callable[[str], None]) -> None:
     if now:
         say("stopping at once; resuming repeats the epoch under way (orc resume)")
     else:

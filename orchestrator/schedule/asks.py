@@ -1,14 +1,26 @@
 """What a gang asks for, and which cards of the cluster could ever hold it."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 
-from orchestrator.schedule.cards import Pool, Size
+from orchestrator.schedule.cards import NO_LIMIT, Kind, Pool, Size
 from orchestrator.schedule.ledger import Ledger
-from orchestrator.types import Bytes, DeviceKind, PendingReason, RunSpec
+from orchestrator.schedule.offers import Offers
+from orchestrator.types import Bytes, DeviceKind, NodeType, PendingReason, RunSpec
 
-__all__ = ["Ask", "Route", "Router", "is_kind", "matches", "within_host"]
+__all__ = [
+    "Ask",
+    "Route",
+    "Router",
+    "could_hold",
+    "is_allowed",
+    "is_kind",
+    "matches",
+    "within_host",
+    "workers_on",
+]
 
 # "RTX 4080" is not the "RTX 4080 SUPER": these words name another card of the same number.
 _VARIANTS = frozenset({"ti", "super", "laptop", "mobile", "max", "d"})
@@ -26,6 +38,7 @@ class Ask:
     over_bytes: Bytes = 0  # cards must have more memory than this
     may_spread: bool = False  # over several nodes even where one could hold it
     host_bytes: Bytes = 0  # RAM per worker
+    is_on_one_node: bool = False
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Ask":
@@ -37,6 +50,7 @@ class Ask:
             gpu_types=tuple(sorted(spec.gpu_types)),
             num_cpus=spec.num_cpus,
             host_bytes=spec.host_bytes,
+            is_on_one_node=spec.is_on_one_node,
         )
 
     @property
@@ -63,6 +77,11 @@ class Route:
     is_spread: bool = False
     is_mixed: bool = False
     reason: PendingReason | None = None
+
+    @property
+    def is_possible(self) -> bool:
+        """True when a node could hold the ask that is there, or that an autoscaler may bring."""
+        return self.reason in (None, PendingReason.WAITING_FOR_NODE)
 
 
 @cache
@@ -92,6 +111,34 @@ def matches(ask: Ask, pool: Pool) -> bool:
     return not ask.gpu_types or any(is_kind(wanted, pool.name) for wanted in ask.gpu_types)
 
 
+@lru_cache(maxsize=4096)
+def is_allowed(ask: Ask, kind: Kind) -> bool:
+    """As `matches`, for a kind of card."""
+    return matches(ask, Pool(kind))
+
+
+def workers_on(kind: NodeType, ask: Ask) -> int:
+    """Workers of an ask that a new node holds; of an ask without cards all or none."""
+    room = kind.host_bytes or NO_LIMIT
+    if ask.device is DeviceKind.CPU:
+        return ask.num_workers if kind.num_cpus >= ask.cpus and room >= ask.ram else 0
+    if not kind.num_cards or not is_allowed(ask, (kind.memory_bytes, kind.gpu)):
+        return 0
+    return within_host(ask, kind.num_cards, kind.num_cpus, room)
+
+
+def could_hold(ask: Ask, types: Iterable[NodeType]) -> bool:
+    """True when as many nodes of one type as may be could hold the ask, were nothing else there."""
+    for each in types:
+        workers = workers_on(each, ask)
+        if workers >= ask.num_workers and each.max_nodes:
+            return True
+        may_be_spread = ask.device is DeviceKind.GPU and not ask.is_on_one_node
+        if may_be_spread and workers * each.max_nodes >= ask.num_workers:
+            return True
+    return False
+
+
 class Router:
     """Finds the route of an ask and keeps it until the inventory changes."""
 
@@ -99,6 +146,11 @@ class Router:
         self._ledger = ledger
         self._inventory = -1
         self._routes: dict[Ask, Route] = {}
+        self.offers = Offers()
+
+    def forget(self) -> None:
+        """What nodes may come is another."""
+        self._routes.clear()
 
     def route(self, ask: Ask) -> Route:
         """The cards that could hold the ask if nothing else ran."""
@@ -107,14 +159,18 @@ class Router:
             self._routes.clear()
         found = self._routes.get(ask)
         if found is None:
-            found = self._routes[ask] = _route(ask, self._ledger)
+            found = _route(ask, self._ledger)
+            if found.reason is not None and could_hold(ask, self.offers.node_types):
+                found = replace(found, reason=PendingReason.WAITING_FOR_NODE)
+            self._routes[ask] = found
         return found
 
     def largest(self, ask: Ask) -> Bytes:
-        """Memory of the largest known card of the allowed kinds; 0 when there is none."""
+        """Memory of the largest card of the allowed kinds that is known, or may come; else 0."""
         anyone = replace(ask, size=None, over_bytes=0)
-        pools = self._ledger.pools.values()
-        return max((pool.memory_bytes for pool in pools if matches(anyone, pool)), default=0)
+        kinds = [pool.kind for pool in self._ledger.pools.values()]
+        kinds += [(t.memory_bytes, t.gpu) for t in self.offers.node_types if t.num_cards]
+        return max((kind[0] for kind in kinds if is_allowed(anyone, kind)), default=0)
 
 
 def _route(ask: Ask, ledger: Ledger) -> Route:
@@ -142,7 +198,7 @@ def _holds(ask: Ask, pools: tuple[Pool, ...], ledger: Ledger) -> tuple[bool, boo
     for (cpus, ram, cards), num_nodes in ledger.models.items():
         num = within_host(ask, sum(n for kind, n in cards if kind in kinds), cpus, ram)
         most, total = max(most, num), total + num * num_nodes
-    return most >= ask.num_workers, total >= ask.num_workers
+    return most >= ask.num_workers, total >= ask.num_workers and not ask.is_on_one_node
 
 
 def within_host(ask: Ask, num: int, cpus: float, host_bytes: Bytes) -> int:

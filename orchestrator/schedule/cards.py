@@ -1,7 +1,7 @@
 """One card and what is left of it; cards of one kind, indexed by what they have left."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -113,11 +113,12 @@ class Outlook:
         lower: Runs on it that may be asked to leave, in the order in which they would be.
     """
 
-    __slots__ = ("_cards", "_host", "_room", "gone", "leaving", "lower")
+    __slots__ = ("_cards", "_host", "_room", "gone", "leaving", "lower", "served")
 
     def __init__(self, room: NodeRoom, leaving: frozenset[RunId], lower: tuple[RunId, ...]) -> None:
         self.leaving, self.lower = leaving, lower
         self.gone = leaving.union(lower) if lower else leaving
+        self.served: dict[Hashable, int] = {}  # workers that fit after others; asked many times
         self._room = room
         self._cards: _Free | None = None  # counted at the first question
         self._host: tuple[float, Bytes] | None = None

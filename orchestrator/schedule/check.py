@@ -24,5 +24,7 @@ def check(life: Lifecycle) -> None:
     assert held.keys() == given.keys(), "the ledger and the records differ"
     for run_id, mine in held.items():
         assert sorted(map(repr, mine)) == sorted(map(repr, given[run_id])), run_id
+    claimed = life.dispatch.claims.by_node.keys()
+    assert claimed <= life.ledger.nodes.keys(), "a node that is gone is claimed"
     num_unfinished = sum(not record.state.is_terminal for record in life.runs.values())
     assert num_unfinished == life.num_unfinished

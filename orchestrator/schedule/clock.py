@@ -26,6 +26,7 @@ def _set_back(life: Lifecycle, seconds: Seconds) -> None:
     life.health.set_back(seconds)
     life.fair.set_back(seconds)
     life.forecasts.set_back(seconds)
+    life.router.offers.set_back(seconds)
     for record in life.runs.values():
         if record.state is RunState.SUCCEEDED:
             continue  # the others may still go on

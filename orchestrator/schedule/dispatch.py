@@ -98,7 +98,12 @@ class Dispatch:
             ahead=self.claims.ahead,
         )
         self._clearing = Clearing(self._world)
-        self.finding = Finding(world=self._world, claims=self.claims, forecasts=self.forecasts)
+        self.finding = Finding(
+            world=self._world,
+            claims=self.claims,
+            forecasts=self.forecasts,
+            offers=self.router.offers,
+        )
 
     @property
     def is_due(self) -> bool:

@@ -8,7 +8,8 @@ from orchestrator.schedule.asks import Ask, Route, is_kind
 from orchestrator.schedule.cards import CardRoom, Pool
 from orchestrator.schedule.dispatch import Dispatch
 from orchestrator.schedule.explain_aside import opens
-from orchestrator.schedule.explain_host import host_asked, host_available, host_remedies
+from orchestrator.schedule.explain_host import asked, host_available, host_remedies
+from orchestrator.schedule.explain_scaling import node_available, node_remedies, node_sentence
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.types import (
@@ -51,6 +52,8 @@ def pending_reason(record: RunRecord, dispatch: Dispatch) -> PendingReason | Non
     route = dispatch.router.route(record.ask)
     if route.reason is not None:
         return route.reason
+    if record.spec.run_id in dispatch.router.offers.asked:
+        return PendingReason.WAITING_FOR_NODE
     return _reason_to_wait(record, route, dispatch)
 
 
@@ -79,9 +82,11 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
             state=record.state,
             reason=None,
             summary=_summary(record, at),
-            asks=_asks(ask, dispatch),
+            asks=asked(ask, dispatch.router.route(ask)),
         )
-    why = sharing.sharing_sentence(record, reason) or _SENTENCES[reason]
+    offers = dispatch.router.offers
+    why = sharing.sharing_sentence(record, reason) or node_sentence(run_id, reason, offers, at)
+    why = why or _SENTENCES[reason]
     summary = f"{run_id} is PENDING for {_span(at - record.queued_at)}: {why}"
     if reason is PendingReason.BACKOFF and record.deadline is not None:
         summary = (
@@ -93,16 +98,20 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
         remedies: tuple[str, ...] = (f"see why: orc explain {record.waits_for[0]}",)
     else:
         blockers = tuple(_blockers(record, dispatch, at))
-        remedies = tuple(_remedies(record, reason, dispatch))
+        remedies = (
+            *node_remedies(run_id, offers, at),
+            *_remedies(record, reason, dispatch),
+        )
     return Explanation(
         run_id=run_id,
         state=record.state,
         reason=reason,
         summary=summary,
-        asks=_asks(ask, dispatch),
+        asks=asked(ask, dispatch.router.route(ask)),
         available=(
             *sharing.quota_available(record, reason, dispatch.fair, dispatch.least_gpus(ask)),
             *_available(ask, dispatch.ledger),
+            *node_available(ask, offers, dispatch.ledger),
         ),
         blockers=blockers,
         remedies=remedies,
@@ -153,22 +162,6 @@ def _summary(record: RunRecord, at: Seconds) -> str:
     if record.state is RunState.RUNNING:
         words += f", epoch {record.epoch}/{record.spec.settings.epochs}{_end(record, at)}"
     return f"{words}: {record.detail}" if record.detail else words
-
-
-def _asks(ask: Ask, dispatch: Dispatch) -> str:
-    if ask.device is DeviceKind.CPU:
-        return f"{host_asked(ask)} of one node"
-    words = f"{ask.num_workers} x GPU"
-    if ask.gpu_types:
-        words += f" ({' or '.join(ask.gpu_types)})"
-    words += ", a whole card each" if ask.size is None else f", {_size(ask.size)} each"
-    if ask.over_bytes:
-        words += f" of more than {_size(ask.over_bytes)}"
-    if ask.is_host_counted:
-        words += f", {host_asked(ask)} each"
-    if ask.num_workers > 1:
-        words += ", spread" if dispatch.router.route(ask).is_spread else ", on one node"
-    return words
 
 
 def _available(ask: Ask, ledger: Ledger) -> Iterator[str]:

@@ -1,13 +1,30 @@
-"""What a run asks of the CPUs and the RAM of its nodes, what they have, and what would help."""
+"""What a run asks for; what its nodes have of CPUs and RAM, and what would help."""
 
 from collections.abc import Iterator
 
-from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.asks import Ask, Route
 from orchestrator.schedule.cards import NO_LIMIT, ram_of
 from orchestrator.schedule.ledger import Ledger
-from orchestrator.types import Bytes, PendingReason
+from orchestrator.types import Bytes, DeviceKind, PendingReason
 
-__all__ = ["host_asked", "host_available", "host_remedies"]
+__all__ = ["asked", "host_asked", "host_available", "host_remedies"]
+
+
+def asked(ask: Ask, route: Route) -> str:
+    """What a run asks for, in words: "1 x GPU, 3.0 GiB each"."""
+    if ask.device is DeviceKind.CPU:
+        return f"{host_asked(ask)} of one node"
+    words = f"{ask.num_workers} x GPU"
+    if ask.gpu_types:
+        words += f" ({' or '.join(ask.gpu_types)})"
+    words += ", a whole card each" if ask.size is None else f", {_size(ask.size)} each"
+    if ask.over_bytes:
+        words += f" of more than {_size(ask.over_bytes)}"
+    if ask.is_host_counted:
+        words += f", {host_asked(ask)} each"
+    if ask.num_workers > 1:
+        words += ", spread" if route.is_spread else ", on one node"
+    return words
 
 
 def host_asked(ask: Ask) -> str:
@@ -32,8 +49,10 @@ def host_available(ask: Ask, ledger: Ledger) -> Iterator[str]:
 
 
 def host_remedies(ask: Ask, reason: PendingReason, ledger: Ledger) -> Iterator[str]:
-    """What to change where CPUs or RAM are what it waits for, or can never get."""
+    """What to change where CPUs, RAM or one node are what it waits for, or can never get."""
     is_waiting = reason is PendingReason.WAITING_FOR_CPU_OR_RAM
+    if ask.is_on_one_node and ask.num_workers > 1 and not is_waiting:
+        yield "let it have cards of several nodes: leave out resources.nodes"
     cpus, ram = _most_cpus(ledger), _most_ram(ledger)
     if ask.num_cpus and (is_waiting or ask.cpus > cpus):
         yield f"ask for fewer CPUs (a node has {cpus:g} at most): resources.cpus"

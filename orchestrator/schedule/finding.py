@@ -6,6 +6,7 @@ from orchestrator.schedule.asks import Route
 from orchestrator.schedule.cards import NodeRoom
 from orchestrator.schedule.claims import Claims
 from orchestrator.schedule.forecast import Forecasts
+from orchestrator.schedule.offers import Offers
 from orchestrator.schedule.order import Queue, Shape
 from orchestrator.schedule.placement import IsOpen, find, find_on
 from orchestrator.schedule.placing import Place, Placing, is_single
@@ -27,6 +28,7 @@ class Finding:
     claims: Claims
     forecasts: Forecasts
     placing: Placing | None = None
+    offers: Offers = field(default_factory=Offers)
     _now: Seconds = 0.0
     _advice: dict[RunId, Place] = field(default_factory=dict)
 
@@ -51,12 +53,16 @@ class Finding:
         return self._search(record, shape, route, is_open)
 
     def is_open(self, record: RunRecord) -> IsOpen:
-        """Whether a node is in service, and not kept for somebody who goes before the run."""
-        if not self.claims.by_node:
+        """Whether a node is in service, and not kept for somebody else."""
+        if not self.claims.by_node and not self.offers.brought:
             return _is_in_service
         left = self.forecasts.left(record) if self.claims.has_forecast else None
         ends_at = None if left is None else self._now + left.most
-        return lambda room: room.is_open and not self.claims.keeps_out(record, room, ends_at)
+        return lambda room: (
+            room.is_open
+            and not self.offers.keeps_out(record.spec.run_id, room.node.node_id)
+            and not self.claims.keeps_out(record, room, ends_at)
+        )
 
     def _find_single(
         self, placing: Placing, record: RunRecord, shape: Shape, is_open: IsOpen

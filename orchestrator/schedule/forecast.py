@@ -15,7 +15,7 @@ from functools import cache
 from typing import TypeAlias
 
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import Progress, RunSpec, RunState, Seconds
+from orchestrator.types import Progress, RunId, RunSpec, RunState, Seconds
 
 __all__ = ["Forecast", "Forecasts", "Score", "Signature", "signature"]
 
@@ -83,6 +83,7 @@ class Forecasts:
 
     score: Score = field(default_factory=Score)
     _paces: dict[Signature, _Pace] = field(default_factory=dict)
+    _pace_of: dict[RunId, _Pace] = field(default_factory=dict)  # of runs that have epochs
     _kept: dict[str, list[tuple[Seconds, Forecast]]] = field(default_factory=dict)
 
     def progressed(self, record: RunRecord, progress: Progress, now: Seconds) -> None:
@@ -91,10 +92,10 @@ class Forecasts:
             return
         worth = record.charge[0] or 1.0
         record.pace = _blend(record.pace, progress.seconds)
-        kind = signature(record.spec)
-        pace = self._paces.get(kind)
+        pace = self._pace_of.get(record.spec.run_id)
         if pace is None:
-            pace = self._paces[kind] = _Pace()
+            pace = self._paces.setdefault(signature(record.spec), _Pace())
+            self._pace_of[record.spec.run_id] = pace
         pace.add(progress.seconds * worth)
         if progress.epoch in _scored_epochs(progress.epochs):
             told = self.left(record)
@@ -103,6 +104,7 @@ class Forecasts:
 
     def ended(self, record: RunRecord, now: Seconds) -> None:
         """A run has ended; what was told of it before is scored if it has succeeded."""
+        self._pace_of.pop(record.spec.run_id, None)
         for at, told in self._kept.pop(record.spec.run_id, ()):
             true = now - at
             if record.state is RunState.SUCCEEDED and true > 0:

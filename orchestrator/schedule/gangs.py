@@ -53,6 +53,7 @@ def started(life: Lifecycle, event: GangStarted) -> None:
         record.move(GangStarted, record.state, life.now)
         return
     record.move(GangStarted, RunState.RUNNING, life.now)
+    life.changed[record.spec.run_id] = None
     record.attempt_started_at = life.now
     if life.dispatch.finding.placing is not None:
         life.dispatch.finding.placing.came(record, life.now)
@@ -64,7 +65,10 @@ def started(life: Lifecycle, event: GangStarted) -> None:
 
 
 def progressed(life: Lifecycle, event: ProgressReported) -> None:
-    """An epoch is complete. A new highest one pays the losses back."""
+    """An epoch is complete. A new highest one pays the losses back.
+
+    The run's published row does not change by it: the rows of epochs are written with the event.
+    """
     record = _current(life, event)
     if record is None:
         return
@@ -80,6 +84,7 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
     if record.batch and 0 < event.progress.micro_batch < record.batch.micro_batch:
         # The trainer had to cut its steps smaller; the next attempt starts with that cut.
         record.batch = replace(record.batch, micro_batch=event.progress.micro_batch)
+        life.changed[record.spec.run_id] = None
     if event.checkpoint is not None:
         record.checkpoints = (event.checkpoint, *record.checkpoints)
     _part(life, record, event.progress)
@@ -103,6 +108,7 @@ def recut(life: Lifecycle, event: MicroBatchChanged) -> None:
     if record is None:
         return
     record.move(MicroBatchChanged, record.state, life.now)
+    life.changed[record.spec.run_id] = None
     change = event.recut
     if record.batch is not None and not change.in_validation:
         new = min(change.new, record.batch.rank_batch)
@@ -221,7 +227,6 @@ def _current(life: Lifecycle, event: AttemptEvent) -> RunRecord | None:
     if record.state not in HOLDING:
         record.move(type(event), record.state, life.now)
         return None
-    life.changed[event.attempt.run_id] = None
     return record
 
 
@@ -281,13 +286,13 @@ def _larger(life: Lifecycle, record: RunRecord) -> Ask | None:
     if ask.size is not None:
         grown = replace(ask, size=min(ask.size * 3 // 2 + 1, life.router.largest(ask)))
         is_larger = grown.size is not None and grown.size > ask.size
-        return grown if is_larger and life.router.route(grown).reason is None else None
+        return grown if is_larger and life.router.route(grown).is_possible else None
     had = max((share.memory_bytes for share in shares if share.card is not None), default=0)
     for share in record.held:
         if share.card is not None:
             had = max(had, life.ledger.nodes[share.node_id].cards[share.card].card.memory_bytes)
     grown = replace(ask, over_bytes=had)
-    return grown if had and life.router.route(grown).reason is None else None
+    return grown if had and life.router.route(grown).is_possible else None
 
 
 def _words(event: GangFailed) -> str:

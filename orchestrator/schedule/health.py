@@ -70,6 +70,7 @@ class Health:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._stories: dict[_Place, _Story] = {}
+        self._noted: set[NodeId] = set()  # nodes with a story: every epoch asks for them
         self._next: Seconds | None = None
         self._is_stale = False  # something was shut or opened since `_next` was looked for
         self._short: set[NodeId] = set()  # nodes whose disk is nearly full
@@ -102,6 +103,7 @@ class Health:
         is_changed = False
         for place in reversed(places):  # the card first: if it alone is bad, the node is not
             story = self._stories.setdefault(place, _Story())
+            self._noted.add(node_id)
             story.failures[spec.run_id] = _Failure(spec.project, cause, cards)
             if not story.is_aside and story.is_suspect and self._may_shut(place, story):
                 self._shut(place, story, now)
@@ -114,9 +116,9 @@ class Health:
         An epoch clears what lost processes made suspect. A fault that the card reported stays
         noted until a run is finished there: an unstable card does complete epochs.
         """
-        if not self._stories:
-            return
         for share in shares:
+            if share.node_id not in self._noted:
+                continue
             card, node = (share.node_id, share.card), (share.node_id, None)
             for place in (card, node) if share.card is not None else (node,):
                 story = self._stories.get(place)
@@ -128,13 +130,13 @@ class Health:
                     story.is_on_trial = False
                     self.apply(share.node_id)
                 if not story.failures and not story.times:
-                    del self._stories[place]
+                    self._forget(place)
 
     def trust(self, node_id: NodeId, card: int | None) -> None:
         """A person says that a card, or with None a node and its cards, is mended."""
         for place in tuple(self._stories):
             if place[0] == node_id and card in (None, place[1]):
-                del self._stories[place]
+                self._forget(place)
         self.apply(node_id)
 
     def try_again(self, now: Seconds) -> None:
@@ -174,6 +176,11 @@ class Health:
             aside = self._words((node_id, index), story) or room.aside
             self._ledger.shut(card, aside, is_on_trial=story.is_on_trial and not aside)
         self._ledger.grown[node_id] = None  # it may be open again, to the CPU as well
+
+    def _forget(self, place: _Place) -> None:
+        del self._stories[place]
+        if not any(other[0] == place[0] for other in self._stories):
+            self._noted.discard(place[0])
 
     def _words(self, place: _Place, story: _Story) -> str:
         if not story.is_aside:

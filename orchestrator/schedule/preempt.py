@@ -156,26 +156,23 @@ def _evict_on(record: RunRecord, route: Route, room: NodeRoom, world: World) -> 
     outlook = world.outlook(room, record.priority)
     if not outlook.gone:
         return None
+    ask, ahead = record.ask, world.ahead(record, room)
     for pool in pools_of(route):
-        if _at_most(record.ask, pool, outlook) < record.ask.num_workers:
+        if _at_most(ask, pool, outlook) < ask.num_workers:
             continue  # claims of others can only leave less
+        if _most(ask, pool, room, outlook, ahead) < ask.num_workers:
+            continue
 
         def fits(gone: Iterable[RunId], pool: Pool | None = pool) -> bool:
-            num = workers_on(record, pool, room, outlook.leaving.union(gone), world)
-            return num >= record.ask.num_workers
+            left = outlook.leaving.union(gone)
+            return _workers(ask, pool, room, left, ahead) >= ask.num_workers
 
-        chosen = _fewest(outlook.lower, fits)
-        if chosen is not None:
-            return Claim((room.node.node_id,), chosen)
+        return Claim((room.node.node_id,), _fewest(outlook.lower, fits))
     return None
 
 
-def _fewest(
-    local: Sequence[RunId], fits: Callable[[Sequence[RunId]], bool]
-) -> tuple[RunId, ...] | None:
+def _fewest(local: Sequence[RunId], fits: Callable[[Sequence[RunId]], bool]) -> tuple[RunId, ...]:
     """The shortest beginning of `local` that makes room, without those in it that need not go."""
-    if not fits(local):
-        return None
     low, high = 0, len(local)  # more gone never means less room, so halving finds the shortest
     while low < high:
         middle = (low + high) // 2
@@ -194,9 +191,20 @@ def _fewest(
 def most_workers_on(record: RunRecord, pool: Pool | None, room: NodeRoom, world: World) -> int:
     """Workers of a run that fit on a node once all have left who may be asked to, or leave."""
     outlook = world.outlook(room, record.priority)
-    if not world.ahead(record, room):
-        return _at_most(record.ask, pool, outlook)
-    return workers_on(record, pool, room, outlook.gone, world)
+    return _most(record.ask, pool, room, outlook, world.ahead(record, room))
+
+
+def _most(
+    ask: Ask, pool: Pool | None, room: NodeRoom, outlook: Outlook, ahead: Sequence[Ask]
+) -> int:
+    """Workers of an ask that fit once all have left who could, and claims ahead are served."""
+    if not ahead:
+        return _at_most(ask, pool, outlook)
+    key = (ask, pool, *ahead)
+    known = outlook.served.get(key)
+    if known is None:
+        known = outlook.served[key] = _workers(ask, pool, room, outlook.gone, ahead)
+    return known
 
 
 def _at_most(ask: Ask, pool: Pool | None, outlook: Outlook) -> int:
@@ -215,7 +223,12 @@ def workers_on(
     record: RunRecord, pool: Pool | None, room: NodeRoom, gone: frozenset[RunId], world: World
 ) -> int:
     """Workers of a run that fit on a node once others are gone and claims ahead are served."""
-    ask, ahead = record.ask, world.ahead(record, room)
+    return _workers(record.ask, pool, room, gone, world.ahead(record, room))
+
+
+def _workers(
+    ask: Ask, pool: Pool | None, room: NodeRoom, gone: frozenset[RunId], ahead: Sequence[Ask]
+) -> int:
     if not gone and not ahead and pool is not None:
         num = sum(card.pool is pool and card.has_room(ask.size) for card in room.cards.values())
         most = min(num, ask.num_workers)

@@ -51,6 +51,8 @@ class Rearrange:
         spec = record.spec
         if spec.device is not DeviceKind.GPU or record.ask.size is not None:
             return False
+        if spec.is_on_one_node and spec.num_gpus > 1:  # rounds count cards, not those of one node
+            return False
         self.runs[spec.run_id] = record
         record.ask = replace(record.ask, may_spread=True)
         return True

@@ -1,38 +1,23 @@
 """The scheduler: events in, actions out; its state is a fold over the events."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from orchestrator.messages import (
     Action,
     AttemptEvent,
-    CancelRequested,
     DrainEnded,
-    DrainRequested,
     Event,
     GangFailed,
-    GangFinished,
-    GangStarted,
-    GangYielded,
-    MicroBatchChanged,
-    NodeChanged,
-    NodeJoined,
     NodeLost,
-    PlaceMended,
+    NodeTypesOffered,
     PolicyChanged,
-    PriorityChanged,
-    ProgressReported,
-    QueueChanged,
-    ResumeRequested,
-    RunMoved,
-    RunSubmitted,
-    TimePassed,
 )
-from orchestrator.schedule import gangs, people, runs
+from orchestrator.schedule import gangs, runs, scaling
 from orchestrator.schedule.check import check
 from orchestrator.schedule.clock import pass_time
 from orchestrator.schedule.dispatch import Evict, Start
 from orchestrator.schedule.explain import explain, pending_reason
+from orchestrator.schedule.follows import FOLLOWS
 from orchestrator.schedule.forecast import Forecast, Score
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.placing import Placing
@@ -42,34 +27,6 @@ from orchestrator.schedule.status import status_of
 from orchestrator.types import Cause, Explanation, Node, RunId, RunState, RunStatus, Seconds
 
 __all__ = ["Scheduler"]
-
-
-def _nothing(_: Lifecycle, __: Event) -> None:
-    """Nothing follows from the event itself; deadlines and the queue are looked at anyway."""
-
-
-_FOLLOWS: Mapping[type[Event], Callable[[Lifecycle, Any], None]] = {
-    RunSubmitted: people.submit,
-    CancelRequested: people.cancel,
-    ResumeRequested: people.resume,
-    PriorityChanged: people.reprioritize,
-    RunMoved: people.move,
-    DrainRequested: people.drain,
-    DrainEnded: people.end_drain,
-    QueueChanged: people.set_rule,
-    PolicyChanged: _nothing,
-    PlaceMended: people.mended,
-    NodeJoined: gangs.joined,
-    NodeChanged: gangs.joined,
-    NodeLost: gangs.lost,
-    GangStarted: gangs.started,
-    ProgressReported: gangs.progressed,
-    MicroBatchChanged: gangs.recut,
-    GangYielded: gangs.yielded,
-    GangFinished: gangs.finished,
-    GangFailed: gangs.failed,
-    TimePassed: _nothing,
-}
 
 
 class Scheduler:
@@ -153,13 +110,16 @@ class Scheduler:
         life = self._life
         pass_time(life, event.at)
         life.actions = []
-        _FOLLOWS[type(event)](life, event)
+        FOLLOWS[type(event)](life, event)
         if isinstance(event, PolicyChanged):
             self._choose(event.name)
         self._expire()
         is_partial = isinstance(event, NodeLost) and event.with_others
         if not life.is_draining and not is_partial:
             self._decide()
+            if scaling.reopen(life):
+                self._decide()
+        life.actions += scaling.look(life, event)
         return tuple(life.actions)
 
     def demand_row(self, event: Event) -> None:
@@ -206,11 +166,10 @@ class Scheduler:
     @property
     def next_wakeup(self) -> Seconds | None:
         """The moment at which `TimePassed` is wanted, if nothing happens before."""
-        due = self._life.timers.next
-        others = [self._life.health.next]
-        if self._rounds is not None:
-            others.append(self._rounds.wakeup)
-        for at in others:
+        life, rounds = self._life, self._rounds
+        due = life.timers.next
+        looks = (life.health.next, life.router.offers.look_at, rounds and rounds.wakeup)
+        for at in looks:
             if at is not None and (due is None or at < due):
                 due = at
         return due
@@ -250,7 +209,9 @@ class Scheduler:
             if record.state.holds_gpus
         ]
         drained = (DrainEnded(at=at),) if self._life.is_draining else ()
-        return (*nodes, *orphaned, *drained)
+        offered = self._life.router.offers.node_types
+        gone = (NodeTypesOffered(at=gone_at, node_types=()),) if offered else ()
+        return (*gone, *nodes, *orphaned, *drained)
 
     def drain_changes(self) -> tuple[RunStatus, ...]:
         """Statuses that changed since the last call, in the order in which they first changed."""

@@ -13,23 +13,36 @@ from orchestrator.messages import (
     NodeJoined,
     NodeLost,
     ProgressReported,
+    QueueChanged,
     RunSubmitted,
 )
 from orchestrator.store.codec import decode, from_plain, to_plain
 from orchestrator.store.database import Database
-from orchestrator.store.schema import checkpoints, inbox, journal, latest, nodes, progress, runs
-from orchestrator.types import CheckpointRef, Node, RunId, RunSpec
+from orchestrator.store.schema import (
+    board,
+    checkpoints,
+    inbox,
+    journal,
+    latest,
+    nodes,
+    progress,
+    runs,
+)
+from orchestrator.types import CheckpointRef, Node, QueueRule, RunId, RunSpec
 
 __all__ = [
     "Asking",
     "Listed",
     "askings",
+    "board_of",
     "forget_nodes",
     "listing",
     "nodes_of",
     "note_event",
     "num_unfinished",
     "projects",
+    "put_up",
+    "rules",
     "waiting_for",
     "waiting_specs",
 ]
@@ -47,6 +60,7 @@ class Listed:
     """
 
     status: dict[str, Any]
+    epoch: int  # the last completed one, also when the status was published before it
     metrics: dict[str, Any]
     best_epoch: int | None
     best: dict[str, Any]
@@ -93,6 +107,7 @@ def listing(
     """Runs that a driver has taken, oldest submission first; the newest `limit` alone."""
     columns = (
         runs.c.body,
+        latest.c.epoch,
         latest.c.metrics,
         latest.c.best_epoch,
         latest.c.best,
@@ -111,7 +126,7 @@ def listing(
     found = connection.execute(query).all()[::-1]
     bodies = json.loads(f"[{','.join(row[0] for row in found)}]")
     return [
-        Listed(body, _loads(row[1]), row[2], _loads(row[3]), row[4] or 0)
+        Listed(body, row[1] or 0, _loads(row[2]), row[3], _loads(row[4]), row[5] or 0)
         for body, row in zip(bodies, found, strict=True)
     ]
 
@@ -161,8 +176,29 @@ def nodes_of(connection: Connection) -> tuple[Node, ...]:
 
 
 def forget_nodes(connection: Connection) -> None:
-    """A driver starts: it has no nodes yet."""
+    """A driver starts: it has no nodes yet, and has told nothing."""
     connection.execute(delete(nodes))
+    connection.execute(delete(board))
+
+
+def put_up(database: Database, connection: Connection, name: str, value: object) -> None:
+    """Put what the driver tells of the whole in place of what it told before."""
+    statement = database.insert(board).values(name=name, body=_text(value))
+    given = {"body": statement.excluded.body}
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=given))
+
+
+def board_of(connection: Connection, name: str) -> Any:
+    """What the driver last told under this name, as plain values; None where it told nothing."""
+    body = connection.scalar(select(board.c.body).where(board.c.name == name))
+    return None if body is None else json.loads(body)
+
+
+def rules(connection: Connection) -> dict[str, QueueRule]:
+    """The rule of every queue that has one, as it was last asked for."""
+    query = select(inbox.c.body).where(inbox.c.submits.is_(None), inbox.c.answer == "")
+    events = map(decode, connection.scalars(query.order_by(inbox.c.id)))
+    return {event.rule.name: event.rule for event in events if isinstance(event, QueueChanged)}
 
 
 def askings(connection: Connection, fingerprint: str) -> list[Asking]:

@@ -1,6 +1,7 @@
 """What anyone may read in a store, whoever drives it: runs, epochs, journal, inbox, nodes."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -12,7 +13,16 @@ from orchestrator.store.database import Database
 from orchestrator.store.lease import Driver, driver_of, taken
 from orchestrator.store.lists import Asking, Listed
 from orchestrator.store.schema import journal
-from orchestrator.types import CheckpointRef, Node, Progress, RunId, RunSpec, RunStatus
+from orchestrator.store.sweeps import SweepTables
+from orchestrator.types import (
+    CheckpointRef,
+    Node,
+    Progress,
+    QueueRule,
+    RunId,
+    RunSpec,
+    RunStatus,
+)
 
 __all__ = ["StoreReader"]
 
@@ -28,6 +38,7 @@ class StoreReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.sweeps = SweepTables(database)
 
     def driver(self) -> Driver | None:
         """Who drives the store now; None when nobody does."""
@@ -94,6 +105,16 @@ class StoreReader:
                 connection, project=project, limit=left, is_unfinished=is_unfinished
             )
             return known, asked
+
+    def board(self, name: str) -> Any:
+        """What the driver last told of the whole under this name, plain; None for nothing."""
+        with self._database.transaction(write=False) as connection:
+            return lists.board_of(connection, name)
+
+    def rules(self) -> dict[str, QueueRule]:
+        """The rule of every queue that has one, as it was last asked for."""
+        with self._database.transaction(write=False) as connection:
+            return lists.rules(connection)
 
     def listed(self, run_id: str) -> Listed | None:
         """A run as lists show it; None when no driver has taken it."""

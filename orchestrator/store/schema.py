@@ -17,6 +17,7 @@ from sqlalchemy import (
 __all__ = [
     "HEAD",
     "VERSION_TABLE",
+    "board",
     "book",
     "checkpoints",
     "inbox",
@@ -27,9 +28,11 @@ __all__ = [
     "nodes",
     "progress",
     "runs",
+    "sweep_journal",
+    "sweeps",
 ]
 
-HEAD = "0004"
+HEAD = "0006"
 """The newest migration. Versions are compared as text, so they keep their four digits."""
 
 VERSION_TABLE = "meta"
@@ -104,6 +107,13 @@ nodes = Table(  # nodes that joined and were not lost: those of the driver, or o
     Column("body", Text, nullable=False),
 )
 
+board = Table(  # what the driver last told of the cluster as a whole
+    "board",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
 inbox = Table(  # what people asked for; a taken row stays, so that its key stays taken too
     "inbox",
     metadata,
@@ -155,4 +165,29 @@ lease = Table(  # one row: who drives. The lock beside it decides; the epoch fen
     Column("since", Double),
     Column("beat", Double),  # the last sign of life, by the clock of the store
     CheckConstraint("id = 1", name="lease_has_one_row"),
+)
+
+sweeps = Table(  # one row a sweep; `epoch` fences off whoever conducted it before
+    "sweeps",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("substance", Text, nullable=False),  # SHA-256 of what decides its trials
+    Column("body", Text, nullable=False),
+)
+
+sweep_journal = Table(  # what a sweep suggested, was told and decided; each thing once, by `key`
+    "sweep_journal",
+    metadata,
+    Column("seq", _Serial, primary_key=True),
+    Column("sweep", Text, ForeignKey("sweeps.name"), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("trial", Integer, nullable=False),  # 0: of the whole sweep
+    Column("key", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("sweep_journal_of_sweep", "sweep", "seq"),
+    Index("sweep_journal_once", "sweep", "key", unique=True),
 )

@@ -111,6 +111,11 @@ class SqlStore(StoreReader):
                 for status in statuses[at : at + _AT_ONCE]:
                     rows.write_status(self._database, connection, status)
 
+    def put_up(self, name: str, value: object) -> None:
+        """Tell people something of the cluster as a whole; raises as `append` does."""
+        with self._writing() as connection:
+            lists.put_up(self._database, connection, name, value)
+
     def receive(self, at: Seconds) -> Sequence[Event]:
         """Move what people asked for to the journal, stamped `at`; raises as `append` does.
 

@@ -25,6 +25,7 @@ from orchestrator.types import (
 
 __all__ = ["FakeOptions", "FakeTrainer"]
 
+_REAL = ("epoch_seconds", "best_lr0")  # options that need not be whole numbers
 _CRASH_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -47,6 +48,7 @@ class FakeOptions:
     hang_at_epoch: int = 0
     oom_above_micro_batch: int = 0
     fault_attempts: int = 0
+    best_lr0: float = 0.0  # the loss grows with the distance of lr0 from it, and of batch from 64
 
     @classmethod
     def of(cls, task: TrainTask) -> "FakeOptions":
@@ -65,8 +67,9 @@ class FakeOptions:
                     fix=(f"one of: {', '.join(sorted(known))}",),
                 )
         numbers = {name: _number(name, value) for name, value in given.items()}
-        seconds = numbers.pop("epoch_seconds", 0.0)
-        return cls(epoch_seconds=seconds, **{name: int(n) for name, n in numbers.items()})
+        seconds, best = (numbers.pop(name, 0.0) for name in _REAL)
+        whole = {name: int(n) for name, n in numbers.items()}
+        return cls(epoch_seconds=seconds, best_lr0=best, **whole)
 
     def strikes(self, fault: str, task: TrainTask) -> bool:
         """True when the fault is planted in this attempt."""
@@ -155,9 +158,15 @@ def _resume(link: RunLink) -> _State:
 
 
 def _metrics(task: TrainTask, epoch: int) -> dict[str, float]:
-    """Loss 2 / (1 + epoch) with 5 % of seeded noise; the score is its mirror image."""
+    """Loss 2 / (1 + epoch) with 5 % of seeded noise; the score is its mirror image.
+
+    With `best_lr0` both depend on the learning rate and the batch as well.
+    """
     noise = random.Random(f"{task.spec.settings.seed}/{epoch}/loss").uniform(0.95, 1.05)
     loss = 2.0 / (1.0 + epoch) * noise
+    best, rate = task.spec.settings.options.get("best_lr0"), task.spec.settings.lr0
+    if isinstance(best, int | float) and best > 0 and rate:
+        loss += math.log10(rate / best) ** 2 + 0.05 * math.log2(task.spec.effective_batch / 64) ** 2
     return {"loss": loss, "score": 1.0 / (1.0 + loss)}
 
 
@@ -226,7 +235,7 @@ def _hang() -> None:
 
 def _number(name: str, value: Scalar) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or (name != "epoch_seconds" and not isinstance(value, int)):
+    if not is_number or (name not in _REAL and not isinstance(value, int)):
         raise ConfigError(
             f"option {name!r} of the fake trainer is {value!r}; it must be a number", code="E1102"
         )

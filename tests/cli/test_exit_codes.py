@@ -115,7 +115,13 @@ def test_4_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["resources.memory=8GiB", "resources.gpu_type=A100", "resources.memory=6.1GiB"]
+    "word",
+    [
+        "resources.memory=8GiB",
+        "resources.gpu_type=A100",
+        "resources.memory=6.1GiB",
+        "resources.gpus=2",
+    ],
 )
 def test_5_a_run_that_no_card_can_ever_hold_is_not_started(
     word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -124,15 +130,6 @@ def test_5_a_run_that_no_card_can_ever_hold_is_not_started(
     told = capsys.readouterr().err
     assert told.startswith("error[E2001]")
     assert "RTX 2060" in told
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_2_gangs_of_several_gpus_come_later(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["train", *FAKE, "resources.gpus=2", "--emulate-gpus", "2x RTX 2060"]
-    assert main(words) == 2
-    assert "orc simulate" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

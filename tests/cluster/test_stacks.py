@@ -20,7 +20,7 @@ def stand_still():
     while libc.sleep(100):
         pass
 
-with dumped_on_signal(Path(sys.argv[1])):
+with dumped_on_signal(Path(sys.argv[1]) / "stacks.txt"):
     stand_still()
 """
 
@@ -57,6 +57,6 @@ def test_a_process_that_is_gone_has_no_stacks(child: subprocess.Popen[str], tmp_
 
 
 def test_an_attempt_that_never_hung_leaves_no_file(tmp_path: Path) -> None:
-    with dumped_on_signal(tmp_path):
+    with dumped_on_signal(stacks_file(tmp_path)):
         assert stacks_file(tmp_path).exists()
     assert not stacks_file(tmp_path).exists()

@@ -1,6 +1,6 @@
 """What drills on a real Ray share: gangs of the fake trainer and waiting for their ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from orchestrator.messages import (
 from orchestrator.plan.batch import plan_batch
 from orchestrator.types import (
     AttemptId,
+    CheckpointRef,
     Node,
     Placement,
     RunId,
@@ -62,6 +63,7 @@ class Drill:
         host_bytes: int = 0,
         epochs: int = 10_000,
         number: int = 1,
+        options: Mapping[str, float] | None = None,
     ) -> StartGang:
         spec = RunSpec(
             run_id=RunId(f"20260101-000000-{name}-0001"),
@@ -72,7 +74,7 @@ class Drill:
                 data="none",
                 imgsz=32,
                 epochs=epochs,
-                options={"epoch_seconds": 0.1},
+                options={"epoch_seconds": 0.1, **(options or {})},
             ),
             effective_batch=8,
             folder=str(self.folder / name),
@@ -100,6 +102,23 @@ class Drill:
 
     def moved(self, order: StartGang, placement: Placement) -> StartGang:
         return replace(order, placement=placement)
+
+    def pair(
+        self, name: str, *, places: Sequence[tuple[Node, int]] = (), **given: Any
+    ) -> StartGang:
+        """A gang of two that computes together, by default on both cards of the node."""
+        order = self.order(name, trainer="together", **given)
+        shares = tuple(
+            Share(
+                node_id=node.node_id, card=index, memory_bytes=node.cards[index].memory_bytes // 2
+            )
+            for node, index in (places or ((self.node, 1), (self.node, 0)))
+        )
+        spec = replace(order.spec, num_gpus=2)
+        return replace(order, spec=spec, batch=plan_batch(spec), placement=Placement(shares))
+
+    def resumed(self, order: StartGang, refs: Sequence[CheckpointRef]) -> StartGang:
+        return replace(order, checkpoints=tuple(reversed(refs)))
 
     def started(self, attempt: AttemptId) -> GangStarted | None:
         return next(

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +26,7 @@ from orchestrator.types import (
     TrainTask,
 )
 
-__all__ = ["EmulatedCards", "FakeParts", "PlainCheckpoints"]
+__all__ = ["EmulatedCards", "FakeParts", "PlainCheckpoints", "TogetherTrainer", "together", "void"]
 
 GIB = 1024**3
 EmulatedCards = tuple(
@@ -119,6 +121,75 @@ class StuckTrainer:
         raise AssertionError("nobody sets the event")
 
 
+class TogetherTrainer:
+    """Ranks that add up a number every step, and leave at one step; faults by rank on request.
+
+    `die_rank`, `hang_rank` and `raise_rank` strike in the first attempt, in epoch 2.
+    """
+
+    def fit(self, task: TrainTask, device: Device, link: RunLink) -> tuple[Outcome, Metrics]:
+        begin = 0 if link.resume_from is None else link.resume_from.epoch
+        epochs = task.spec.settings.epochs
+        total = 0.0
+        for epoch in range(begin + 1, epochs + 1):
+            for _ in range(5):
+                self._strike(task, epoch)
+                is_asked, total = together(task, link.stop_requested() is not None)
+                if is_asked:
+                    self._tell(task, "left", epoch)
+                    return Outcome.YIELDED, {}
+                threading.Event().wait(0.02)
+            if task.rank == 0:
+                ref = link.save(
+                    epoch, lambda file: void(file.write(b"x")), is_best=True, check=void
+                )
+                progress = Progress(
+                    epoch=epoch,
+                    epochs=epochs,
+                    metrics={"ranks": total},
+                    seconds=0.2 / task.batch.world_size,
+                    num_images=8,
+                )
+                link.report(progress, ref)
+        self._tell(task, "finished", epochs)
+        return Outcome.FINISHED, {"ranks": total}
+
+    def _strike(self, task: TrainTask, epoch: int) -> None:
+        options = task.spec.settings.options
+        if task.attempt.number > 1 or epoch != 2:
+            return
+        pause = threading.Event()
+        if options.get("die_rank") == task.rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if options.get("hang_rank") == task.rank:
+            pause.wait()
+        if options.get("raise_rank") == task.rank:
+            pause.wait(0.2)
+            raise KeyError("lr0")
+
+    def _tell(self, task: TrainTask, what: str, epoch: int) -> None:
+        Path(task.spec.folder, f"{what}.{task.rank}").write_text(str(epoch))
+
+
+def together(task: TrainTask, is_asked: bool) -> tuple[bool, float]:
+    """What rank 0 was asked, and how many ranks there are, by a sum over them."""
+    if task.batch.world_size == 1:
+        return is_asked, 1.0
+    import torch
+    from torch import distributed
+
+    assert distributed.get_rank() == task.rank == int(os.environ["RANK"])
+    asked = [is_asked]
+    distributed.broadcast_object_list(asked, src=0)
+    total = torch.ones(())
+    distributed.all_reduce(total)
+    return asked[0], float(total)
+
+
+def void(_: object) -> None:
+    """Take something and do nothing with it."""
+
+
 class FakeParts:
     """Implements Parts with a fake device of the share's size."""
 
@@ -129,6 +200,7 @@ class FakeParts:
             "telling": TellingTrainer,
             "greedy": GreedyTrainer,
             "stuck": StuckTrainer,
+            "together": TogetherTrainer,
         }
         return known[name]()
 
@@ -139,6 +211,13 @@ class FakeParts:
 
     def checkpoints(self, folder: str) -> Checkpoints:
         return PlainCheckpoints(folder)
+
+    def process_group(
+        self, card: Card | None, *, listener: int | None, timeout: float
+    ) -> AbstractContextManager[None]:
+        from orchestrator.device.ranks import process_group
+
+        return process_group(card, listener=listener, timeout=timeout)
 
     def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:
         return {"OMP_NUM_THREADS": str(int(num_cpus)), "CUDA_VISIBLE_DEVICES": ""}

@@ -142,15 +142,6 @@ def test_what_cannot_be_placed_fails_to_start(drill: Drill, where: str) -> None:
     assert failed.cause is (Cause.NODE_LOST if where else Cause.START_FAILED)
 
 
-def test_a_gang_of_two_is_refused_and_says_why(drill: Drill) -> None:
-    order = drill.order("pair", number=1)
-    share = order.placement.shares[0]
-    drill.cluster.apply(drill.moved(order, Placement((share, share))))
-    failed = drill.failed(order.attempt)
-    assert failed.cause is Cause.START_FAILED
-    assert "several GPUs" in failed.detail
-
-
 def test_when_the_inbox_dies_every_gang_is_lost_and_the_next_ones_report(drill: Drill) -> None:
     first = drill.start("first")
     drill.wait(lambda: any(isinstance(e, ProgressReported) for e in drill.seen))

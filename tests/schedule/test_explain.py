@@ -1,5 +1,7 @@
 """Why a run waits, in numbers, with who has the cards and what would help."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.messages import NodeJoined
@@ -55,6 +57,20 @@ def test_more_memory_than_any_card_has(desk: Desk) -> None:
     assert told.available == ("RTX 4090 24.0 GiB: 1 total (too small)",)
     assert "30.0 GiB" in told.remedies[0]
     assert "24.0 GiB" in told.remedies[0]
+
+
+def test_a_gang_that_shall_be_on_one_node_is_never_spread(desk: Desk) -> None:
+    desk.node("a", LARGE)
+    desk.node("b", LARGE)
+    desk.submit(replace(make_spec("whole", num_gpus=2), is_on_one_node=True))
+    told = explained(desk, "whole")
+    assert told.reason is PendingReason.EXCEEDS_CLUSTER
+    assert told.asks.endswith(", on one node")
+    assert any("resources.nodes" in remedy for remedy in told.remedies)
+    desk.submit(make_spec("spread", num_gpus=2))
+    assert explained(desk, "spread").reason is None
+    desk.node("c", LARGE, LARGE)
+    assert explained(desk, "whole").reason is None
 
 
 def test_more_cards_than_there_are(desk: Desk) -> None:

@@ -472,6 +472,16 @@ def test_a_polite_cancel_lets_the_epoch_end_however_long_it_takes(desk: Desk) ->
     assert desk.status("r").epoch == 1
 
 
+def test_a_completed_epoch_alone_publishes_no_row(desk: Desk) -> None:
+    desk.node("a", LARGE)
+    desk.submit(make_spec("r"))
+    desk.up("r")
+    desk.scheduler.drain_changes()
+    desk.epoch("r")
+    assert desk.scheduler.drain_changes() == ()
+    assert desk.status("r").epoch == 1, "the next row says it"
+
+
 def test_an_impatient_cancel_follows_a_polite_one(desk: Desk) -> None:
     desk.node("a", LARGE)
     desk.submit(make_spec("r"))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.messages import (
     Action,
+    AskNodes,
     Event,
     GangFailed,
     GangFinished,
@@ -58,6 +59,7 @@ class World:
     attempts: dict[RunId, int] = field(default_factory=dict)
     refs: dict[RunId, list[CheckpointRef]] = field(default_factory=dict)
     ended: dict[RunId, RunStatus] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)  # nodes wanted, by type
     now: float = 0.0
 
     def tell(self, event: Event) -> tuple[Action, ...]:
@@ -127,6 +129,8 @@ class World:
             case PreemptGang() | KillGang():
                 assert action.attempt in self.gangs, f"{action} for a gang that is not there"
                 self.gangs[action.attempt].is_asked = True
+            case AskNodes(counts=counts):
+                self.asked = dict(counts)
 
     def _start(self, start: StartGang) -> None:
         run_id, number = start.attempt.run_id, start.attempt.number

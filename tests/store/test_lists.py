@@ -46,18 +46,18 @@ def running(store: SqlStore, number: int = 1) -> None:
     store.publish([status(attempt=number, state=RunState.RUNNING)])
 
 
-def by_hand(store: SqlStore) -> tuple[int | None, float | None, float | None]:
-    """Best epoch, its loss and the last loss, from all epochs and checkpoints."""
+def by_hand(store: SqlStore) -> tuple[int, int | None, float | None, float | None]:
+    """Last epoch, best epoch, its loss and the last loss, from all epochs and checkpoints."""
     rows = {row.epoch: row.metrics["loss"] for row in store.progress(RUN)}
     best = max((ref.epoch for ref in store.checkpoints(RUN) if ref.is_best), default=None)
     last = rows[max(rows)] if rows else None
-    return best, None if best is None else rows[best], last
+    return max(rows, default=0), best, None if best is None else rows[best], last
 
 
-def listed(store: SqlStore) -> tuple[int | None, float | None, float | None]:
+def listed(store: SqlStore) -> tuple[int, int | None, float | None, float | None]:
     found = store.listed(RUN)
     assert found is not None
-    return found.best_epoch, found.best.get("loss"), found.metrics.get("loss")
+    return found.epoch, found.best_epoch, found.best.get("loss"), found.metrics.get("loss")
 
 
 @settings(max_examples=40, deadline=None)
@@ -153,7 +153,7 @@ def test_a_store_of_the_version_before_gets_its_short_rows(tmp_path: Path) -> No
         wanted, nodes = listed(store), store.nodes()
     _go_back(path, "0003")
     with SqlStore(str(path)) as store:
-        assert listed(store) == wanted == (1, 0.5, 0.7)
+        assert listed(store) == wanted == (2, 1, 0.5, 0.7)
         assert store.nodes() == nodes == (NODE,)
         (asking,) = store.askings("whatever")  # its fingerprint was not kept then
         assert asking.spec == spec()

@@ -1,0 +1,147 @@
+"""A sweep of a store from where it stands to its end: driver, planner, searcher, record."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from threading import Event as Pause
+
+from orchestrator.client.access import Client
+from orchestrator.client.planner import planner_of
+from orchestrator.errors import NotFoundError
+from orchestrator.messages import QueueChanged
+from orchestrator.store.sql import SqlStore
+from orchestrator.sweep.conductor import Conductor
+from orchestrator.sweep.definition import Definition, read_definition
+from orchestrator.sweep.ports import Runs
+from orchestrator.sweep.reading import config_of
+from orchestrator.sweep.records import StoreRecorder, SweepRecord, read_events, read_sweep
+from orchestrator.sweep.search import GridSearch, Outcome, RandomSearch, Searcher
+from orchestrator.sweep.service import Service, serve_command
+from orchestrator.sweep.space import sample, settings_of
+from orchestrator.sweep.store_runs import StoreRuns
+from orchestrator.sweep.trials import SweepState
+from orchestrator.types import QueueRule, Seconds
+
+__all__ = ["conduct", "searcher_of", "survey"]
+
+_POLL: Seconds = 0.1
+_PROBES = 12  # suggestions by chance that are planned before anything starts
+_MOSTLY = 0.5
+
+
+def conduct(
+    client: Client,
+    name: str,
+    *,
+    said: Callable[[str], None],
+    watch: Callable[[Conductor], None] | None = None,
+    command: Sequence[str] | None = None,
+) -> SweepRecord:
+    """Conduct a sweep until it is finished, or somebody stops it.
+
+    Args:
+        client: Of the store.
+        name: The sweep.
+        said: Told what a person should know.
+        watch: Called whenever something has happened.
+        command: Starts a driver where none runs; None starts `orc serve`.
+
+    Raises:
+        NotFoundError: E5031, there is no such sweep.
+        PlanError: E2030, nothing of the space fits.
+        StoreError: E5032, somebody else began to conduct it.
+        ClusterError: No driver can be started.
+    """
+    with client.store() as store:
+        definition = _definition(store, name)
+        recorder = StoreRecorder(store, name)
+        recorder.set_state(SweepState.RUNNING)
+        config = config_of(definition, {})
+        serve = command or serve_command(client, config.emulate, config.address)
+        with Service(client, serve, said) as service:
+            if definition.gpus is not None:
+                rule = QueueRule(name=definition.queue, max_gpus=definition.gpus)
+                client.ask([QueueChanged(at=time.time(), rule=rule)])
+            runs = StoreRuns(
+                definition, client, store, service.nodes(), lambda: planner_of(client, said)
+            )
+            conductor = Conductor(
+                definition, searcher_of(definition), runs, recorder, time.time, said
+            )
+            conductor.replay(event for _, event in read_events(store, name))
+            if not conductor.study.trials:
+                survey(definition, runs, said)
+            _until_done(conductor, store, service, watch or _unwatched)
+        if not conductor.is_stopping:
+            recorder.set_state(SweepState.FINISHED)
+    return read_sweep(client, name)
+
+
+def searcher_of(definition: Definition) -> Searcher:
+    """The searcher of a definition, with what is known from earlier sweeps.
+
+    Raises:
+        ConfigError: E1110, Optuna is needed and not installed.
+    """
+    if definition.search == "grid":
+        return GridSearch(definition.space)
+    if definition.search == "random":
+        return RandomSearch(definition.space, definition.seed)
+    from orchestrator.sweep.search_optuna import OptunaSearch
+
+    found = OptunaSearch(definition.space, num_scores=len(definition.metrics), seed=definition.seed)
+    for known in definition.known:
+        found.know(known.values, Outcome(scores=known.scores, violations=known.violations))
+    return found
+
+
+def survey(definition: Definition, runs: Runs, said: Callable[[str], None]) -> float:
+    """Plan a few suggestions by chance, and say so where most of them cannot run.
+
+    Returns:
+        The share that cannot.
+    """
+    whys: list[str] = []
+    for number in range(_PROBES):
+        chance = random.Random(f"{definition.seed}/{number}/survey")
+        values = sample(definition.space, chance)
+        found = runs.judge(settings_of(definition.space, values, definition.batch))
+        if not found.fits:
+            whys.append(found.why)
+    share = len(whys) / _PROBES
+    if share >= _MOSTLY:
+        said(
+            f"about {share:.0%} of the space cannot run here ({len(whys)} of {_PROBES} looked at);"
+            f" for example: {whys[0]}"
+        )
+    return share
+
+
+def _until_done(
+    conductor: Conductor, store: SqlStore, service: Service, watch: Callable[[Conductor], None]
+) -> None:
+    pause = Pause()
+    name = conductor.definition.name
+    while not conductor.is_done:
+        row = store.sweeps.find(name)
+        if row is not None and row.state == SweepState.STOPPED:
+            conductor.stop()
+            break
+        service.ensure()
+        if conductor.advance():
+            watch(conductor)
+        else:
+            pause.wait(_POLL)
+
+
+def _definition(store: SqlStore, name: str) -> Definition:
+    row = store.sweeps.find(name)
+    if row is None:
+        raise NotFoundError(
+            f"there is no sweep {name!r:.80}", code="E5031", fix=("orc sweep ls lists them",)
+        )
+    return read_definition(row.body)
+
+
+def _unwatched(_: Conductor) -> None:
+    pass
