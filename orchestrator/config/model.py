@@ -136,9 +136,6 @@ class DdpModel(Block):
         description="timm: weights, gradients and optimizer state split over the GPUs, for models"
         " that no card holds; their parts lie on the card, or on the host",
     )
-    timeout: Annotated[
-        float, BeforeValidator(duration_given, json_schema_input_type=str | float)
-    ] = Field(600.0, ge=10, le=86400, description="how long a rank waits for the others: 10m")
     nccl: Annotated[
         dict[str, str], BeforeValidator(variables_given, json_schema_input_type=dict[str, Any])
     ] = Field(

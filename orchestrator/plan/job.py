@@ -20,6 +20,7 @@ _SHAPING: Mapping[str, Mapping[str, Scalar]] = {
         "mixup": 0.0,
         "cutmix": 0.0,
         "ddp_compression": "none",
+        "ddp_shard": "none",
     },
     "yolo": {"dropout": 0.0, "mask_ratio": 4, "overlap_mask": True, "ddp_compression": "none"},
 }

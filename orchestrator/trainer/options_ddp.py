@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.errors import ConfigError
-from orchestrator.types import Scalar, Seconds
+from orchestrator.types import Scalar
 
 __all__ = ["DDP_KEYS", "Compression", "DdpOptions", "Shard", "ddp_options"]
 
@@ -35,7 +35,6 @@ DDP_KEYS: Mapping[str, str] = {
     "ddp_powersgd_rank": "columns that powersgd keeps of a gradient, 1 to 256",
     "ddp_powersgd_start": "steps before powersgd begins to compress, 2 or more",
     "ddp_shard": "weights and optimizer state whole on each rank, or a part: none, card or host",
-    "ddp_timeout": "seconds that a rank waits for the others, 10 to 86400",
     "ddp_nccl": "variables for NCCL: `NCCL_SOCKET_IFNAME=eth0 NCCL_DEBUG=INFO`",
 }
 
@@ -52,7 +51,6 @@ class DdpOptions:
     powersgd_rank: int = 1
     powersgd_start: int = 1000
     shard: Shard = Shard.NONE
-    timeout: Seconds = 600.0
     nccl: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,34 +75,25 @@ def ddp_options(options: Mapping[str, Scalar]) -> tuple[DdpOptions, dict[str, Sc
     if not isinstance(overlap, bool):
         raise _wrong("E1102", "ddp_overlap", f"must be true or false, not {overlap!r}")
     found = DdpOptions(
-        bucket_mb=int(_number(options, "ddp_bucket_mb", known.bucket_mb, 1, 4096)),
+        bucket_mb=_number(options, "ddp_bucket_mb", known.bucket_mb, 1, 4096),
         overlap=overlap,
         compression=Compression(str(compression)),
-        powersgd_rank=int(_number(options, "ddp_powersgd_rank", known.powersgd_rank, 1, 256)),
-        powersgd_start=int(_number(options, "ddp_powersgd_start", known.powersgd_start, 2, 1e9)),
+        powersgd_rank=_number(options, "ddp_powersgd_rank", known.powersgd_rank, 1, 256),
+        powersgd_start=_number(
+            options, "ddp_powersgd_start", known.powersgd_start, 2, 1_000_000_000
+        ),
         shard=Shard(str(shard)),
-        timeout=_number(options, "ddp_timeout", known.timeout, 10, 86400, is_whole=False),
         nccl=_variables(options.get("ddp_nccl", "")),
     )
     return found, rest
 
 
-def _number(
-    options: Mapping[str, Scalar],
-    key: str,
-    default: float,
-    low: float,
-    high: float,
-    *,
-    is_whole: bool = True,
-) -> float:
+def _number(options: Mapping[str, Scalar], key: str, default: int, low: int, high: int) -> int:
     value = options.get(key, default)
-    is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
-    if not is_number:
-        raise _wrong("E1102", key, f"must be a {'whole ' * is_whole}number, not {value!r}")
-    assert isinstance(value, int | float)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong("E1102", key, f"must be a whole number, not {value!r}")
     if not low <= value <= high:
-        raise _wrong("E1103", key, f"is {value:g}, outside {low:g} to {high:g}")
+        raise _wrong("E1103", key, f"is {value}, outside {low} to {high}")
     return value
 
 

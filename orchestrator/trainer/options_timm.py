@@ -75,7 +75,6 @@ class TimmOptions:
     ddp_powersgd_rank: int = _key(1, DDP_KEYS["ddp_powersgd_rank"])
     ddp_powersgd_start: int = _key(1000, DDP_KEYS["ddp_powersgd_start"])
     ddp_shard: str = _key("none", DDP_KEYS["ddp_shard"])
-    ddp_timeout: float = _key(600.0, DDP_KEYS["ddp_timeout"], 10, 86400)
     ddp_nccl: str = _key("", DDP_KEYS["ddp_nccl"])
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
 

@@ -15,6 +15,7 @@ from orchestrator.types import BatchPlan, StopMode, TrainTask
 
 __all__ = ["Ranks", "joined"]
 
+_PATIENCE = timedelta(minutes=10)  # of a group that is made here; a gang on Ray brings its own
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
 
@@ -151,7 +152,7 @@ def joined(task: TrainTask, options: DdpOptions, *, is_cuda: bool) -> Iterator[R
         _meet(task, options, is_cuda=is_cuda)
     host = None  # the group of all ranks, where it takes tensors of the host
     if "gloo" not in str(distributed.get_backend_config()):
-        host = distributed.new_group(backend="gloo", timeout=timedelta(seconds=options.timeout))
+        host = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     yield Ranks(batch, task.rank, host)
     if is_ours:
         distributed.destroy_process_group()
@@ -169,5 +170,5 @@ def _meet(task: TrainTask, options: DdpOptions, *, is_cuda: bool) -> None:
         "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
         rank=task.rank,
         world_size=task.batch.world_size,
-        timeout=timedelta(seconds=options.timeout),
+        timeout=_PATIENCE,
     )

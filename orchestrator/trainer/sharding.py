@@ -132,7 +132,7 @@ class Averages:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model = model
-        self._rule = ModelEmaV3(nn.Identity(), decay=decay, use_warmup=True)
+        self._rule = ModelEmaV3(nn.Linear(1, 1), decay=decay, use_warmup=True)
         self._kept = [tensor.detach().clone() for tensor in self._live()]
 
     def _live(self) -> list[Tensor]:

@@ -327,18 +327,17 @@ def test_auto_is_left_to_a_measurement_where_there_is_one(tmp_path: Path) -> Non
 def test_the_ddp_block_tells_the_ranks_how_gradients_travel(tmp_path: Path) -> None:
     text = (
         "name: a\nmodel: timm/resnet18\ndata: made:x\nbatch: 7\nresources: {gpus: 2}\n"
-        "ddp: {bucket_mb: 10, compression: fp16, timeout: 10m, nccl: {NCCL_IB_DISABLE: true}}\n"
+        "ddp: {bucket_mb: 10, compression: fp16, nccl: {NCCL_IB_DISABLE: true}}\n"
     )
-    (project,) = load(tmp_path, text, "ddp.timeout=2m", "ddp.nccl.NCCL_DEBUG=INFO").projects
+    (project,) = load(tmp_path, text, "ddp.nccl.NCCL_DEBUG=INFO").projects
     found = project.template.settings.options
     assert found == {
         "ddp_bucket_mb": 10,
         "ddp_compression": "fp16",
-        "ddp_timeout": 120.0,
         "ddp_nccl": "NCCL_DEBUG=INFO NCCL_IB_DISABLE=1",
     }
     told, rest = ddp_options(found)
-    assert (told.bucket_mb, told.compression, told.timeout) == (10, "fp16", 120)
+    assert (told.bucket_mb, told.compression) == (10, "fp16")
     assert told.nccl == {"NCCL_IB_DISABLE": "1", "NCCL_DEBUG": "INFO"}
     assert not rest
     (again,) = load(tmp_path, yaml.safe_dump(dict(project.resolved) | {"data": "made:x"})).projects

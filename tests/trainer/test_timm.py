@@ -305,7 +305,7 @@ def test_what_goes_wrong_has_a_cause_and_a_remedy(
         ({"options": {"pretrained": True}}, "weights"),
         ({"options": {"auto_augment": "magic"}}, "randaugment"),
         ({"options": {"warmup_epoch": 3}}, "warmup_epochs"),
-        ({"batch": BatchPlan(effective_batch=8, world_size=2, micro_batch=4)}, "gpus: 1"),
+        ({"batch": BatchPlan(effective_batch=8, world_size=2, micro_batch=4)}, "start the ranks"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_what_would(
