@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from jobs.chaos import Tally, descendants, left_over, victims, violations
-from jobs.chaos_two import drill_two_nodes, everything
+from jobs.chaos_two import drill_two_nodes, everything, real_ones
 from jobs.chaos_work import RealWork, StubWork, Work
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import Seconds
@@ -78,7 +78,8 @@ def main() -> int:
     parser.add_argument("--two-nodes", action="store_true")
     words = parser.parse_args()
     if words.two_nodes:
-        return drill_two_nodes(everything(), seed=words.seed)
+        acts = real_ones() if words.real else everything()
+        return drill_two_nodes(acts, seed=words.seed, is_real=words.real)
     work: Work = RealWork() if words.real else StubWork()
     print(
         "target  kills  rounds  runs  epochs  attempts  repeated  hangs  survivors  end[s]  seconds"

@@ -14,18 +14,16 @@ import psutil
 
 from jobs.chaos import descendants
 from jobs.chaos_nodes import QUICK, TwoNodes
+from jobs.chaos_runs import real_specs, stub_specs
 from jobs.doom import VARIABLE, Point
 from orchestrator.messages import Event, GangStarted, RunSubmitted
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import (
     AttemptId,
-    RetryBudget,
     RunId,
-    RunSpec,
     RunState,
     RunStatus,
     Seconds,
-    TrainSettings,
 )
 
 __all__ = ["GONE_WITHIN", "LIMIT", "Drill", "Hurt"]
@@ -33,7 +31,6 @@ __all__ = ["GONE_WITHIN", "LIMIT", "Drill", "Hurt"]
 GONE_WITHIN: Seconds = 15.0  # of a kill; who is there later has survived
 LIMIT: Seconds = 120.0  # what does not come by then does not come at all
 _LOOK: Seconds = 0.05
-_PATIENT = RetryBudget(hangs=1000, node_losses=1000, kills=1000, losses_without_progress=1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +50,7 @@ class Drill:
     nodes: TwoNodes
     epochs: int = 20
     epoch_seconds: Seconds = 0.2
+    is_real: bool = False
     driver: "subprocess.Popen[bytes] | None" = None
     starts: list[Seconds] = field(default_factory=list)  # of drivers, Unix time
     hurts: list[Hurt] = field(default_factory=list)
@@ -78,27 +76,15 @@ class Drill:
                 store.ask(wish)
 
     def submit_round(self) -> None:
-        """Ask for four runs: three of a whole card, of which one crashes once, one of a share."""
+        """Ask for four runs."""
         number = len(self.asked)
-        for each in range(4):
-            run_id = RunId(f"20260101-{number:06d}-stub-run-{each:04x}")
-            options: dict[str, float] = {"epoch_seconds": self.epoch_seconds}
-            if each == 1:
-                options["crash_at_epoch"] = 3
-            spec = RunSpec(
-                run_id=run_id,
-                project=f"stub-{each}",
-                trainer="fake",
-                settings=TrainSettings(
-                    model="stub", data="none", imgsz=32, epochs=self.epochs, options=options
-                ),
-                effective_batch=8,
-                folder=str(self.home / "runs" / run_id),
-                memory_bytes=2 * 1024**3 if each == 2 else None,
-                retry=_PATIENT,
-            )
+        if self.is_real:
+            specs = real_specs(self.home, number, self.epochs)
+        else:
+            specs = stub_specs(self.home, number, self.epochs, self.epoch_seconds)
+        for spec in specs:
             self.ask(RunSubmitted(at=time.time(), spec=spec))
-            self.asked.append(run_id)  # acknowledged: from now on it counts
+            self.asked.append(spec.run_id)  # acknowledged: from now on it counts
 
     def statuses(self) -> tuple[RunStatus, ...]:
         """What people read."""
@@ -112,7 +98,7 @@ class Drill:
 
     def running(self) -> list[RunStatus]:
         """Runs that train, and still will for some epochs."""
-        soon = self.epochs - 5
+        soon = self.epochs - min(5, self.epochs // 2)
         return [s for s in self.statuses() if s.state is RunState.RUNNING and s.epoch < soon]
 
     def events(self) -> list[Event]:
@@ -132,9 +118,9 @@ class Drill:
         """True while one runs."""
         return self.driver is not None and self.driver.poll() is None
 
-    def start_driver(self, point: Point | None = None, *, is_real: bool = False) -> None:
+    def start_driver(self, point: Point | None = None) -> None:
         """Start a driver; with a point it is going to kill itself there."""
-        words = [str(self.home), "--address", self.nodes.address, *["--real"] * is_real]
+        words = [str(self.home), "--address", self.nodes.address, *["--real"] * self.is_real]
         variables = {**os.environ, **QUICK, **({VARIABLE: str(point)} if point else {})}
         self.starts.append(time.time())
         with (self.home / "driver.log").open("ab") as log:

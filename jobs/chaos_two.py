@@ -12,11 +12,17 @@ from jobs.chaos_nodes import two_nodes
 from jobs.chaos_verdict import verdict
 from jobs.doom import Point
 
-__all__ = ["drill_two_nodes", "everything", "play"]
+__all__ = ["drill_two_nodes", "everything", "play", "real_ones"]
 
 _TIMES = {"worker": 8, "raylet": 3, "head-raylet": 1, "head": 2, "stop-worker": 2, "stop-node": 2}
 _MORE = ("GangStarted:publish", "ProgressReported:acted", "GangFailed:acted")
 _GROUPS = 4  # acts that need a driver which trains come together: one driver serves several
+
+
+def real_ones() -> list[str]:
+    """A few acts of each kind, for trainings that take their time."""
+    points = ["GangStarted:in", "ProgressReported:in", "ProgressReported:after", "GangFinished:in"]
+    return [*points, "worker", "worker", "raylet", "head", "stop-node"]
 
 
 def everything() -> list[str]:
@@ -25,11 +31,11 @@ def everything() -> list[str]:
     return [*points, *_MORE, *(name for name, num in _TIMES.items() for _ in range(num))]
 
 
-def play(acts: Sequence[str], home: Path, *, seed: int = 0) -> Drill:
+def play(acts: Sequence[str], home: Path, *, seed: int = 0, is_real: bool = False) -> Drill:
     """Play acts in an order that the seed draws, and let all runs end."""
     order = _drawn(acts, seed)
     with two_nodes(home) as nodes:
-        drill = Drill(home=home, nodes=nodes)
+        drill = Drill(home=home, nodes=nodes, is_real=is_real, epochs=6 if is_real else 20)
         for number, act in enumerate(order, start=1):
             begun = time.monotonic()
             if act in ACTS:
@@ -55,11 +61,11 @@ def _drawn(acts: Sequence[str], seed: int) -> list[str]:
     return order
 
 
-def drill_two_nodes(acts: Sequence[str], *, seed: int = 0) -> int:
+def drill_two_nodes(acts: Sequence[str], *, seed: int = 0, is_real: bool = False) -> int:
     """Play acts, print what was counted and everything that is not as promised; 1 if there is."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="orc-chaos-") as folder:
-        drill = play(acts, Path(folder), seed=seed)
+        drill = play(acts, Path(folder), seed=seed, is_real=is_real)
         wrong = verdict(drill)
     print(f"{time.monotonic() - begun:.0f} s")
     print(*wrong or ["no violation"], sep="\n")

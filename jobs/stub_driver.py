@@ -80,7 +80,8 @@ def _opened(home: Path, address: str | None, parts: LocalParts) -> "Iterator[Ray
         with local_ray(num_cpus=2, cards=CARDS, home=home):
             yield RayCluster(parts, list_cards=list_cards, local_cards=CARDS)
         return
-    patience = Patience(start_seconds=60.0, floor_seconds=6.0, multiple=6.0, answer_seconds=2.0)
+    floor = 6.0 if isinstance(parts, StubParts) else 60.0  # a real epoch on a busy CPU takes longer
+    patience = Patience(start_seconds=90.0, floor_seconds=floor, multiple=6.0, answer_seconds=2.0)
     with joined_ray(address):
         yield RayCluster(parts, list_cards=stub_cards, patience=patience)
 

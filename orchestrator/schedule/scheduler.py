@@ -168,7 +168,11 @@ class Scheduler:
         """The moment at which `TimePassed` is wanted, if nothing happens before."""
         life, rounds = self._life, self._rounds
         due = life.timers.next
-        looks = (life.health.next, life.router.offers.look_at, rounds and rounds.wakeup)
+        looks = (
+            life.health.next,
+            life.router.offers.look_at,
+            None if rounds is None else rounds.wakeup,
+        )
         for at in looks:
             if at is not None and (due is None or at < due):
                 due = at
