@@ -124,6 +124,7 @@ def show(record: RunRecord, *, as_json: bool) -> None:
         ("best", f"{metric_text(run.best)} (epoch {run.best_epoch})" if run.best else ""),
         ("gpu", run.gpu),
         ("peak", size_text(run.peak_bytes) if run.peak_bytes else ""),
+        *(("measured", text) for text in (record.progress[-1].choices if record.progress else ())),
         ("folder", run.folder),
     ]
     emit("\n".join(f"{name:<8} {value}" for name, value in rows if value))
