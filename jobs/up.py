@@ -31,7 +31,7 @@ def up(
         as_json: How it is told.
 
     Raises:
-        ConfigError: E1050 to E1053, an emulated card is unknown; E1060, a port is taken.
+        ConfigError: E1050 to E1053, an emulated card is unknown; E1080, a port is taken.
         ClusterError: As `orchestrator.cluster.up.start_ray`.
     """
     address, host, port, dashboard_port = where

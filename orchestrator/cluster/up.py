@@ -81,8 +81,8 @@ def start_ray(wish: RayWish, home: Path) -> tuple[RunningRay, bool]:
 
     Raises:
         ClusterError: E4011, something else runs here; E4006, Ray did not start; E4003, no token
-            for a head elsewhere, or a wrong one; E4010, another command is at it.
-        ConfigError: E1060, a port is taken.
+            for a head elsewhere, or a wrong one; E4014, another command is at it.
+        ConfigError: E1080, a port is taken.
     """
     with lock_of(home):
         known = read_running(home)
@@ -246,7 +246,7 @@ def _port(wanted: int | None, use: str, host: str) -> int:
                 if wanted or port == 0:
                     raise ConfigError(
                         f"nothing can listen on {host}, port {port}",
-                        code="E1060",
+                        code="E1080",
                         why=(str(error),),
                         fix=("leave the port out: a free one is taken", "--host IP of this host"),
                     ) from error

@@ -210,7 +210,7 @@ def test_down_ends_exactly_its_processes_and_who_waits_is_told(head: Head) -> No
     assert any("epoch 1/300" in line for line in waiting.stderr)
     refused = head.orc("down")
     assert refused.returncode == 1
-    assert "E5015" in refused.stderr
+    assert "E5041" in refused.stderr
     before = running.processes()
     down = head.orc("down", "--now", "--json")
     assert down.returncode == 0, down.stderr
