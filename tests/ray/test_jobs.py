@@ -94,7 +94,7 @@ def listening(processes: list[psutil.Process]) -> set[str]:
 
 def test_up_starts_a_node_a_kind_of_card_with_a_token_on_the_loopback_alone(head: Head) -> None:
     assert head.told["started"]
-    assert [node["gpus"] for node in head.told["nodes"]] == [["RTX 2060 6GB"], ["RTX 4090"]]
+    assert [node["gpus"] for node in head.told["nodes"]] == [["RTX 2060"], ["RTX 4090"]]
     token = Path(head.told["token_path"])
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     running = read_running(head.home)
@@ -219,6 +219,32 @@ def test_ctrl_c_ends_the_following_only(head: Head) -> None:
     assert waiting.returncode == 130, rest
     assert "--key left --wait" in rest
     assert head.submit("--key", "left", "--wait").returncode == 0
+
+
+def test_ray_s_own_command_trains_too_and_tells_less(head: Head) -> None:
+    def plain(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = ["job", "submit", "--address", head.url, "--submission-id", name]
+        entry = ["python", "-m", "jobs.train", head.config(name), *words]
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": head.told["token_path"]}
+        return subprocess.run(
+            [sys.executable, "-m", "ray.scripts.scripts", *command]
+            + ["--working-dir", ".", "--", *entry],
+            cwd=head.project,
+            env=head.variables(**token),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    good = plain("plain")
+    assert good.returncode == 0, good.stdout + good.stderr
+    (run,) = Client(head.home).runs("plain")
+    assert run.state is RunState.SUCCEEDED
+    assert Path(run.folder).is_relative_to(head.home)
+    never = plain("never", "resources.gpu_type=[A100]")
+    assert never.returncode == 1, never.stdout + never.stderr
+    assert head.submit("--key", "never").returncode == 5, "what it meant"
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64])
