@@ -223,12 +223,12 @@ def test_ctrl_c_ends_the_following_only(head: Head) -> None:
 
 def test_ray_s_own_command_trains_too_and_tells_less(head: Head) -> None:
     def plain(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = ["job", "submit", "--address", head.url, "--submission-id", name]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
+        where = ["--address", head.url, "--submission-id", name, "--working-dir", "."]
         entry = ["python", "-m", "jobs.train", head.config(name), *words]
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": head.told["token_path"]}
         return subprocess.run(
-            [sys.executable, "-m", "ray.scripts.scripts", *command]
-            + ["--working-dir", ".", "--", *entry],
+            [*ray, *where, "--", *entry],
             cwd=head.project,
             env=head.variables(**token),
             capture_output=True,
