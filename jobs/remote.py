@@ -75,7 +75,7 @@ def submit_remote(
         is_dry: List what would be uploaded, and submit nothing.
 
     Raises:
-        ConfigError: The config, a name, or what would be uploaded (E1061 to E1065).
+        ConfigError: The config, a name, or what would be uploaded (E1081 to E1085).
         ClusterError: E4001, E4003, E4009, E4013: the cluster cannot be reached or refuses.
         ConflictError: E5009, the key stands for something else.
         PlanError: E2003, no node has the CPUs for its driver.

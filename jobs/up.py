@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from orchestrator.client.access import Client
 from orchestrator.client.machine import cpu_count, ram_bytes
-from orchestrator.cluster.address import demand_address
+from orchestrator.cluster.address import demand_answer
 from orchestrator.cluster.layout import planned_nodes
 from orchestrator.cluster.up import RayWish
 from orchestrator.console.cluster import bring_up
@@ -31,12 +31,12 @@ def up(
         as_json: How it is told.
 
     Raises:
-        ConfigError: E1050 to E1053, an emulated card is unknown; E1060, a port is taken.
+        ConfigError: E1050 to E1053, an emulated card is unknown; E1080, a port is taken.
         ClusterError: As `orchestrator.cluster.up.start_ray`.
     """
     address, host, port, dashboard_port = where
     if address is not None:
-        demand_address(address)
+        demand_answer(address)
     wish = RayWish(
         plans=planned_nodes(_cards(emulate), num_cpus or cpu_count(), ram_bytes()),
         address=address,

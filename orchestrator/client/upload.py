@@ -108,14 +108,14 @@ def put_together(
         includes: Patterns that go along although they would stay here.
 
     Raises:
-        ConfigError: E1061, the config lies elsewhere; E1062, a name is unsafe; E1063, a link leads
-            out of the folder; E1064, it is too large.
+        ConfigError: E1081, the config lies elsewhere; E1082, a name is unsafe; E1083, a link leads
+            out of the folder; E1084, it is too large.
     """
     root = folder.resolve()
     if not config.resolve().is_relative_to(root):
         raise ConfigError(
             f"{config} does not lie in the folder that is uploaded",
-            code="E1061",
+            code="E1081",
             why=(f"uploaded is {root}",),
             fix=("call it in the folder of the project, or name that: --working-dir DIR",),
         )
@@ -136,7 +136,7 @@ def staged(upload: Upload, into: Path) -> None:
     """Copy the files into a folder, which then holds exactly them.
 
     Raises:
-        ConfigError: E1065, a file changed meanwhile.
+        ConfigError: E1085, a file changed meanwhile.
     """
     for file in upload.files:
         target = into / file.name
@@ -150,7 +150,7 @@ def staged(upload: Upload, into: Path) -> None:
         if _hash(target) != file.sha256:
             raise ConfigError(
                 f"{file.name} changed while it was uploaded",
-                code="E1065",
+                code="E1085",
                 fix=("submit again",),
             )
 
@@ -216,7 +216,7 @@ def _walk(root: Path, rules: _Rules) -> Iterator[tuple[str, Path]]:
 def _file(name: str, path: Path) -> UploadFile:
     if not path.is_file():  # a pipe or a socket would block or mean nothing there
         raise ConfigError(
-            f"{name!r} is not a plain file", code="E1062", fix=(f"--exclude {name!r}",)
+            f"{name!r} is not a plain file", code="E1082", fix=(f"--exclude {name!r}",)
         )
     return UploadFile(name=name, path=path, num_bytes=path.stat().st_size, sha256=_hash(path))
 
@@ -232,7 +232,7 @@ def _demand_inside(link: Path, name: str, root: Path) -> Path:
     if not target.is_relative_to(root) or not target.exists():
         raise ConfigError(
             f"the link {name} leads out of the folder that is uploaded",
-            code="E1063",
+            code="E1083",
             why=(f"to {target}",),
             fix=(f"leave it out: --exclude {name}", "put a copy in its place"),
         )
@@ -253,7 +253,7 @@ def _demand_safe(name: str) -> None:
     ):
         raise ConfigError(
             f"{name!r:.120} cannot be the name of a file that is uploaded",
-            code="E1062",
+            code="E1082",
             why=("names are printable, without a backslash",),
             fix=("rename it, or leave it out with --exclude",),
         )
@@ -276,7 +276,7 @@ def _demand_small(upload: Upload) -> None:
     largest = sorted(upload.files, key=lambda file: -file.num_bytes)[:_TOLD]
     raise ConfigError(
         f"{upload.num_bytes / 1024**2:.0f} MiB in {len(upload.files)} files are too much to upload",
-        code="E1064",
+        code="E1084",
         why=(
             f"at most {MAX_BYTES >> 20} MiB and {_MAX_FILES} files of config and code",
             *(f"{file.num_bytes / 1024**2:8.1f} MiB  {file.name}" for file in largest),

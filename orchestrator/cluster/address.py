@@ -4,10 +4,10 @@ import socket
 from urllib.parse import urlsplit
 
 from orchestrator.cluster.tokens import ADMISSION_FIX
-from orchestrator.errors import ClusterError
+from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.types import Seconds
 
-__all__ = ["demand_address", "demand_answer", "job_url"]
+__all__ = ["demand_address", "demand_answer", "job_url", "listening_port"]
 
 _CONNECT_SECONDS: Seconds = 5.0
 
@@ -43,6 +43,29 @@ def demand_answer(address: str) -> None:
             why=(str(error),),
             fix=("ray status, on that machine", ADMISSION_FIX),
         ) from error
+
+
+def listening_port(wanted: int | None, usual: int, host: str) -> int:
+    """The port that was asked for, or the usual one, or any that is free.
+
+    Raises:
+        ConfigError: E1080, nothing can listen there.
+    """
+    for port in (wanted,) if wanted else (usual, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if wanted or port == 0:
+                    raise ConfigError(
+                        f"nothing can listen on {host}, port {port}",
+                        code="E1080",
+                        why=(str(error),),
+                        fix=("leave the port out: a free one is taken", "--host IP of this host"),
+                    ) from error
+            else:
+                return int(probe.getsockname()[1])
+    raise AssertionError("the last try either returned or raised")
 
 
 def job_url(address: str) -> str:

@@ -22,7 +22,7 @@ def stop_ray(home: Path) -> tuple[RunningRay | None, int]:
     """End the Ray that was started here; returns it (None: there is none), and how many ended.
 
     Raises:
-        ClusterError: E4008, processes survived; E4010, another command is at it.
+        ClusterError: E4008, processes survived; E4014, another command is at it.
     """
     with lock_of(home):
         running = read_running(home)

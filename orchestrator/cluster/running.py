@@ -100,7 +100,7 @@ def lock_of(home: Path) -> Iterator[None]:
     """Held while a Ray is started or ended here.
 
     Raises:
-        ClusterError: E4010, another process starts or ends it.
+        ClusterError: E4014, another process starts or ends it.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / "ray-up.lock").open("w") as file:
@@ -109,7 +109,7 @@ def lock_of(home: Path) -> Iterator[None]:
         except OSError as error:
             raise ClusterError(
                 "another orc up or orc down is under way here",
-                code="E4010",
+                code="E4014",
                 why=(f"it holds {file.name}",),
                 fix=("wait until it is done; orc up says what runs",),
             ) from error
@@ -120,7 +120,7 @@ def read_running(home: Path) -> RunningRay | None:
     """The record, whether or not what it tells of still runs; None without one.
 
     Raises:
-        StoreError: E5014, the file is not a record.
+        StoreError: E5040, the file is not a record.
     """
     path = record_path(home)
     try:
@@ -131,7 +131,7 @@ def read_running(home: Path) -> RunningRay | None:
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(
             f"{path} does not tell what runs here",
-            code="E5014",
+            code="E5040",
             why=(f"{type(error).__name__}: {error}",),
             fix=(f"look for Ray's processes (ps -ef), end them, and remove {path}",),
         ) from error

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
+from orchestrator.cluster.address import listening_port
 from orchestrator.cluster.down import end_processes
 from orchestrator.cluster.guard import TAG_NAME as DRIVER_TAG_NAME
 from orchestrator.cluster.layout import NodePlan
@@ -29,7 +29,7 @@ from orchestrator.cluster.running import (
 )
 from orchestrator.cluster.session import RAY_ENVIRONMENT
 from orchestrator.cluster.tokens import joined_token, token_file
-from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.errors import ClusterError
 from orchestrator.types import Seconds
 
 __all__ = ["RayWish", "start_ray"]
@@ -81,8 +81,8 @@ def start_ray(wish: RayWish, home: Path) -> tuple[RunningRay, bool]:
 
     Raises:
         ClusterError: E4011, something else runs here; E4006, Ray did not start; E4003, no token
-            for a head elsewhere, or a wrong one; E4010, another command is at it.
-        ConfigError: E1060, a port is taken.
+            for a head elsewhere, or a wrong one; E4014, another command is at it.
+        ConfigError: E1080, a port is taken.
     """
     with lock_of(home):
         known = read_running(home)
@@ -128,8 +128,8 @@ def _begun(wish: RayWish, home: Path, folder: str) -> RunningRay:
         address, dashboard, token = wish.address, None, joined_token(home)
     else:
         ports = {
-            "port": _port(wish.port, "port", host),
-            "dashboard": _port(wish.dashboard_port, "dashboard", host),
+            "port": listening_port(wish.port, _USUAL_PORTS["port"], host),
+            "dashboard": listening_port(wish.dashboard_port, _USUAL_PORTS["dashboard"], host),
         }
         address, dashboard = f"{host}:{ports['port']}", f"http://{host}:{ports['dashboard']}"
         token = token_file(home)
@@ -198,7 +198,7 @@ def _head_words(running: RunningRay, wish: RayWish) -> list[str]:
         f"--port={running.address.rpartition(':')[2]}",
         f"--dashboard-host={host}",
         f"--dashboard-port={dashboard[2]}",
-        f"--ray-client-server-port={_port(None, 'client', host)}",
+        f"--ray-client-server-port={listening_port(None, _USUAL_PORTS['client'], host)}",
         f"--temp-dir={running.folder}",
         *(["--node-ip-address=127.0.0.1"] if wish.host is None else []),
     ]
@@ -215,7 +215,9 @@ def _environment(running: RunningRay, plan: NodePlan, home: Path) -> dict[str, s
         "RAY_AUTH_TOKEN_PATH": running.token_path,
         "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS),
         TAG_NAME: running.tag,
-        "ORC_PYTHON": sys.executable,  # for the commands of jobs: PATH may name another
+        # Commands of jobs say python, and mean this one.
+        "ORC_PYTHON": sys.executable,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "ORC_HOME": str(home.resolve()),
         LOOPBACK_NAME: "0" if running.is_loopback else None,
     }
@@ -234,25 +236,6 @@ def _not_started(log: Path, since: int, code: int) -> ClusterError:
         why=(*told, f"all that it said: {log}"),
         fix=("copy the head's token: see orc up --help",) if is_refused else ("orc up, again",),
     )
-
-
-def _port(wanted: int | None, use: str, host: str) -> int:
-    """The port that was asked for, or the usual one, or any that is free."""
-    for port in (wanted,) if wanted else (_USUAL_PORTS[use], 0):
-        with socket.socket() as probe:
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if wanted or port == 0:
-                    raise ConfigError(
-                        f"nothing can listen on {host}, port {port}",
-                        code="E1060",
-                        why=(str(error),),
-                        fix=("leave the port out: a free one is taken", "--host IP of this host"),
-                    ) from error
-            else:
-                return int(probe.getsockname()[1])
-    raise AssertionError("the last try either returned or raised")
 
 
 def _await_job_server(url: str) -> None:

@@ -178,9 +178,13 @@ def resolve_path(text: str, folder: Path) -> str:
     if text.startswith((MADE, TIMM_PREFIX)) or "://" in text:
         return text
     path = Path(text).expanduser()
-    for base in (folder, Path.cwd(), *_elsewhere(folder)):
+    for base in (folder, Path.cwd()):
         if (base / path).exists():
             return str((base / path).resolve())
+    for base in _elsewhere(folder):
+        found = Path(os.path.normpath(base / path))  # the config's own folder is not there
+        if found.exists():
+            return str(found)
     return text
 
 

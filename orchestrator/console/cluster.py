@@ -39,14 +39,14 @@ def bring_down(client: Client, *, now: bool, as_json: bool) -> int:
     """End what `orc up` started here; returns the exit code.
 
     Raises:
-        StoreError: E5015, a driver is at work on this machine's store, and `now` was not said.
+        StoreError: E5041, a driver is at work on this machine's store, and `now` was not said.
         ClusterError: E4008, processes survived.
     """
     driver = client.driver()
     if driver is not None and not now:
         raise StoreError(
             "a driver is at work, and Ray's end would end its trainings",
-            code="E5015",
+            code="E5041",
             why=(str(driver),),
             fix=(
                 "orc serve --stop: every epoch under way is saved; then orc down",

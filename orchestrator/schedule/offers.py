@@ -43,6 +43,11 @@ class Offers:
     counts: tuple[tuple[str, int], ...] | None = None  # asked last; None: nobody knows
     look_at: Seconds | None = None
 
+    @property
+    def is_used(self) -> bool:
+        """True where nodes can be asked for, or were."""
+        return bool(self.node_types or self.counts)
+
     def set_back(self, seconds: Seconds) -> None:
         """The clock was set back by so much."""
         self.asked = {r: replace(a, since=a.since - seconds) for r, a in self.asked.items()}

@@ -87,8 +87,6 @@ def reopen(life: Lifecycle) -> bool:
 def look(life: Lifecycle, event: Event) -> Iterator[Action]:
     """Ask for other nodes than before where it is time to look and other nodes are needed."""
     offers = life.router.offers
-    if not offers.node_types and not offers.counts:
-        return
     if life.is_draining or not offers.node_types:
         yield from _ask(offers, ())
         return

@@ -117,9 +117,10 @@ class Scheduler:
         is_partial = isinstance(event, NodeLost) and event.with_others
         if not life.is_draining and not is_partial:
             self._decide()
-            if scaling.reopen(life):
+            if life.router.offers.brought and scaling.reopen(life):
                 self._decide()
-        life.actions += scaling.look(life, event)
+        if life.router.offers.is_used:
+            life.actions += scaling.look(life, event)
         return tuple(life.actions)
 
     def demand_row(self, event: Event) -> None:

@@ -87,7 +87,7 @@ def test_a_file_that_changes_meanwhile_is_told(project: Path, tmp_path: Path) ->
     (project / "exp.yaml").write_text("changed\n")
     with pytest.raises(ConfigError) as info:
         staged(upload, tmp_path / "staged")
-    assert info.value.code == "E1065"
+    assert info.value.code == "E1085"
 
 
 @pytest.mark.parametrize("is_folder", [False, True])
@@ -100,7 +100,7 @@ def test_a_link_out_of_the_folder_is_refused(
     (project / "link").symlink_to(outside if is_folder else outside / "secret.yaml")
     with pytest.raises(ConfigError) as info:
         put_together(project, project / "exp.yaml")
-    assert info.value.code == "E1063"
+    assert info.value.code == "E1083"
     assert put_together(project, project / "exp.yaml", excludes=["link"]).files
 
 
@@ -111,14 +111,14 @@ def test_a_name_that_could_mean_something_else_elsewhere_is_refused(
     (project / name).write_text("x")
     with pytest.raises(ConfigError) as info:
         put_together(project, project / "exp.yaml")
-    assert info.value.code == "E1062"
+    assert info.value.code == "E1082"
 
 
 def test_a_pipe_is_refused_before_anybody_waits_for_it(project: Path) -> None:
     os.mkfifo(project / "pipe.py")
     with pytest.raises(ConfigError) as info:
         put_together(project, project / "exp.yaml")
-    assert info.value.code == "E1062"
+    assert info.value.code == "E1082"
 
 
 def test_a_config_from_elsewhere_is_refused(project: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_config_from_elsewhere_is_refused(project: Path, tmp_path: Path) -> No
     for config in (other, project / ".." / "other.yaml"):
         with pytest.raises(ConfigError) as info:
             put_together(project, config)
-        assert info.value.code == "E1061"
+        assert info.value.code == "E1081"
 
 
 def test_too_much_is_refused_with_the_largest_files_named(
@@ -137,5 +137,5 @@ def test_too_much_is_refused_with_the_largest_files_named(
     (project / "big.csv").write_text("x" * 2048)
     with pytest.raises(ConfigError) as info:
         put_together(project, project / "exp.yaml")
-    assert info.value.code == "E1064"
+    assert info.value.code == "E1084"
     assert any("big.csv" in line for line in info.value.why)

@@ -94,7 +94,7 @@ def listening(processes: list[psutil.Process]) -> set[str]:
 
 def test_up_starts_a_node_a_kind_of_card_with_a_token_on_the_loopback_alone(head: Head) -> None:
     assert head.told["started"]
-    assert [node["gpus"] for node in head.told["nodes"]] == [["RTX 2060 6GB"], ["RTX 4090"]]
+    assert [node["gpus"] for node in head.told["nodes"]] == [["RTX 2060"], ["RTX 4090"]]
     token = Path(head.told["token_path"])
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     running = read_running(head.home)
@@ -110,6 +110,28 @@ def test_up_starts_a_node_a_kind_of_card_with_a_token_on_the_loopback_alone(head
         token.read_text()
         not in again.stdout + other.stderr + (head.home / "logs" / "up.log").read_text()
     )
+
+
+def test_another_machine_joins_with_the_token_and_leaves_alone(head: Head, tmp_path: Path) -> None:
+    words = ("up", "--address", head.told["address"], "--emulate-gpus", "RTX 3060", "--cpus", "1")
+    home = ("--home", str(tmp_path / "other"))
+    without = head.orc(*words, *home)
+    assert (without.returncode, "E4003" in without.stderr) == (6, True), without.stderr
+    wrong = head.orc(*words, *home, RAY_AUTH_TOKEN="0" * 64)
+    assert (wrong.returncode, "E4003" in wrong.stderr) == (6, True), wrong.stderr
+    joined = head.orc(*words, *home, "--json", RAY_AUTH_TOKEN_PATH=head.told["token_path"])
+    assert joined.returncode == 0, joined.stderr
+    assert json.loads(joined.stdout)["dashboard"] is None
+    own = read_running(tmp_path / "other")
+    assert own is not None
+    assert len(own.processes()) >= 1
+    heads = read_running(head.home)
+    assert heads is not None
+    before = {process.pid for process in heads.processes()}
+    left = head.orc("down", *home)
+    assert left.returncode == 0, left.stderr
+    assert own.processes() == []
+    assert before <= {process.pid for process in heads.processes()}
 
 
 def test_a_job_that_succeeds_is_found_again_by_its_key_and_nothing_else_is(head: Head) -> None:
@@ -167,6 +189,27 @@ def test_a_stopped_job_is_no_success_and_its_run_is_saved_and_goes_on(head: Head
     Client(head.home).stop("long")
 
 
+def test_jobs_share_a_driver_and_one_goes_on_when_another_s_is_stopped(head: Head) -> None:
+    first = head.following(head.config("first"), "epochs=300", "--key", "first", "--wait")
+    assert first.stderr is not None
+    assert any("epoch 1/300" in line for line in first.stderr)
+    second = head.following(head.config("second"), "epochs=40", "--key", "second", "--wait")
+    assert second.stderr is not None
+    assert any("epoch 1/40" in line for line in second.stderr), "the first one's driver trains it"
+    assert head.orc("stop", "first", "--address", head.url).returncode == 0
+    first.communicate(timeout=120)
+    assert first.returncode == 9
+    rest = second.communicate(timeout=240)[1]
+    assert "goes on as their driver" in rest
+    assert second.returncode == 0, rest
+    states = {run.project: run.state for run in Client(head.home).runs()}
+    assert states["first"] is RunState.CANCELLED
+    (run,) = Client(head.home).runs("second")
+    assert run.state is RunState.SUCCEEDED
+    epochs = [progress.epoch for progress in Client(head.home).show(run.id).progress]
+    assert epochs == list(range(1, 41)), "none twice, none lost"
+
+
 def test_ctrl_c_ends_the_following_only(head: Head) -> None:
     waiting = head.following(head.config("left"), "epochs=20", "--key", "left", "--wait")
     assert waiting.stderr is not None
@@ -176,6 +219,32 @@ def test_ctrl_c_ends_the_following_only(head: Head) -> None:
     assert waiting.returncode == 130, rest
     assert "--key left --wait" in rest
     assert head.submit("--key", "left", "--wait").returncode == 0
+
+
+def test_ray_s_own_command_trains_too_and_tells_less(head: Head) -> None:
+    def plain(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
+        where = ["--address", head.url, "--submission-id", name, "--working-dir", "."]
+        entry = ["python", "-m", "jobs.train", head.config(name), *words]
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": head.told["token_path"]}
+        return subprocess.run(
+            [*ray, *where, "--", *entry],
+            cwd=head.project,
+            env=head.variables(**token),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    good = plain("plain")
+    assert good.returncode == 0, good.stdout + good.stderr
+    (run,) = Client(head.home).runs("plain")
+    assert run.state is RunState.SUCCEEDED
+    assert Path(run.folder).is_relative_to(head.home)
+    never = plain("never", "resources.gpu_type=[A100]")
+    assert never.returncode == 1, never.stdout + never.stderr
+    assert head.submit("--key", "never").returncode == 5, "what it meant"
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64])
@@ -210,7 +279,11 @@ def test_down_ends_exactly_its_processes_and_who_waits_is_told(head: Head) -> No
     assert any("epoch 1/300" in line for line in waiting.stderr)
     refused = head.orc("down")
     assert refused.returncode == 1
-    assert "E5015" in refused.stderr
+    assert "E5041" in refused.stderr
+    token = Path(running.token_path).read_bytes()
+    files = [*Path(running.folder).rglob("*"), *head.home.rglob("*"), *head.project.rglob("*")]
+    told = [f for f in files if f.is_file() and not f.is_symlink() and token in f.read_bytes()]
+    assert told == [Path(running.token_path)], "no log, record or upload has the token"
     before = running.processes()
     down = head.orc("down", "--now", "--json")
     assert down.returncode == 0, down.stderr
