@@ -30,7 +30,7 @@ def found_by_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[An
             if isinstance(value, BaseException):
                 raise value
         for process in ranks:
-            process.join(60)
+            process.join(_PATIENCE)
             assert process.exitcode == 0, f"a rank ended with {process.exitcode}"
     finally:
         for process in ranks:
