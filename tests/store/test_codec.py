@@ -94,8 +94,8 @@ def test_a_value_of_the_wrong_type_is_refused_when_it_is_written() -> None:
 
 
 def test_an_invalid_batch_in_a_record_is_a_store_error() -> None:
-    plan: dict[str, Plain] = {"effective_batch": 3, "world_size": 2, "micro_batch": 1}
-    with pytest.raises(StoreError, match="not divisible"):
+    plan: dict[str, Plain] = {"effective_batch": 3, "world_size": 4, "micro_batch": 1}
+    with pytest.raises(StoreError, match="without a sample"):
         from_plain(
             RunStatus, {**to_plain(status(attempt=1, state=RunState.RUNNING)), "batch": plan}
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["found_by_ranks", "in_turn"]
 
-_PATIENCE = 240.0  # seconds
+_PATIENCE = 900.0  # seconds: a busy machine needs minutes to import torch
 
 
 def found_by_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
