@@ -47,15 +47,13 @@ class OneMachine(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray ships no t
     """Ray's provider for tests under a name of ours: Ray's own set-up of it is not in the wheel."""
 
 
-def emulated_type(
-    name: str, gpu_kind: str, memory: str, *, most: int, cards: int = 1
-) -> dict[str, Any]:
+def emulated_type(name: str, card: str, gib: int, *, most: int, cards: int = 1) -> dict[str, Any]:
     """A node type of the autoscaler's configuration, with cards that are emulated.
 
     Args:
         name: Of the type.
-        gpu_kind: A name of the catalogue, with dashes.
-        memory: Of each card, as the label has it: 24564MiB.
+        card: A name of the catalogue, with dashes.
+        gib: Memory of each card, rounded.
         most: How many nodes may be.
         cards: On each.
     """
@@ -63,10 +61,10 @@ def emulated_type(
         "node_config": {},
         "resources": {"CPU": 1, "GPU": cards, "object_store_memory": _STORE_BYTES},
         "labels": {
-            "node-type": name,
-            "gpu-kind": gpu_kind,
-            "gpu-memory": memory,
-            "gpu-emulated": "true",
+            "orc.node-type": name,
+            "orc.card": card,
+            "orc.card-gib": str(gib),
+            "orc.emulated": "true",
         },
         "min_workers": 0,
         "max_workers": most,
