@@ -22,7 +22,7 @@ from orchestrator.messages import (
     RunMoved,
     RunSubmitted,
 )
-from orchestrator.types import Explanation, Node, NodeType, RunId, RunSpec, RunState, Seconds
+from orchestrator.types import Explanation, Node, RunId, RunSpec, RunState, Seconds
 
 if TYPE_CHECKING:
     from orchestrator.store.sql import SqlStore
@@ -237,13 +237,6 @@ class Client:
             return ()
         with self.store() as store:
             return store.nodes()
-
-    def node_types(self) -> tuple[NodeType, ...]:
-        """What nodes an autoscaler may bring to the driver that runs, else to the last one."""
-        if not self.is_there:
-            return ()
-        with self.store() as store:
-            return store.node_types()
 
     def driver(self) -> str | None:
         """Who drives the store now, where and since when; None when nobody does."""

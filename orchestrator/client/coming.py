@@ -2,9 +2,18 @@
 
 from collections.abc import Sequence
 
+from orchestrator.client.access import Client
 from orchestrator.types import Card, NodeType
 
-__all__ = ["cards_to_come"]
+__all__ = ["cards_to_come", "types_to_come"]
+
+
+def types_to_come(client: Client) -> tuple[NodeType, ...]:
+    """What nodes an autoscaler may bring to the driver that runs, else to the last one."""
+    if not client.is_there:
+        return ()
+    with client.store() as store:
+        return store.node_types()
 
 
 def cards_to_come(types: Sequence[NodeType]) -> tuple[Card, ...]:

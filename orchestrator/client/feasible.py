@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.client.access import Client
-from orchestrator.client.coming import cards_to_come
+from orchestrator.client.coming import cards_to_come, types_to_come
 from orchestrator.client.machine import cpu_count, ram_bytes
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config
@@ -264,7 +264,7 @@ def cards_of_driver(specs: Sequence[RunSpec], shared: Config, client: Client) ->
             return machine_cards(specs, shared)
         except NoDeviceError:
             return None
-    nodes, types = client.nodes(), client.node_types()
+    nodes, types = client.nodes(), types_to_come(client)
     if not nodes:
         return None
     check_on(specs, nodes, types)
