@@ -26,7 +26,7 @@ def test_a_card_that_nobody_knows_has_the_memory_of_its_label() -> None:
 
 @pytest.mark.parametrize("gib", ["16", "none", "-1", "nan"])
 def test_memory_that_cannot_be_is_refused(gib: str) -> None:
-    with pytest.raises(ConfigError, match="orc.card-gib"):
+    with pytest.raises(ConfigError, match=r"label orc\.card-gib"):
         card_in({"orc.card": "RTX-4090", "orc.card-gib": gib})
 
 
