@@ -44,7 +44,7 @@ class ScaledCluster:
         lease_seconds: For how long nodes are kept for a driver that is gone.
 
     Raises:
-        ClusterError: E4009, this Ray has no autoscaler that understands labels.
+        ClusterError: E4020, this Ray has no autoscaler that understands labels.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ def _demand_autoscaler() -> None:
     if not is_autoscaler_v2():
         raise ClusterError(
             "this Ray has no autoscaler that can bring nodes by their labels",
-            code="E4009",
+            code="E4020",
             why=("cluster.node_types offers nodes, and only Ray's autoscaler v2 can bring them",),
             fix=(
                 "start the cluster with `ray up` or KubeRay, and RAY_enable_autoscaler_v2=1 there",
