@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FakeMultiNodeProvider,
@@ -91,12 +92,12 @@ def autoscaled_ray(
     folder = tempfile.mkdtemp(prefix="orc-as-")
     tag = secrets.token_hex(8)
     ports = _free_ports(5)
-    address = f"127.0.0.1:{ports[0]}"
+    address = f"{get_node_ip_address()}:{ports[0]}"  # where Ray looks for nodes of this machine
     path = Path(folder) / "autoscaling.json"
     path.write_text(json.dumps(_config(types, address, idle_seconds)))
     words = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head"),
-        *("--node-ip-address=127.0.0.1", f"--port={ports[0]}", f"--autoscaling-config={path}"),
+        *(f"--port={ports[0]}", f"--autoscaling-config={path}"),
         *("--num-cpus=1", "--num-gpus=0", f"--object-store-memory={_STORE_BYTES}"),
         *("--include-dashboard=false", f"--ray-client-server-port={ports[1]}"),
         *(f"--dashboard-agent-listen-port={ports[2]}", f"--metrics-export-port={ports[3]}"),
@@ -164,7 +165,7 @@ def _free_ports(num: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            each.bind(("", 0))
         return [each.getsockname()[1] for each in sockets]
 
 

@@ -116,7 +116,7 @@ class ScaledCluster:
 def _demand_autoscaler() -> None:
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-    if not is_autoscaler_v2():
+    if not is_autoscaler_v2(fetch_from_server=True):
         raise ClusterError(
             "this Ray has no autoscaler that can bring nodes by their labels",
             code="E4020",
