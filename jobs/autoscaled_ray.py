@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FakeMultiNodeProvider,
@@ -47,15 +48,13 @@ class OneMachine(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray ships no t
     """Ray's provider for tests under a name of ours: Ray's own set-up of it is not in the wheel."""
 
 
-def emulated_type(
-    name: str, gpu_kind: str, memory: str, *, most: int, cards: int = 1
-) -> dict[str, Any]:
+def emulated_type(name: str, card: str, gib: int, *, most: int, cards: int = 1) -> dict[str, Any]:
     """A node type of the autoscaler's configuration, with cards that are emulated.
 
     Args:
         name: Of the type.
-        gpu_kind: A name of the catalogue, with dashes.
-        memory: Of each card, as the label has it: 24564MiB.
+        card: A name of the catalogue, with dashes.
+        gib: Memory of each card, rounded.
         most: How many nodes may be.
         cards: On each.
     """
@@ -63,10 +62,10 @@ def emulated_type(
         "node_config": {},
         "resources": {"CPU": 1, "GPU": cards, "object_store_memory": _STORE_BYTES},
         "labels": {
-            "node-type": name,
-            "gpu-kind": gpu_kind,
-            "gpu-memory": memory,
-            "gpu-emulated": "true",
+            "orc.node-type": name,
+            "orc.card": card,
+            "orc.card-gib": str(gib),
+            "orc.emulated": "true",
         },
         "min_workers": 0,
         "max_workers": most,
@@ -93,12 +92,12 @@ def autoscaled_ray(
     folder = tempfile.mkdtemp(prefix="orc-as-")
     tag = secrets.token_hex(8)
     ports = _free_ports(5)
-    address = f"127.0.0.1:{ports[0]}"
+    address = f"{get_node_ip_address()}:{ports[0]}"  # where Ray looks for nodes of this machine
     path = Path(folder) / "autoscaling.json"
     path.write_text(json.dumps(_config(types, address, idle_seconds)))
     words = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head"),
-        *("--node-ip-address=127.0.0.1", f"--port={ports[0]}", f"--autoscaling-config={path}"),
+        *(f"--port={ports[0]}", f"--autoscaling-config={path}"),
         *("--num-cpus=1", "--num-gpus=0", f"--object-store-memory={_STORE_BYTES}"),
         *("--include-dashboard=false", f"--ray-client-server-port={ports[1]}"),
         *(f"--dashboard-agent-listen-port={ports[2]}", f"--metrics-export-port={ports[3]}"),
@@ -166,7 +165,7 @@ def _free_ports(num: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            each.bind(("", 0))
         return [each.getsockname()[1] for each in sockets]
 
 

@@ -14,6 +14,7 @@ from orchestrator.client.access import Client
 from orchestrator.cluster.ray import RayCluster
 from orchestrator.cluster.scaling import ScaledCluster
 from orchestrator.cluster.session import joined_ray, token_file, use_token
+from orchestrator.config.load import load_shared
 from orchestrator.driver import drive
 from orchestrator.messages import (
     AskNodes,
@@ -37,20 +38,8 @@ LIMIT_SECONDS = 240.0
 
 def offer() -> tuple[NodeType, ...]:
     """Nodes with 24 GB and with 80 GB, the large ones four times as dear."""
-    kinds = (("small", "RTX-4090", 24564, 1.0, 6), ("big", "A100-80GB", 81920, 4.0, 3))
-    return tuple(
-        NodeType(
-            name=name,
-            gpu=gpu.replace("-", " "),
-            num_cards=1,
-            memory_bytes=mib << 20,
-            price=price,
-            max_nodes=most,
-            labels={"node-type": name},
-            is_emulated=True,
-        )
-        for name, gpu, mib, price, most in kinds
-    )
+    words = "{small: {gpu: RTX 4090, max: 6, price: 1}, big: {gpu: A100 80GB, max: 3, price: 4}}"
+    return load_shared([f"cluster.node_types={words}"], environment={}).node_types
 
 
 def queue_of(folder: Path, *, epochs: int, epoch_seconds: float) -> list[RunSpec]:
@@ -123,8 +112,8 @@ class Timeline(ScaledCluster):
 def bench(home: Path, *, epochs: int, epoch_seconds: float, idle_seconds: float) -> Timeline:
     """Bring the queue to its end, and wait until every node has been let go."""
     types = {
-        "small": emulated_type("small", "RTX-4090", "24564MiB", most=6),
-        "big": emulated_type("big", "A100-80GB", "81920MiB", most=3),
+        "small": emulated_type("small", "RTX-4090", 24, most=6),
+        "big": emulated_type("big", "A100-80GB", 80, most=3),
     }
     use_token(token_file(home))
     client = Client(home)

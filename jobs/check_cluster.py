@@ -1,4 +1,4 @@
-"""Check a file for `ray up` without starting anything: `python -m jobs.check_cluster FILE`."""
+"""Check a file for `ray up` or KubeRay without starting it: `python -m jobs.check_cluster FILE`."""
 
 import copy
 import sys
@@ -9,7 +9,26 @@ from typing import Any
 from orchestrator.cluster.launcher import problems_in, read_launcher, types_in
 from orchestrator.errors import ConfigError
 
-__all__ = ["check", "ray_problems"]
+__all__ = ["as_launched", "check", "ray_problems"]
+
+
+def as_launched(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A RayCluster of KubeRay as Ray's autoscaler reads it; another file as it is.
+
+    Raises:
+        ConfigError: E1072, Ray cannot read it.
+    """
+    if config.get("kind") != "RayCluster":
+        return config
+    from ray.autoscaler._private.kuberay import autoscaling_config
+
+    derive = autoscaling_config._derive_autoscaling_config_from_ray_cr
+    try:
+        found: Mapping[str, Any] = derive(copy.deepcopy(dict(config)))
+    except Exception as error:
+        told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise ConfigError("Ray cannot read this RayCluster", code="E1072", why=(told,)) from error
+    return found
 
 
 def ray_problems(config: Mapping[str, Any]) -> list[str]:
@@ -17,7 +36,10 @@ def ray_problems(config: Mapping[str, Any]) -> list[str]:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:
-        validate_config(prepare_config(copy.deepcopy(dict(config))))
+        if (config.get("provider") or {}).get("type") == "kuberay":
+            validate_config(config)
+        else:
+            validate_config(prepare_config(copy.deepcopy(dict(config))))
     except Exception as error:
         return [str(error).splitlines()[0]]
     return []
@@ -29,7 +51,7 @@ def check(path: Path) -> list[str]:
     Raises:
         ConfigError: E1072, it is no such file.
     """
-    config = read_launcher(path)
+    config = as_launched(read_launcher(path))
     return [*ray_problems(config), *problems_in(config)]
 
 
@@ -39,7 +61,7 @@ if __name__ == "__main__":
     file = Path(sys.argv[1])
     try:
         found = check(file)
-        for kind in () if found else types_in(read_launcher(file), str(file)):
+        for kind in () if found else types_in(as_launched(read_launcher(file)), str(file)):
             cards = f"{kind.num_cards} x {kind.gpu} {kind.memory_bytes / 2**30:.1f} GiB"
             print(f"{kind.name}: {cards}, 0 to {kind.max_nodes} nodes, price {kind.price:g}")
     except ConfigError as error:

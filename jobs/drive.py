@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 from jobs.inside import is_in_job
+from jobs.offering import offered
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import MachineCards, check_unfinished, disk_reserve
 from orchestrator.client.machine import cpu_count, free_bytes, ram_bytes
@@ -17,6 +18,7 @@ from orchestrator.console.follow import DRIVER_LOST, hand_over
 from orchestrator.console.say import say
 from orchestrator.console.stop import interruptible
 from orchestrator.errors import StoreError
+from orchestrator.messages import NodeTypesOffered
 from orchestrator.ports import Parts
 from orchestrator.types import Node, RunId, Seconds
 
@@ -37,14 +39,16 @@ def opened_cluster(
     cards: MachineCards,
     address: str | None,
     parts: Parts | None = None,
+    offer: NodeTypesOffered | None = None,
 ) -> "DiskWatch":
     """A Ray of this machine's own with these cards, or the one at `address`; ended with `stack`.
 
-    `parts` are those of this machine unless others are given. Nothing new starts on it while the
+    `parts` are those of this machine unless others are given; nodes of an `offer` are asked for as
+    they are needed. Nothing new starts on it while the
     disk of the store or of the runs is nearly full.
     """
     from jobs.parts import LocalParts, list_cards
-    from orchestrator.cluster.disks import DiskWatch
+    from orchestrator.cluster.disks import DiskWatch, TimedCluster
     from orchestrator.cluster.ray import RayCluster
     from orchestrator.cluster.session import opened_ray
 
@@ -57,7 +61,15 @@ def opened_cluster(
             home=client.home,
         )
     )
-    cluster = RayCluster(parts or LocalParts(), list_cards=list_cards, local_cards=cards)
+    cluster: TimedCluster = RayCluster(
+        parts or LocalParts(), list_cards=list_cards, local_cards=cards
+    )
+    if offer is not None:
+        from orchestrator.cluster.scaling import ScaledCluster
+
+        scaled = ScaledCluster(cluster, offer)
+        stack.callback(scaled.close)
+        cluster = scaled
     return DiskWatch(cluster, folders=[client.home], reserve_bytes=disk_reserve(), free=free_bytes)
 
 
@@ -114,7 +126,8 @@ def _drive(
         from orchestrator.driver import drive
         from orchestrator.schedule.standard import standard_scheduler
 
-        cluster = opened_cluster(stack, client, cards, shared.address)
+        offer = offered(shared)
+        cluster = opened_cluster(stack, client, cards, shared.address, offer=offer)
         if is_joined and admit is not None:
             admit(joined_nodes())
         ids = submit() if asked is None else asked.result()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jobs.drive import opened_cluster
 from jobs.inside import settled
+from jobs.offering import offered
 from orchestrator.client.access import Client
 from orchestrator.client.feasible import MachineCards, service_cards
 from orchestrator.client.rules import ask_rules
@@ -19,6 +20,7 @@ from orchestrator.console.lines import LinesView
 from orchestrator.console.say import say
 from orchestrator.console.service import log_path
 from orchestrator.console.stop import interruptible
+from orchestrator.messages import NodeTypesOffered
 from orchestrator.ports import Parts
 
 __all__ = ["serve", "serve_store"]
@@ -42,13 +44,20 @@ def serve(words: Sequence[str], *, home: Path | None) -> int:
     if cards == ():
         say("there is no GPU here: only runs with device: cpu can be trained")
     ask_rules(client, shared, time.time())
-    return serve_store(client, cards, shared.address)
+    return serve_store(client, cards, shared.address, offer=offered(shared))
 
 
 def serve_store(
-    client: Client, cards: MachineCards, address: str | None = None, parts: Parts | None = None
+    client: Client,
+    cards: MachineCards,
+    address: str | None = None,
+    parts: Parts | None = None,
+    offer: NodeTypesOffered | None = None,
 ) -> int:
-    """Drive a store with these cards, or with the Ray at `address`; returns the exit code."""
+    """Drive a store with these cards, or with the Ray at `address`; returns the exit code.
+
+    Nodes of an `offer` are asked for as they are needed.
+    """
     from orchestrator.driver import drive
     from orchestrator.schedule.standard import standard_scheduler
 
@@ -56,7 +65,7 @@ def serve_store(
         with ExitStack() as stack:
             store = stack.enter_context(client.store())
             stack.enter_context(store.drive("orc serve"))
-            cluster = opened_cluster(stack, client, cards, address, parts)
+            cluster = opened_cluster(stack, client, cards, address, parts, offer)
             view = stack.enter_context(LinesView(sys.stderr))
             interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
             scheduler = standard_scheduler()

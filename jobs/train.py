@@ -8,8 +8,15 @@ from pathlib import Path
 
 from jobs.drive import drive_or_follow
 from jobs.inside import is_complete, is_in_job, place_runs, settled
+from jobs.offering import offered
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import cards_of_driver, check_on, machine_cards, ready
+from orchestrator.client.coming import cards_to_come
+from orchestrator.client.feasible import (
+    cards_of_driver,
+    check_on,
+    machine_cards,
+    ready,
+)
 from orchestrator.client.lines import with_followers
 from orchestrator.client.planner import planner_of
 from orchestrator.client.prepare import order_runs, submit_orders
@@ -40,9 +47,12 @@ def train(
     known = list(cards or ())
 
     def admit(nodes: Sequence[Node]) -> None:
+        offer = offered(config)
+        types = () if offer is None else offer.node_types
         known.extend(card for node in nodes for card in node.cards)
+        known.extend(cards_to_come(types))
         if known or is_complete():  # else an autoscaler may still bring the first card
-            check_on([project.template for project in config.projects], nodes)
+            check_on([project.template for project in config.projects], nodes, types)
 
     def submit() -> tuple[RunId, ...]:
         orders = order_runs(

@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.client.access import Client
+from orchestrator.client.coming import cards_to_come, types_to_come
 from orchestrator.client.machine import cpu_count, ram_bytes
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config
 from orchestrator.errors import NoDeviceError, PlanError, StoreError
-from orchestrator.messages import CancelRequested, NodeJoined, RunSubmitted
+from orchestrator.messages import CancelRequested, NodeJoined, NodeTypesOffered, RunSubmitted
 from orchestrator.store.checkpoints import DEFAULT_RESERVE_BYTES
-from orchestrator.types import Bytes, Card, DeviceKind, Node, NodeId, PendingReason, RunId, RunSpec
+from orchestrator.types import (
+    Bytes,
+    Card,
+    DeviceKind,
+    Node,
+    NodeId,
+    NodeType,
+    PendingReason,
+    RunId,
+    RunSpec,
+)
 
 __all__ = [
     "MachineCards",
@@ -159,8 +170,10 @@ def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
     check_on(specs, [node])
 
 
-def check_on(specs: Sequence[RunSpec], nodes: Sequence[Node]) -> None:
-    """Ask the scheduler whether these nodes could ever run each of the specs.
+def check_on(
+    specs: Sequence[RunSpec], nodes: Sequence[Node], types: Sequence[NodeType] = ()
+) -> None:
+    """Ask the scheduler whether these nodes, or such as may come, could ever run each of the specs.
 
     Raises:
         PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
@@ -170,6 +183,7 @@ def check_on(specs: Sequence[RunSpec], nodes: Sequence[Node]) -> None:
     scheduler = Scheduler()
     for node in nodes:
         scheduler.handle(NodeJoined(at=0.0, node=node))
+    scheduler.handle(NodeTypesOffered(at=0.0, node_types=tuple(types)))
     for number, spec in enumerate(specs):
         run_id = RunId(f"check-{number}")
         scheduler.handle(RunSubmitted(at=0.0, spec=_alone(spec, run_id)))
@@ -250,11 +264,11 @@ def cards_of_driver(specs: Sequence[RunSpec], shared: Config, client: Client) ->
             return machine_cards(specs, shared)
         except NoDeviceError:
             return None
-    nodes = client.nodes()
+    nodes, types = client.nodes(), types_to_come(client)
     if not nodes:
         return None
-    check_on(specs, nodes)
-    return tuple(card for node in nodes for card in node.cards)
+    check_on(specs, nodes, types)
+    return (*(card for node in nodes for card in node.cards), *cards_to_come(types))
 
 
 def recorded_cards(client: Client) -> tuple[Card, ...]:

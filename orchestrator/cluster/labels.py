@@ -1,56 +1,61 @@
 """Labels by which nodes of a Ray say what they are: their type, their cards, emulated or real."""
 
-import re
 from collections.abc import Mapping
 
+from orchestrator.device.catalogue import CardModel, find_card
 from orchestrator.errors import ConfigError
 from orchestrator.types import Bytes, Card
 
-__all__ = [
-    "EMULATED",
-    "GPU_KIND",
-    "GPU_MEMORY",
-    "NODE_TYPE",
-    "emulated_cards_of",
-    "kind_in",
-    "label_of",
-    "memory_in",
-]
+__all__ = ["CARD", "CARD_GIB", "EMULATED", "NODE_TYPE", "PRICE", "card_in", "cards_of_type"]
 
-NODE_TYPE = "node-type"  # the name of the node's type, the same as the launcher's
-GPU_KIND = "gpu-kind"  # a name of the catalogue, with dashes: RTX-4090
-GPU_MEMORY = "gpu-memory"  # of each card, as its driver tells it: 24564MiB
-EMULATED = "gpu-emulated"  # "true": the node has no cards, and poses as if it had
+NODE_TYPE = "orc.node-type"  # the name of the node's type, the same as the launcher's
+CARD = "orc.card"  # a name of the catalogue, with dashes: RTX-4090
+CARD_GIB = "orc.card-gib"  # of each card, as on its box or rounded
+EMULATED = "orc.emulated"  # "true": the node has no cards, and poses as if it had
+PRICE = "orc.price"  # of a node, in any unit
 
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(MiB|GiB)")
+_GIB = 1 << 30
+_ROUNDED = 0.05  # of a card's memory
 
 
-def label_of(name: str) -> str:
-    """A name as a label's value may be: letters, digits, dashes, dots and underscores."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:63]
+def card_in(labels: Mapping[str, str]) -> tuple[str, Bytes, CardModel | None]:
+    """The card that labels tell: its name, its memory, and its entry in the catalogue.
+
+    A card that the catalogue does not know has the memory of its label.
+
+    Raises:
+        ConfigError: E1050 or E1052, the catalogue does not know it, and no memory is told; E1074,
+            the memory is no number, or not that of the card.
+    """
+    kind, told = labels.get(CARD, "").replace("-", " "), labels.get(CARD_GIB)
+    if told is not None and not _is_number(told):
+        raise _wrong(f"label {CARD_GIB} is {told!r}, and no number", "such as 24")
+    gib = 0.0 if told is None else float(told)
+    try:
+        card = find_card(kind)
+    except ConfigError:
+        if not gib:
+            raise
+        return kind, round(gib * _GIB), None
+    sizes = (card.nominal_gib, card.memory_bytes / _GIB)
+    if told is not None and all(abs(gib - size) > _ROUNDED * size for size in sizes):
+        right = f"{card.nominal_gib:g}"
+        raise _wrong(f"label {CARD_GIB} is {told}, and {card.name} has {right}", f"{right}")
+    return card.nvml_name, card.memory_bytes, card
 
 
-def kind_in(labels: Mapping[str, str]) -> str:
-    """The name of the cards that the labels tell, "" where they tell none."""
-    return labels.get(GPU_KIND, "").replace("-", " ")
+def cards_of_type(labels: Mapping[str, str], num_gpus: int) -> tuple[Card, ...] | None:
+    """The cards of a node that an autoscaler brought and that poses as one with cards.
 
-
-def memory_in(labels: Mapping[str, str]) -> Bytes | None:
-    """The memory of a card that the labels tell; None where they tell none, or not as a size."""
-    found = _MEMORY.fullmatch(labels.get(GPU_MEMORY, ""))
-    if found is None:
+    None where its cards are real, or it tells them otherwise; none of them where its labels
+    cannot be.
+    """
+    if NODE_TYPE not in labels or labels.get(EMULATED) != "true":
         return None
-    return round(float(found[1]) * (1 << 20 if found[2] == "MiB" else 1 << 30))
-
-
-def emulated_cards_of(labels: Mapping[str, str], num_gpus: int) -> tuple[Card, ...] | None:
-    """The cards of a node that poses as one with cards; None where its cards are real."""
-    if labels.get(EMULATED) != "true":
-        return None
-    memory = memory_in(labels)
-    if memory is None:
-        return ()  # nobody could be held to a size that is not told
-    name = _name(kind_in(labels) or f"custom {memory / 2**30:g}GiB")
+    try:
+        name, memory, _ = card_in(labels)
+    except ConfigError:
+        return ()
     return tuple(
         Card(
             index=index,
@@ -63,11 +68,12 @@ def emulated_cards_of(labels: Mapping[str, str], num_gpus: int) -> tuple[Card, .
     )
 
 
-def _name(kind: str) -> str:
-    """The catalogue's name of a card; another one is taken as it is."""
-    from orchestrator.device.catalogue import find_card
-
+def _is_number(text: str) -> bool:
     try:
-        return find_card(kind).name
-    except ConfigError:
-        return kind
+        return 0.0 < float(text) < 1e6
+    except ValueError:
+        return False
+
+
+def _wrong(what: str, fix: str) -> ConfigError:
+    return ConfigError(what, code="E1074", fix=(fix,))

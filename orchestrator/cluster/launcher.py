@@ -12,23 +12,14 @@ from typing import Any
 
 import yaml
 
-from orchestrator.cluster.labels import (
-    EMULATED,
-    GPU_KIND,
-    GPU_MEMORY,
-    NODE_TYPE,
-    kind_in,
-    memory_in,
-)
+from orchestrator.cluster.labels import CARD, CARD_GIB, EMULATED, NODE_TYPE, PRICE, card_in
 from orchestrator.device.catalogue import CardModel, find_card
 from orchestrator.errors import ConfigError
 from orchestrator.types import NodeType
 
 __all__ = ["problems_in", "read_launcher", "types_in"]
 
-PRICE = "node-price"  # label: of a node, in any unit
 _GIB = 1 << 30
-_CLOSE = 0.02  # of a card's memory: drivers of different versions keep different amounts back
 _NEEDED = {  # keys of the provider without which `ray up` fails late
     "aws": ("region",),
     "gcp": ("region", "availability_zone", "project_id"),
@@ -47,14 +38,14 @@ def read_launcher(path: Path) -> Mapping[str, Any]:
     """Read a file for `ray up`, or the copy of it that it puts on the head node.
 
     Raises:
-        ConfigError: E1072, it cannot be read, or describes no node types.
+        ConfigError: E1072, it cannot be read.
     """
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise _unreadable(path, str(error).splitlines()[0]) from error
-    if not isinstance(found, dict) or not isinstance(found.get("available_node_types"), dict):
-        raise _unreadable(path, "it has no available_node_types")
+    if not isinstance(found, dict) or not found:
+        raise _unreadable(path, "it is no block of keys")
     return found
 
 
@@ -68,7 +59,7 @@ def _unreadable(path: Path, why: str) -> ConfigError:
 
 
 def types_in(config: Mapping[str, Any], name: str = "the launcher's file") -> tuple[NodeType, ...]:
-    """The worker types of a launcher's file that may be asked for: those with a label node-type.
+    """The worker types of a launcher's file that may be asked for: those with a label for it.
 
     Raises:
         ConfigError: E1073, there are none, or one of them is described wrongly.
@@ -121,34 +112,38 @@ def _type_problems(name: str, kind: Mapping[str, Any]) -> Iterator[str]:
     if least > most:
         yield f"{where}: min_workers is {least}, above max_workers, which is {most}"
     if not (kind.get("resources") or {}).get("GPU"):
-        if GPU_KIND in labels or GPU_MEMORY in labels:
-            yield f"{where}: label {GPU_KIND} is there, and resources say no GPU"
+        if CARD in labels or CARD_GIB in labels:
+            yield f"{where}: label {CARD} is there, and resources say no GPU"
         return
-    for key in (NODE_TYPE, GPU_KIND, GPU_MEMORY):
+    for key in (NODE_TYPE, CARD, CARD_GIB):
         if key not in labels:
             near = difflib.get_close_matches(key, labels, n=1, cutoff=0.6)
             yield f"{where}: label {key} is missing" + (f"; the nearest: {near[0]}" if near else "")
     if labels.get(NODE_TYPE, name) != name:
         yield f"{where}: label {NODE_TYPE} says {labels[NODE_TYPE]}, and the type is called {name}"
-    if GPU_KIND in labels:
+    if CARD in labels:
         yield from _card_problems(where, labels, kind)
 
 
 def _card_problems(where: str, labels: Mapping[str, str], kind: Mapping[str, Any]) -> Iterator[str]:
     try:
-        card = find_card(kind_in(labels))
+        name, _, card = card_in(labels)
     except ConfigError as error:
-        yield f"{where}: label {GPU_KIND}: {'; '.join((error.what, *error.why))}"
+        yield f"{where}: label {CARD}: {'; '.join((error.what, *error.why))}"
         return
-    memory = memory_in(labels)
-    if GPU_MEMORY in labels and memory is None:
-        yield f"{where}: label {GPU_MEMORY} is {labels[GPU_MEMORY]}, and no size such as 24564MiB"
-    elif memory is not None and abs(memory - card.memory_bytes) > _CLOSE * card.memory_bytes:
-        told = f"{card.memory_bytes >> 20}MiB"
-        yield f"{where}: label {GPU_MEMORY} is {labels[GPU_MEMORY]}, and {card.name} has {told}"
+    if card is None:
+        yield f"{where}: label {CARD}: {_unknown(labels)}"
     real = _machine_card(kind.get("node_config") or {})
-    if real is not None and real.nvml_name != card.nvml_name:
-        yield f"{where}: label {GPU_KIND} says {card.name}, and the machine has {real.name}"
+    if real is not None and (card is None or real.nvml_name != card.nvml_name):
+        yield f"{where}: label {CARD} says {name}, and the machine has {real.name}"
+
+
+def _unknown(labels: Mapping[str, str]) -> str:
+    """Why the catalogue does not know a card, with the nearest names."""
+    try:
+        return find_card(labels[CARD].replace("-", " ")).name
+    except ConfigError as error:
+        return "; ".join((error.what, *error.why))
 
 
 def _machine_card(node: Mapping[str, Any]) -> CardModel | None:
@@ -166,11 +161,8 @@ def _machine_card(node: Mapping[str, Any]) -> CardModel | None:
 def _type(name: str, kind: Mapping[str, Any]) -> NodeType:
     labels, resources = _labels(kind), kind.get("resources") or {}
     num = int(resources.get("GPU", 0))
-    card = find_card(kind_in(labels)) if num else None
-    is_emulated = labels.get(EMULATED) == "true"
-    memory = (memory_in(labels) or card.memory_bytes) if card else 0
+    gpu, memory, _ = card_in(labels) if num else ("", 0, None)
     worth = num * memory / _GIB if num else float(resources.get("CPU", 1)) / 16
-    gpu = "" if card is None else card.name if is_emulated else card.nvml_name
     return NodeType(
         name=name,
         max_nodes=int(kind.get("max_workers", 0)),
@@ -181,5 +173,5 @@ def _type(name: str, kind: Mapping[str, Any]) -> NodeType:
         num_cpus=float(resources.get("CPU", 1)),
         host_bytes=int(resources.get("memory", 0)),
         labels={NODE_TYPE: name},
-        is_emulated=is_emulated,
+        is_emulated=labels.get(EMULATED) == "true",
     )

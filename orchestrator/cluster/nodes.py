@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.cluster.labels import NODE_TYPE, emulated_cards_of
+from orchestrator.cluster.labels import NODE_TYPE, cards_of_type
 from orchestrator.errors import ClusterError
 from orchestrator.messages import Event, NodeChanged, NodeJoined, NodeLost
 from orchestrator.types import Bytes, Card, Node, NodeId, Seconds
@@ -203,7 +203,7 @@ class RayNodes:
         is_told = self._local_cards is not None and ray_id == self._own_id
         cards = tuple(self._local_cards or ()) if is_told else ()
         labels, num_gpus = entry.get("Labels") or {}, int(resources.get("GPU", 0))
-        emulated = None if is_told else emulated_cards_of(labels, num_gpus)
+        emulated = None if is_told else cards_of_type(labels, num_gpus)
         cards = cards if emulated is None else emulated
         node = Node(
             node_id=name,

@@ -3,27 +3,20 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
+from orchestrator.cluster.disks import TimedCluster
 from orchestrator.cluster.keeper import LEASE_SECONDS, Request, keeper
 from orchestrator.errors import ClusterError
 from orchestrator.messages import Action, AskNodes, Event, NodeTypesOffered
-from orchestrator.ports import Clock, Cluster
 from orchestrator.types import NodeType, Seconds
 
-__all__ = ["Scalable", "ScaledCluster", "requests_for"]
+__all__ = ["ScaledCluster", "requests_for"]
 
 _RENEWALS = 6  # within a lease
 _FAREWELL_SECONDS: Seconds = 10.0
-
-
-class Scalable(Cluster, Clock, Protocol):
-    """What is scaled: a cluster that stamps its own events and can be closed."""
-
-    def close(self) -> None:
-        """End every gang."""
 
 
 def requests_for(
@@ -51,12 +44,12 @@ class ScaledCluster:
         lease_seconds: For how long nodes are kept for a driver that is gone.
 
     Raises:
-        ClusterError: E4006, this Ray has no autoscaler that understands labels.
+        ClusterError: E4020, this Ray has no autoscaler that understands labels.
     """
 
     def __init__(
         self,
-        inner: Scalable,
+        inner: TimedCluster,
         offer: NodeTypesOffered,
         *,
         lease_seconds: Seconds = LEASE_SECONDS,
@@ -93,11 +86,10 @@ class ScaledCluster:
         return self._inner.wait(until)
 
     def close(self) -> None:
-        """Ask for no node any more, and end every gang."""
+        """Ask for no node any more."""
         if self._keeper is not None:
             with suppress(ray.exceptions.RayError):  # it ends by itself when its lease is over
                 ray.get(self._keeper.release.remote(), timeout=_FAREWELL_SECONDS)
-        self._inner.close()
 
     def _tell(self) -> None:
         if self._keeper is None:
@@ -124,10 +116,10 @@ class ScaledCluster:
 def _demand_autoscaler() -> None:
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
-    if not is_autoscaler_v2():
+    if not is_autoscaler_v2(fetch_from_server=True):
         raise ClusterError(
             "this Ray has no autoscaler that can bring nodes by their labels",
-            code="E4006",
+            code="E4020",
             why=("cluster.node_types offers nodes, and only Ray's autoscaler v2 can bring them",),
             fix=(
                 "start the cluster with `ray up` or KubeRay, and RAY_enable_autoscaler_v2=1 there",

@@ -73,7 +73,9 @@ def _labels(place: Place, models: Mapping[str, NodeTypeModel]) -> Iterator[Probl
         owner = owners.setdefault(labels_of(name, model), name)
         if owner != name:
             told = f"are those of node type {owner} too, so neither can be asked for alone"
-            yield _problem(place, name, "labels", told, f"node-type: {name}, in the cluster too")
+            yield _problem(
+                place, name, "labels", told, f"orc.node-type: {name}, in the cluster too"
+            )
 
 
 def _prices(place: Place, models: Mapping[str, NodeTypeModel]) -> Iterator[Problem]:

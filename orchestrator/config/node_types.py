@@ -33,14 +33,14 @@ class NodeTypeModel(Block):
     labels: dict[str, str] = Field(
         default_factory=dict,
         max_length=16,
-        description="that the cluster gives to these nodes alone; default: node-type: its name",
+        description="that the cluster gives to these nodes alone; default: orc.node-type: its name",
     )
     emulated: bool = Field(default=False, description="its cards are emulated on the CPU")
 
 
 def labels_of(name: str, model: NodeTypeModel) -> tuple[tuple[str, str], ...]:
     """The labels of a type: those that were given, else one with its name."""
-    return tuple(sorted(model.labels.items())) or (("node-type", name),)
+    return tuple(sorted(model.labels.items())) or (("orc.node-type", name),)
 
 
 def node_types_of(models: Mapping[str, NodeTypeModel]) -> tuple[NodeType, ...]:
@@ -54,8 +54,7 @@ def _type_of(name: str, model: NodeTypeModel) -> NodeType:
     gpu, memory = model.gpu or "", model.memory or 0
     if model.gpu is not None and not memory:
         known = find_card(model.gpu)
-        gpu = known.name if model.emulated else known.nvml_name  # as nodes will tell it
-        memory = known.memory_bytes
+        gpu, memory = known.nvml_name, known.memory_bytes  # as the nodes will tell it
     num = model.gpus if model.gpu is not None else 0
     worth = num * memory / _GIB if num else model.cpus / 16  # a card is dearer than any CPU
     return NodeType(

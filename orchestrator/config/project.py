@@ -18,6 +18,7 @@ from orchestrator.config.model import (
     ResourcesModel,
     ScheduleModel,
 )
+from orchestrator.config.node_types import NodeTypeModel
 from orchestrator.config.retry import RetryModel
 from orchestrator.config.rules import (
     TIMM_PREFIX,
@@ -52,6 +53,8 @@ _BLOCK_KEYS: dict[KeyPath, frozenset[str]] = {
 
 def known_beside(path: KeyPath) -> Collection[str]:
     """Keys that may stand where `path` stands."""
+    if path[:2] == ("cluster", "node_types") and len(path) > 3:
+        return NodeTypeModel.model_fields
     return _BLOCK_KEYS.get(path[:-1], _KEYS)
 
 

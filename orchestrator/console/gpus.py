@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from orchestrator.client.access import Client
+from orchestrator.client.coming import types_to_come
 from orchestrator.client.rules import mend, standing_of
 from orchestrator.console.say import columns, emit, emit_json, say, size_text, span_text
 from orchestrator.errors import ConfigError
 from orchestrator.schedule.standing import Aside
-from orchestrator.types import Card, Node
+from orchestrator.types import Card, Node, NodeType
 
 __all__ = ["card_name", "gpus", "mend_place"]
 
@@ -17,7 +18,8 @@ __all__ = ["card_name", "gpus", "mend_place"]
 def gpus(emulate: str | None, client: Client, *, as_json: bool) -> None:
     """Print the cards, and those that are there and cannot be used, with the reason.
 
-    Where a driver runs, its cards follow, with those on which it starts nothing new.
+    Where a driver runs, its cards follow, with those on which it starts nothing new, and nodes that
+    an autoscaler may bring it.
     """
     from orchestrator.device import catalogue, nvml
 
@@ -29,12 +31,14 @@ def gpus(emulate: str | None, client: Client, *, as_json: bool) -> None:
         cards = catalogue.emulated_cards(emulate)
     nodes = client.nodes() if client.driver() else ()
     aside = standing_of(client).aside if nodes else ()
+    types = types_to_come(client) if nodes else ()
     if as_json:
         emit_json(
             gpus=[{**asdict(card), "name": card_name(card)} for card in cards],
             refused=[asdict(card) for card in refused],
             nodes=[asdict(node) for node in nodes],
             aside=[asdict(one) for one in aside],
+            node_types=[asdict(each) for each in types],
         )
         return
     if cards:
@@ -46,6 +50,26 @@ def gpus(emulate: str | None, client: Client, *, as_json: bool) -> None:
         say(f"  fix   {card.fix}")
     if nodes:
         _show_driver(nodes, aside)
+    if types:
+        _show_types(types, nodes)
+
+
+def _show_types(types: Sequence[NodeType], nodes: Sequence[Node]) -> None:
+    """What nodes may come when runs need them, and how many of each are there."""
+    there = [node.node_type for node in nodes]
+    rows = [
+        (
+            each.name,
+            f"{each.num_cards} x {each.gpu}{' (emulated)' if each.is_emulated else ''}"
+            if each.num_cards
+            else f"{each.num_cpus:g} CPUs",
+            size_text(each.memory_bytes) if each.num_cards else "",
+            f"{there.count(each.name)} of {each.max_nodes}",
+            f"{each.price:g}",
+        )
+        for each in types
+    ]
+    emit(columns(("MAY COME", "CARDS", "MEMORY", "NODES THERE", "PRICE"), rows))
 
 
 def _show_driver(nodes: Sequence[Node], aside: Sequence[Aside]) -> None:

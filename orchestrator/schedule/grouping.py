@@ -6,8 +6,9 @@ scheduler fills it: in the order of the queue, each run on the cards that it fit
 
 To pack things of several sizes into bins of several sizes and prices is NP-hard. A few runs are
 grouped in the best of all ways; of many, each joins the group where it adds least to the price, in
-the order of the queue and once more with the largest first, and groups are dissolved and merged
-while that saves something. The better of the two is taken.
+the order of the queue and once more with the largest first, beginning groups with the cheapest type
+or with a given one, and groups are dissolved and merged while that saves something. The best of
+these is taken.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ Group: TypeAlias = tuple[int, tuple[int, ...]]  # place of the type, places of t
 _Cost: TypeAlias = tuple[int, int, int]  # runs left out, weighed; price; number of nodes
 
 FEW_RUNS = 7  # up to here the best of all groupings is searched for
+SOME_RUNS = 60  # up to here every type is tried as the one that groups begin with
 MAX_LOOKS = 5_000  # at groups that might be better, before the grouping is taken as it is
 _PRICE_STEPS = 1_000_000  # prices are counted as whole numbers, which add up the same in any order
 
@@ -44,8 +46,9 @@ def group(asks: Sequence[Ask], types: Sequence[NodeType], left: Sequence[int]) -
     market = _Market(asks, types)
     if len(asks) <= FEW_RUNS:
         return market.best(tuple(left))
-    rough = [_Rough(market, list(left), order).groups() for order in (False, True)]
-    return min(rough, key=market.cost)
+    firsts = [None, *range(len(types))] if len(asks) <= SOME_RUNS else [None]
+    rough = [_Rough(market, list(left), order, at) for order in (False, True) for at in firsts]
+    return min((each.groups() for each in rough), key=market.cost)
 
 
 class _Market:
@@ -131,6 +134,7 @@ class _Rough:
     market: _Market
     left: list[int]
     is_largest_first: bool
+    first: int | None = None  # type that groups begin with where it holds the run
     made: list[Group] = field(default_factory=list)
     looks: int = MAX_LOOKS
 
@@ -138,6 +142,7 @@ class _Rough:
         """Group all runs, then save what can be saved."""
         for run in self._order():
             self._join(run)
+        self._shrink()
         self.looks = MAX_LOOKS
         while self._dissolve() or self._merge():
             pass
@@ -163,10 +168,10 @@ class _Rough:
             if like in seen:
                 continue
             seen.add(like)
-            to = self._cheapest(tuple(sorted((*runs, run))), (at,))
+            to = self._cheapest(tuple(sorted((*runs, run))), (at,), at)
             if to is not None:
                 options.append((self.market.prices[to] - self.market.prices[at], place, to))
-        to = self._cheapest((run,), ())
+        to = self._cheapest((run,), (), self.first)
         if to is not None:
             options.append((self.market.prices[to], len(self.made), to))
         if not options:
@@ -180,13 +185,26 @@ class _Rough:
             self._change(place, to, tuple(sorted((*runs, run))))
         return True
 
-    def _cheapest(self, runs: tuple[int, ...], given_back: tuple[int, ...]) -> int | None:
-        """The cheapest type that holds the runs and is left, counting those that are given back."""
+    def _cheapest(
+        self, runs: tuple[int, ...], given_back: tuple[int, ...], kept: int | None = None
+    ) -> int | None:
+        """The cheapest type that holds the runs and is left, counting those that are given back.
+
+        It is `first` where that is what the group has, or begins with, and it holds the runs.
+        """
         self.looks -= 1
-        for at in self.market.able(runs):
-            if self.left[at] or at in given_back:
-                return at
-        return None
+        able = [at for at in self.market.able(runs) if self.left[at] or at in given_back]
+        if kept is not None and kept == self.first and kept in able:
+            return kept
+        return able[0] if able else None
+
+    def _shrink(self) -> None:
+        """Give every group the cheapest type that does."""
+        self.first = None
+        for place, (at, runs) in enumerate(self.made):
+            to = self._cheapest(runs, (at,))
+            if to is not None:
+                self._change(place, to, runs)
 
     def _change(self, place: int, to: int, runs: tuple[int, ...]) -> None:
         self.left[self.made[place][0]] += 1

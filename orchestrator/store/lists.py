@@ -12,6 +12,7 @@ from orchestrator.messages import (
     NodeChanged,
     NodeJoined,
     NodeLost,
+    NodeTypesOffered,
     ProgressReported,
     QueueChanged,
     RunSubmitted,
@@ -28,7 +29,7 @@ from orchestrator.store.schema import (
     progress,
     runs,
 )
-from orchestrator.types import CheckpointRef, Node, QueueRule, RunId, RunSpec
+from orchestrator.types import CheckpointRef, Node, NodeType, QueueRule, RunId, RunSpec
 
 __all__ = [
     "Asking",
@@ -40,6 +41,7 @@ __all__ = [
     "nodes_of",
     "note_event",
     "num_unfinished",
+    "offer_of",
     "projects",
     "put_up",
     "rules",
@@ -49,6 +51,9 @@ __all__ = [
 
 _RECENT = 10_000  # events: what was taken longer ago was published long ago
 _CHUNK = 500  # values in one IN: every database takes as many
+
+
+_OFFER = ""  # in place of a node's id: the types of nodes that may come
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,12 @@ def note_event(database: Database, connection: Connection, event: Event) -> None
         case NodeChanged(node=node):
             change = update(nodes).where(nodes.c.node_id == node.node_id)
             connection.execute(change.values(body=_text(node)))
+        case NodeTypesOffered():
+            statement = database.insert(nodes).values(node_id=_OFFER, body=_text(event))
+            given = {"body": statement.excluded.body}
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["node_id"], set_=given)
+            )
         case NodeLost(node_id=node_id):
             connection.execute(delete(nodes).where(nodes.c.node_id == node_id))
         case _:
@@ -171,8 +182,14 @@ def num_unfinished(connection: Connection, ids: Collection[RunId]) -> int:
 
 def nodes_of(connection: Connection) -> tuple[Node, ...]:
     """The nodes of the driver that runs, or of the last one, as far as they were not lost."""
-    bodies = connection.scalars(select(nodes.c.body).order_by(nodes.c.node_id))
-    return tuple(from_plain(Node, json.loads(body)) for body in bodies)
+    query = select(nodes.c.body).where(nodes.c.node_id != _OFFER).order_by(nodes.c.node_id)
+    return tuple(from_plain(Node, json.loads(body)) for body in connection.scalars(query))
+
+
+def offer_of(connection: Connection) -> tuple[NodeType, ...]:
+    """The node types that the driver that runs, or the last one, may ask for."""
+    body = connection.scalar(select(nodes.c.body).where(nodes.c.node_id == _OFFER))
+    return () if body is None else from_plain(NodeTypesOffered, json.loads(body)).node_types
 
 
 def forget_nodes(connection: Connection) -> None:

@@ -17,6 +17,7 @@ from orchestrator.store.sweeps import SweepTables
 from orchestrator.types import (
     CheckpointRef,
     Node,
+    NodeType,
     Progress,
     QueueRule,
     RunId,
@@ -54,6 +55,11 @@ class StoreReader:
         """The nodes of the driver that runs; else those that the last one had."""
         with self._database.transaction(write=False) as connection:
             return lists.nodes_of(connection)
+
+    def node_types(self) -> tuple[NodeType, ...]:
+        """What nodes the driver that runs, or the last one, may ask for."""
+        with self._database.transaction(write=False) as connection:
+            return lists.offer_of(connection)
 
     def inbox_is_empty(self) -> bool:
         """True when the driver has taken everything that was asked."""
