@@ -39,7 +39,7 @@ def gradients(rank: int, options: dict[str, Scalar], folder: str) -> tuple[Any, 
     )
     images = torch.randn(7, 512, generator=torch.Generator().manual_seed(0)).cuda()
     with joined(task, ddp_options(options)[0], is_cuda=True) as ranks:
-        found = []
+        found, computed, num_sent = [], 0, 0
         for is_whole in (True, False):
             torch.manual_seed(0)
             layers = [torch.nn.Linear(512, 512) for _ in range(8)]
