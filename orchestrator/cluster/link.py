@@ -149,7 +149,7 @@ class RayLink:
         knows. For the same reason one whose epoch was refused writes no more.
 
         Raises:
-            TrainingError: E4007, the attempt is over.
+            TrainingError: E4012, the attempt is over.
         """
         assert self._inbox is not None, "rank 0 alone saves"
         with self._signs.waiting():
@@ -157,7 +157,7 @@ class RayLink:
                 raise TrainingError(
                     f"attempt {self._attempt} is over: what it reported was not recorded",
                     cause=Cause.WORKER_LOST,
-                    code="E4007",
+                    code="E4012",
                     why=("it was taken for lost while it stood still, and another goes on",),
                 )
         return self._checkpoints.write(self._attempt, epoch, write, is_best=is_best, check=check)
