@@ -216,7 +216,7 @@ def _freeze_node(drill: Drill) -> None:
             each.resume()
     drill.frozen += attempts
     num = len(drill.hangs)
-    drill.until("a zombie goes on", lambda: _num_beyond(drill, known) > 1, 20.0)
+    drill.until("a zombie goes on", lambda: _num_beyond(drill, known) > len(known), 8.0)
     del drill.hangs[num:]  # a worker may end by itself at once: that is as good
     drill.num_zombie_epochs += _num_beyond(drill, known)
     with suppress(psutil.NoSuchProcess):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ class Inbox:
         self._letters: deque[Letter] = deque()
         self._last = 0
         self._recorded = 0
+        self._refused: set[int] = set()
         self._changed = asyncio.Condition()
 
     async def step(self, report: Report) -> None:
@@ -75,10 +76,15 @@ class Inbox:
         await self._tell()
         return number
 
-    async def recorded(self, number: int) -> None:
-        """Return when the driver has recorded everything up to `number`."""
+    async def recorded(self, number: int) -> bool:
+        """Return when the driver is done with everything up to `number`.
+
+        False: it has refused that letter, since the attempt is over. Whoever sent it must leave
+        the run's files alone from now on: they are another attempt's.
+        """
         async with self._changed:
             await self._changed.wait_for(lambda: self._recorded >= number)
+        return number not in self._refused
 
     async def poll(self, after: int) -> Sequence[Letter]:
         """Wait for letters later than `after`, and return them all."""
@@ -90,8 +96,9 @@ class Inbox:
         """Return the letters later than `after` that are there now."""
         return self._later(after)
 
-    async def acknowledge(self, number: int) -> None:
-        """Everything up to `number` is recorded: forget it, and let its senders go on."""
+    async def acknowledge(self, number: int, refused: Sequence[int] = ()) -> None:
+        """Everything up to `number` is recorded or `refused`: forget it, let its senders go on."""
+        self._refused.update(refused)
         self._recorded = max(self._recorded, number)
         while self._letters and self._letters[0].number <= self._recorded:
             self._letters.popleft()
@@ -111,9 +118,16 @@ class Inbox:
 
 
 class InboxReader:
-    """The driver's side: one outstanding poll, and a way to read what is there now."""
+    """The driver's side: one outstanding poll, and a way to read what is there now.
 
-    def __init__(self, node_id: str) -> None:
+    Args:
+        node_id: Where the inbox runs.
+        is_under_way: Tells of an attempt whether it is; what others say is refused.
+    """
+
+    def __init__(self, node_id: str, is_under_way: Callable[[AttemptId], bool]) -> None:
+        self._is_under_way = is_under_way
+        self._refused: list[int] = []
         self._actor = ray.remote(Inbox).options(
             num_cpus=0,
             max_restarts=0,
@@ -129,13 +143,15 @@ class InboxReader:
         """Begin with an empty inbox: at first, and after the process of the last one died."""
         self.handle = self._actor.remote()
         self._seen = self._acknowledged = 0
+        self._refused = []
         self.polled = None
 
     def catch_up(self) -> None:
         """What was read so far is recorded: let its senders go on, and wait for more."""
         if self._acknowledged < self._seen:
             self._acknowledged = self._seen
-            self.handle.acknowledge.remote(self._seen)
+            self.handle.acknowledge.remote(self._seen, self._refused)
+            self._refused = []
         if self.polled is None:
             self.polled = self.handle.poll.remote(self._seen)
 
@@ -164,4 +180,11 @@ class InboxReader:
         fresh = [letter for letter in letters if letter.number > self._seen]
         if fresh:
             self._seen = fresh[-1].number
-        return [letter.report for letter in fresh]
+        known = [letter for letter in fresh if self._is_under_way(letter.report.attempt)]
+        kept = {letter.number for letter in known}
+        self._refused += [
+            letter.number
+            for letter in fresh
+            if letter.number not in kept and not isinstance(letter.report.content, StepProgress)
+        ]
+        return [letter.report for letter in known]

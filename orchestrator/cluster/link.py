@@ -146,11 +146,20 @@ class RayLink:
 
         Waits until the epoch before is recorded: a worker that runs ahead of the journal would
         replace the checkpoint that the journal names, and a restart would find none of those it
-        knows.
+        knows. For the same reason one whose epoch was refused writes no more.
+
+        Raises:
+            TrainingError: E4012, the attempt is over.
         """
         assert self._inbox is not None, "rank 0 alone saves"
         with self._signs.waiting():
-            ray.get(self._inbox.recorded.remote(self._last_number))
+            if not ray.get(self._inbox.recorded.remote(self._last_number)):
+                raise TrainingError(
+                    f"attempt {self._attempt} is over: what it reported was not recorded",
+                    cause=Cause.WORKER_LOST,
+                    code="E4012",
+                    why=("it was taken for lost while it stood still, and another goes on",),
+                )
         return self._checkpoints.write(self._attempt, epoch, write, is_best=is_best, check=check)
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:

@@ -59,7 +59,8 @@ class RayCluster:
         self._launcher = Launcher(parts, self._nodes)
         self._patience = patience or Patience()
         self._hangs = HangWatch(self._patience)
-        self._reader = InboxReader(ray.get_runtime_context().get_node_id())
+        own_node = ray.get_runtime_context().get_node_id()
+        self._reader = InboxReader(own_node, lambda attempt: attempt in self._gangs)
         self._gangs: dict[AttemptId, Gang] = {}
         self._refs: dict[Any, tuple[Gang, Rank]] = {}
         self._unsettled: dict[AttemptId, Gang] = {}  # a rank has ended, and others have not

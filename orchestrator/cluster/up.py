@@ -89,6 +89,8 @@ def start_ray(wish: RayWish, home: Path) -> tuple[RunningRay, bool]:
         if known is not None and known.processes():
             _demand_same(known, wish)
             return known, False
+        if known is not None and known.folder:  # of a Ray that went with a restart of the machine
+            shutil.rmtree(known.folder, ignore_errors=True)
         folder = tempfile.mkdtemp(prefix="orc-") if wish.address is None else ""
         running = _begun(wish, home, folder)
         write_running(home, running)  # before anything starts, so that `orc down` finds it

@@ -95,7 +95,7 @@ def look(life: Lifecycle, event: Event) -> Iterator[Action]:
         offers.look_at = soon if offers.look_at is None else min(offers.look_at, soon)
     if offers.look_at is None or life.now < offers.look_at:
         return
-    wants = _wants(life)
+    wants = [] if life.health.is_short_of_disk else _wants(life)  # else nothing could start there
     found, there = Demand(), _num_there(life)
     if wants:
         found = demand(wants, offers.node_types, list(_vacancies(life)), there)
@@ -104,7 +104,7 @@ def look(life: Lifecycle, event: Event) -> Iterator[Action]:
     for node in found.nodes:
         new[node.node_type] = new.get(node.node_type, 0) + 1
     yield from _ask(offers, tuple((name, there.get(name, 0) + new[name]) for name in sorted(new)))
-    offers.look_at = life.now + AGAIN_SECONDS if wants else None
+    offers.look_at = life.now + AGAIN_SECONDS if wants or life.queue.shapes else None
 
 
 def _ask(offers: Offers, counts: tuple[tuple[str, int], ...]) -> Iterator[Action]:

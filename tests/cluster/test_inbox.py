@@ -66,6 +66,20 @@ def test_a_sender_waits_until_its_letter_is_recorded() -> None:
     asyncio.run(run())
 
 
+def test_a_sender_whose_letter_was_refused_is_told_so() -> None:
+    async def run() -> None:
+        inbox = Inbox()
+        numbers = [await inbox.report(report(epoch)) for epoch in (1, 2, 3)]
+        await inbox.acknowledge(2, [2])
+        assert await inbox.recorded(numbers[0])
+        assert not await inbox.recorded(numbers[1])
+        await inbox.acknowledge(3)
+        assert await inbox.recorded(numbers[2])
+        assert not await inbox.recorded(numbers[1]), "for ever"
+
+    asyncio.run(run())
+
+
 def test_a_report_becomes_the_event_of_its_kind() -> None:
     assert isinstance(report(1).event(2.0), ProgressReported)
     step = StepProgress(epoch=1, epochs=2, step=1, num_steps=2, images_per_second=1.0)

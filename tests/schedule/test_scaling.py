@@ -12,6 +12,7 @@ from orchestrator.messages import (
     Event,
     GangFinished,
     GangStarted,
+    NodeChanged,
     NodeJoined,
     NodeLost,
     NodeTypesOffered,
@@ -249,6 +250,16 @@ def test_a_driver_that_comes_after_asks_anew_and_forgets_what_its_predecessor_wa
     second.scheduler.handle(NodeTypesOffered(at=100.0, node_types=(SMALL, BIG)))
     actions = second.scheduler.handle(TimePassed(at=102.0))
     assert actions == (AskNodes(counts=(("big", 1),)),)
+
+
+def test_nothing_is_asked_while_a_disk_is_nearly_full() -> None:
+    provider = Provider()
+    full = Node(node_id=NodeId("head"), cards=(), shortage="the disk is nearly full")
+    provider.tell(NodeChanged(at=0.0, node=full))
+    provider.submit(40)
+    assert provider.settle() == {}
+    provider.tell(NodeChanged(at=provider.world.now, node=replace(full, shortage="")))
+    assert provider.settle() == {"big": 1}
 
 
 def test_who_leaves_asks_for_nothing() -> None:
