@@ -27,10 +27,12 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 
 from orchestrator.cluster.guard import TAG_NAME, belonging
+from orchestrator.errors import ClusterError
 
 __all__ = ["OneMachine", "autoscaled_ray", "emulated_type"]
 
 _STORE_BYTES = 80 * 1024 * 1024
+_TAIL = 12  # lines of Ray's that are told where it did not start
 _LISTS = (  # keys of the configuration that have to be there
     "initialization_commands",
     "setup_commands",
@@ -87,7 +89,7 @@ def autoscaled_ray(
         environment: For Ray's processes, besides our own.
 
     Raises:
-        subprocess.CalledProcessError: Ray did not start.
+        ClusterError: Ray did not start; says what it wrote.
     """
     folder = tempfile.mkdtemp(prefix="orc-as-")
     tag = secrets.token_hex(8)
@@ -103,6 +105,7 @@ def autoscaled_ray(
         *(f"--dashboard-agent-listen-port={ports[2]}", f"--metrics-export-port={ports[3]}"),
         *(f"--dashboard-agent-grpc-port={ports[4]}", f"--temp-dir={folder}"),
         "--disable-usage-stats",
+        *("--min-worker-port=0", "--max-worker-port=0"),  # free ones: other Rays may be here
     ]
     own = {
         TAG_NAME: tag,
@@ -114,15 +117,19 @@ def autoscaled_ray(
     }
     given = {name: text for name, text in os.environ.items() if name != "RAY_ADDRESS"}
     try:
-        with (Path(folder) / "start.log").open("wb") as log:
-            subprocess.run(  # noqa: S603 - Ray's own command
+        path = Path(folder) / "start.log"
+        with path.open("wb") as log:
+            done = subprocess.run(  # noqa: S603 - Ray's own command
                 words,
                 env={**given, **(environment or {}), **own},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                check=True,
+                check=False,
             )
+        if done.returncode:
+            told = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+            raise ClusterError("Ray did not start", code="E4001", why=tuple(told[-_TAIL:]))
         yield address
     finally:
         _end(tag, folder)
