@@ -107,7 +107,7 @@ class Drill:
         self, name: str, *, places: Sequence[tuple[Node, int]] = (), **given: Any
     ) -> StartGang:
         """A gang of two that computes together, by default on both cards of the node."""
-        order = self.order(name, trainer="together", **given)
+        order = self.order(name, trainer="together", card=None, **given)
         shares = tuple(
             Share(
                 node_id=node.node_id, card=index, memory_bytes=node.cards[index].memory_bytes // 2
