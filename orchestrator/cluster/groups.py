@@ -174,8 +174,14 @@ class CardGroups:
             elif known.idle_since is None:
                 known.idle_since = now
             elif now - known.idle_since >= _IDLE_SECONDS:
-                remove_placement_group(known.group)
-                self.lose(node_id)
+                self.remove(node_id)
+
+    def remove(self, node_id: NodeId) -> None:
+        """Give a node's cards back to Ray."""
+        known = self._groups.get(node_id)
+        if known is not None:
+            remove_placement_group(known.group)
+            self.lose(node_id)
 
     def lose(self, node_id: NodeId) -> None:
         """Forget a node's group."""

@@ -83,6 +83,10 @@ class Launcher:
                 options = self._groups.options(attempt, rank.share, rank.card)
                 self._launch(gang, rank, options, inbox)
 
+    def lose(self, node_id: NodeId) -> None:
+        """A node is gone; another of its name has to book its cards anew."""
+        self._groups.remove(node_id)
+
     def give_back(self, attempt: AttemptId) -> None:
         """The attempt is over."""
         self._waiting.pop(attempt, None)

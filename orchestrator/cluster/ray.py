@@ -22,7 +22,15 @@ from orchestrator.cluster.meeting import Started
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.pulse import Patience
 from orchestrator.cluster.worker import attempt_log
-from orchestrator.messages import Action, Event, GangStarted, KillGang, PreemptGang, StartGang
+from orchestrator.messages import (
+    Action,
+    Event,
+    GangStarted,
+    KillGang,
+    NodeLost,
+    PreemptGang,
+    StartGang,
+)
 from orchestrator.ports import Parts
 from orchestrator.types import AttemptId, Card, Cause, Outcome, Seconds, StopMode
 
@@ -92,7 +100,7 @@ class RayCluster:
         """
         self._reader.catch_up()
         self._nodes.held = {node for gang in self._gangs.values() for node in gang.nodes}
-        events = [*self._nodes.compare(self.now()), *self._early]
+        events = [*self._compare(), *self._early]
         self._early.clear()
         timeout = _HEARTBEAT if until is None else min(_HEARTBEAT, until - self.now())
         for attempt, doom in self._hangs.overdue():
@@ -113,6 +121,13 @@ class RayCluster:
         self._refs.clear()
         self._launcher.close()
         self._reader.close()
+
+    def _compare(self, *, is_due: bool = False) -> list[Event]:
+        events = self._nodes.compare(self.now(), is_due=is_due)
+        for event in events:
+            if isinstance(event, NodeLost):
+                self._launcher.lose(event.node_id)
+        return events
 
     def _ready(self, timeout: Seconds) -> list[Any]:
         refs = [self._reader.polled, *self._launcher.waited, *self._nodes.waited, *self._refs]
@@ -144,7 +159,7 @@ class RayCluster:
         try:
             answer: Started | Ending = ray.get(ref)
         except ray.exceptions.RayError as error:
-            events += self._nodes.compare(self.now(), is_due=True)
+            events += self._compare(is_due=True)
             rank.ending = self._death(gang, rank, error)
         else:
             if isinstance(answer, Ending):
