@@ -14,6 +14,7 @@ from orchestrator.cluster.host_shares import HostShares
 from orchestrator.cluster.meeting import paths_of
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.worker import Worker, attempt_folder
+from orchestrator.messages import Event, NodeLost
 from orchestrator.ports import Parts
 from orchestrator.types import AttemptId, Cause, NodeId, Seconds
 
@@ -83,9 +84,11 @@ class Launcher:
                 options = self._groups.options(attempt, rank.share, rank.card)
                 self._launch(gang, rank, options, inbox)
 
-    def lose(self, node_id: NodeId) -> None:
-        """A node is gone; another of its name has to book its cards anew."""
-        self._groups.remove(node_id)
+    def see(self, events: Iterable[Event]) -> None:
+        """Nodes that are gone hold nothing; another of the name has to book its cards anew."""
+        for event in events:
+            if isinstance(event, NodeLost):
+                self._groups.remove(event.node_id)
 
     def give_back(self, attempt: AttemptId) -> None:
         """The attempt is over."""

@@ -22,15 +22,7 @@ from orchestrator.cluster.meeting import Started
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.pulse import Patience
 from orchestrator.cluster.worker import attempt_log
-from orchestrator.messages import (
-    Action,
-    Event,
-    GangStarted,
-    KillGang,
-    NodeLost,
-    PreemptGang,
-    StartGang,
-)
+from orchestrator.messages import Action, Event, GangStarted, KillGang, PreemptGang, StartGang
 from orchestrator.ports import Parts
 from orchestrator.types import AttemptId, Card, Cause, Outcome, Seconds, StopMode
 
@@ -124,9 +116,7 @@ class RayCluster:
 
     def _compare(self, *, is_due: bool = False) -> list[Event]:
         events = self._nodes.compare(self.now(), is_due=is_due)
-        for event in events:
-            if isinstance(event, NodeLost):
-                self._launcher.lose(event.node_id)
+        self._launcher.see(events)
         return events
 
     def _ready(self, timeout: Seconds) -> list[Any]:
