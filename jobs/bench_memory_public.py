@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--timm", action="store_true", help="timm's table of an RTX 3090")
     parser.add_argument("--all", action="store_true", help="every row of it, not 100")
     parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--sweep", type=Path, help="file of jobs.sweep_timm to add the models to")
     parser.add_argument("--yolo", action="store_true", help="GPU_mem of ultralytics' logs")
     parser.add_argument("--counted", action="store_true", help="of those logs, only what counts")
     parser.add_argument("--seeds", action="store_true", help="tables by rule of thumb")
@@ -32,7 +33,13 @@ def main() -> int:
     if chosen.seeds or is_everything:
         compare_seeds(chosen.traces)
     if chosen.timm or is_everything:
-        compare_timm(DATA, chosen.traces, take_all=chosen.all, sample=chosen.sample)
+        compare_timm(
+            DATA,
+            chosen.traces,
+            take_all=chosen.all,
+            sample=chosen.sample,
+            sweep=chosen.sweep,
+        )
     return 0
 
 

@@ -103,6 +103,7 @@ def detector(
         task="detect",
         is_channels_last=is_channels_last,
         labels=labels,
+        is_governed=False,
     )
 
 

@@ -99,6 +99,7 @@ def _run(row: dict[str, str]) -> Run:
             optimizer=row["optimizer"],
             has_flash_attention=row["architecture"] not in _BEFORE_FLASH,
             labels=Labels(most=int(row["most"]), mean=float(row["mean"])),
+            is_governed=False,
         ),
         reserved_bytes=first or later,
         later_bytes=later,

@@ -3,7 +3,9 @@
     python -m jobs.sweep_timm --out traces.jsonl --workers 2 [--sample 40 --seed 0] [--only PATTERN]
 
 One line of JSON a model: name, image size, events, the peak of live bytes at the two traced
-batches, seconds, or the error. A run that was broken off goes on where it stopped.
+batches, seconds, or the error. A run that was broken off goes on where it stopped, and leaves out
+what another process has added to the file in the meantime: `bench_memory_public --timm --sweep`
+adds the models that it traces.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from orchestrator.memory.process import trace_all
 from orchestrator.plan.workload import Workload
 from orchestrator.types import Bytes
 
-__all__ = ["main"]
+__all__ = ["known_rows", "main", "row_of"]
 
 _CHUNK = 8  # models of one process: a death takes the rest of the chunk with it, which is repeated
 _SECONDS = 240.0  # of one model
@@ -53,7 +55,8 @@ def _peak(trace: StepTrace) -> Bytes:
     return peak
 
 
-def _row(name: str, size: int, found: Any, seconds: float) -> dict[str, Any]:
+def row_of(name: str, size: int, found: Any, seconds: float) -> dict[str, Any]:
+    """What a trace, or the error in its place, says of a model."""
     row: dict[str, Any] = {"model": name, "imgsz": size, "seconds": round(seconds, 1)}
     if isinstance(found, OrchestratorError):
         return row | {"error": found.code, "why": list(found.why)}
@@ -67,6 +70,8 @@ def _row(name: str, size: int, found: Any, seconds: float) -> dict[str, Any]:
 
 def _traced(models: list[tuple[str, int]]) -> list[dict[str, Any]]:
     """Rows of a chunk; what a dead process did not come to is traced alone."""
+    if not models:
+        return []
     begin = time.perf_counter()
     workloads = [
         Workload(trainer="timm", model=name, imgsz=size, num_classes=1000) for name, size in models
@@ -79,7 +84,7 @@ def _traced(models: list[tuple[str, int]]) -> list[dict[str, Any]]:
         if is_dead and len(models) > 1:
             rows += _traced([(name, size)])
         else:
-            rows.append(_row(name, size, one, seconds))
+            rows.append(row_of(name, size, one, seconds))
     return rows
 
 
@@ -88,10 +93,17 @@ def _chunks(models: list[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
         yield models[begin : begin + _CHUNK]
 
 
-def _known(out: Path) -> Iterable[dict[str, Any]]:
+def known_rows(out: Path) -> list[dict[str, Any]]:
+    """The rows of a sweep's file; none where there is no file yet."""
     if not out.exists():
         return []
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def _unknown(models: list[tuple[str, int]], out: Path) -> list[tuple[str, int]]:
+    """Those that the file has no row of by now."""
+    known = {row["model"] for row in known_rows(out)}
+    return [model for model in models if model[0] not in known]
 
 
 def main() -> int:
@@ -106,17 +118,17 @@ def main() -> int:
     models = _sizes(given.only)
     if given.sample:
         models = random.Random(given.seed).sample(models, min(given.sample, len(models)))
-    done = {row["model"] for row in _known(given.out)}
+    done = {row["model"] for row in known_rows(given.out)}
     left = [model for model in models if model[0] not in done]
     print(f"{len(models)} models, {len(models) - len(left)} of them known", flush=True)
     with ThreadPoolExecutor(given.workers) as pool, given.out.open("a", encoding="utf-8") as file:
-        for rows in pool.map(_traced, _chunks(left)):
+        for rows in pool.map(lambda chunk: _traced(_unknown(chunk, given.out)), _chunks(left)):
             for row in rows:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 print(row["model"], row.get("error", f"{row['seconds']} s"), flush=True)
     chosen = {name for name, _ in models}
-    rows = [row for row in _known(given.out) if row["model"] in chosen]
+    rows = [row for row in known_rows(given.out) if row["model"] in chosen]
     failed = [row for row in rows if "error" in row]
     print(f"{len(rows) - len(failed)} of {len(rows)} models are traced; not:")
     for row in failed:

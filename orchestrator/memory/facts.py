@@ -50,14 +50,16 @@ def facts_of(spec: RunSpec) -> Facts:
     train_counts = count_labels(data, "train", task=task)
     val_counts = count_labels(data, "val", task=task)
     options = settings.options
+    # Pictures that are batched by shape are not put together (ultralytics/data/dataset.py).
+    mixing = {} if options.get("rect") is True else options
     return Facts(
         num_classes=len(data.names),
         task=task,
         train_labels=train_counts.training(
             max(1, spec.effective_batch // spec.num_gpus),
-            mosaic=_share(options.get("mosaic"), 1.0),
-            mixup=_share(options.get("mixup"), 0.0),
-            cutmix=_share(options.get("cutmix"), 0.0),
+            mosaic=_share(mixing.get("mosaic"), 1.0 if mixing is options else 0.0),
+            mixup=_share(mixing.get("mixup"), 0.0),
+            cutmix=_share(mixing.get("cutmix"), 0.0),
             copy_paste=_share(options.get("copy_paste"), 0.0),
         ),
         validation_labels=val_counts.validation(),

@@ -33,10 +33,10 @@ def of_8_bits(optimizer: Optimizer) -> Optimizer:
             code="E1124",
             fix=(f"optimizer: {' or '.join(EIGHT_BIT)}", "optimizer_state: host"),
         )
-    return _EightBit([dict(group) for group in optimizer.param_groups], {})
+    return _Adam8bit([dict(group) for group in optimizer.param_groups], {})
 
 
-class _EightBit(Optimizer):
+class _Adam8bit(Optimizer):
     """Makes the tensors of its state, and computes nothing."""
 
     @torch.no_grad()

@@ -139,11 +139,13 @@ def _answers(workloads: Sequence[Workload]) -> Iterator[dict[str, Any]]:
     import torch
 
     torch.set_num_threads(1)
+    from orchestrator.memory.fake import Memory
     from orchestrator.memory.trace import trace_pair
 
+    memory = Memory()
     for workload in workloads:
         try:
-            yield {"traces": [_form(trace) for trace in trace_pair(workload)]}
+            yield {"traces": [_form(trace) for trace in trace_pair(workload, memory=memory)]}
         except OrchestratorError as error:
             kind = type(error).__name__
             yield {

@@ -9,12 +9,14 @@ from torch import nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.memory.optimizer_state import of_8_bits
+from orchestrator.memory.probe import room_of
 from orchestrator.memory.stage import FakeStage, Stage
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from orchestrator.trainer.classifier import make_model
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_timm import TimmOptions
+from orchestrator.trainer.step_state import StepState
 from orchestrator.types import TrainSettings
 
 __all__ = ["TimmSteps"]
@@ -92,13 +94,16 @@ class TimmSteps:
                 with _followed(stage, judged):
                     learner.evaluate([self._batch(batch)])
             return learner
+        kept = StepState(model, stage.device)
+        if workload.is_governed:
+            _seek_room(learner, stage)
         with _followed(stage, model):
             for number in range(1, steps + 1):
                 pieces = 2 if workload.is_cut else 1
                 stage.begin(number)
                 learner.learn(self._batch(batch * pieces))
                 stage.owns(learner._optimizer, learner._scaler)
-        return learner
+        return learner, kept
 
     def _batch(self, num_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         size, options = self._workload.imgsz, self._options
@@ -129,6 +134,18 @@ def _options(workload: Workload) -> dict[str, Any]:
 
 def _followed(stage: Stage, root: nn.Module) -> AbstractContextManager[None]:
     return stage.followed(root, root, root) if isinstance(stage, FakeStage) else nullcontext()
+
+
+def _seek_room(learner: Learner, stage: Stage) -> None:
+    """Let it seek room for every update, as it does under a governor."""
+    room, gradients = room_of(learner._optimizer, stage), learner._gradients
+
+    def with_room(batch: Any, micro_batch: int) -> torch.Tensor:
+        loss = gradients(batch, micro_batch)
+        room.demand()
+        return loss
+
+    learner._gradients = with_room  # type: ignore[method-assign]
 
 
 def _fill_state(stage: Stage, model: nn.Module, learner: Learner) -> None:

@@ -13,11 +13,14 @@ from torch import nn
 from orchestrator.errors import ConfigError
 from orchestrator.memory.boxes import boxes_of
 from orchestrator.memory.optimizer_state import of_8_bits
+from orchestrator.memory.probe import room_of
 from orchestrator.memory.stage import FakeStage, Stage
 from orchestrator.memory.suppression import predictions_in, suppression_bytes
 from orchestrator.memory.yolo_parts import looping, place, without_first_weights
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from orchestrator.trainer.optimizer_place import HostMemory, placed
+from orchestrator.trainer.step_state import StepState
+from orchestrator.trainer.update import UpdateRoom
 from orchestrator.trainer.yolo_apart import apart
 from orchestrator.trainer.yolo_model import find_model
 from orchestrator.trainer.yolo_settings import OPTIMIZERS
@@ -80,8 +83,11 @@ class YoloSteps:
         trainer.data["kpt_shape"] = content.get("kpt_shape")
         trainer.model = trainer.get_model(cfg=content, weights=None, verbose=False)
         trainer.set_model_attributes()
+        # As ultralytics/engine/trainer.py does it, in `_build_train_pipeline`.
+        frozen = trainer.args.freeze if isinstance(trainer.args.freeze, int) else 0
+        trainer.freeze_layer_names = [*(f"model.{n}." for n in range(frozen)), ".dfl"]
         for name, parameter in trainer.model.named_parameters():
-            parameter.requires_grad = ".dfl" not in name  # ultralytics freezes those alone
+            parameter.requires_grad = not any(f in name for f in trainer.freeze_layer_names)
         trainer.stride = 32
         trainer.world_size = trainer.accumulate = 1
         trainer.ema = None
@@ -133,23 +139,26 @@ class YoloSteps:
             with stage.labelled("data"):
                 return trainer.preprocess_batch(given)
 
-        model.train()
+        trainer._model_train()
         model.forward = CutStep(trainer, batch, prepare)
         if workload.is_checkpointed:
             model.forward.checkpoint()
+        kept = StepState(model, stage.device)
+        room = room_of(trainer.optimizer, stage, is_governed=workload.is_governed)
         with _followed(stage, model), looping(stage.answers.groups):
             for number in range(1, steps + 1):
                 stage.begin(number)
-                self._step(stage, trainer, self._batch(batch * pieces))
+                self._step(stage, trainer, self._batch(batch * pieces), room)
                 stage.owns(trainer.optimizer, trainer.scaler)
-        return built
+        return built, kept
 
-    def _step(self, stage: Stage, trainer: Any, batch: Any) -> None:
+    def _step(self, stage: Stage, trainer: Any, batch: Any, room: UpdateRoom) -> None:
         """The body of the loop in ultralytics/engine/trainer.py, `_do_train`."""
         with self._autocast(stage):
             loss, trainer.loss_items = trainer.model(batch)
             trainer.loss = loss.sum()
         trainer.scaler.scale(trainer.loss).backward()
+        room.demand()
         trainer.optimizer_step()
 
     def _autocast(self, stage: Stage) -> torch.autocast:

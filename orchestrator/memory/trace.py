@@ -40,14 +40,16 @@ def steps_of(workload: Workload) -> Steps:
 
     Raises:
         ConfigError: There is no such model, or a setting of it is not possible.
+        OrchestratorError: E2130, it cannot be made here.
     """
-    if workload.trainer == "timm":
-        from orchestrator.memory.steps_timm import TimmSteps
+    with _making(workload):
+        if workload.trainer == "timm":
+            from orchestrator.memory.steps_timm import TimmSteps
 
-        return TimmSteps(workload)
-    from orchestrator.memory.steps_yolo import YoloSteps
+            return TimmSteps(workload)
+        from orchestrator.memory.steps_yolo import YoloSteps
 
-    return YoloSteps(workload)
+        return YoloSteps(workload)
 
 
 def trace_step(
@@ -83,7 +85,8 @@ def trace_step(
         memory or Memory(),
         has_flash=workload.has_flash_attention,
     )
-    built = steps.build(is_fake=True)
+    with _making(workload):
+        built = steps.build(is_fake=True)
     with posing_as_card(has_flash=workload.has_flash_attention), _undisturbed(), stage.entered():
         try:
             alive = steps.perform(stage, built, batch)
@@ -96,17 +99,20 @@ def trace_step(
     return trace
 
 
-def trace_pair(workload: Workload, *, device: str = "cuda") -> tuple[StepTrace, StepTrace]:
+def trace_pair(
+    workload: Workload, *, device: str = "cuda", memory: Memory | None = None
+) -> tuple[StepTrace, StepTrace]:
     """Trace two small batches whose records have the same structure.
 
     Consecutive deaths are put in ascending order. The sizes of the storages are linear in the
-    batch, so the pair tells of any batch.
+    batch, so the pair tells of any batch. A `memory` of traces before, of whatever workload, saves
+    time.
 
     Raises:
         OrchestratorError: E2130, see `trace_step`; E2131, no two batches have the same structure.
         ConfigError: The workload is not possible.
     """
-    steps, memory = steps_of(workload), Memory()
+    steps, memory = steps_of(workload), memory or Memory()
     loops = workload.task == "segment"
     why = ""
     for pair in _LOOPED_PAIRS if loops else _PAIRS:
@@ -181,6 +187,26 @@ def _cannot_trace(workload: Workload, stage: FakeStage, error: Exception) -> Orc
         ),
         fix=("give memory in the config, or let a short trial run measure it",),
     )
+
+
+@contextmanager
+def _making(workload: Workload) -> Iterator[None]:
+    """What goes wrong while a model is made ends the prediction of this model alone."""
+    try:
+        yield
+    except OrchestratorError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise OrchestratorError(
+            f"{workload.model} cannot be made, so its memory is not predicted",
+            code="E2130",
+            why=(
+                f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}",
+                f"{Path(frame.filename).name}:{frame.lineno}",
+            ),
+            fix=("give memory in the config, or let a short trial run measure it",),
+        ) from error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from orchestrator.memory.stage import Stage
@@ -60,13 +61,19 @@ def looping(groups: int) -> Iterator[None]:
 
 @contextmanager
 def without_first_weights() -> Iterator[None]:
-    """Layers are made without drawing weights: nothing reads them, and it takes half the time."""
+    """Layers are made without drawing or fetching weights: nothing reads them, and time is saved.
+
+    Architectures that build on torchvision's networks ask it for trained ones, from the internet.
+    """
     names = ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_")
     kept = {name: getattr(nn.init, name) for name in names}
     for name in names:
         setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    get_model = torchvision.models.get_model
+    torchvision.models.get_model = lambda name, **_: get_model(name, weights=None)
     try:
         yield
     finally:
+        torchvision.models.get_model = get_model
         for name, function in kept.items():
             setattr(nn.init, name, function)

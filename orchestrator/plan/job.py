@@ -22,7 +22,13 @@ _SHAPING: Mapping[str, Mapping[str, Scalar]] = {
         "ddp_compression": "none",
         "ddp_shard": "none",
     },
-    "yolo": {"dropout": 0.0, "mask_ratio": 4, "overlap_mask": True, "ddp_compression": "none"},
+    "yolo": {
+        "dropout": 0.0,
+        "mask_ratio": 4,
+        "overlap_mask": True,
+        "freeze": 0,
+        "ddp_compression": "none",
+    },
 }
 _STRIDE = 32
 # Cards on which ultralytics computes wrongly in fp16 (its own list): the run goes on in fp32.
@@ -87,7 +93,7 @@ def job_of(spec: RunSpec, facts: Facts, target: Target) -> Job:
         trainer=spec.trainer,
         model=spec.settings.model.removeprefix(_TIMM),
         imgsz=_largest_size(spec.settings.imgsz, options.get("multi_scale")),
-        num_classes=facts.num_classes,
+        num_classes=1 if is_yolo and options.get("single_cls") else facts.num_classes,
         task=facts.task,
         precision=precision_on(spec.trainer, spec.settings.amp, target),
         optimizer=spec.settings.optimizer,
@@ -147,7 +153,11 @@ def _has_flash(target: Target) -> bool:
 def _shaping(trainer: str, options: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
     """What of a run's options makes its step another one; where they are the defaults, nothing."""
     known = _SHAPING.get(trainer, {})
-    found = {name: options[name] for name in known if options.get(name, known[name]) != known[name]}
+    found = {
+        name: options[name]
+        for name in known
+        if options.get(name, known[name]) not in (known[name], None)
+    }
     return tuple(sorted(found.items()))
 
 

@@ -67,3 +67,4 @@ class Workload:
     labels: Labels | None = None
     world_size: int = 1
     options: tuple[tuple[str, Scalar], ...] = ()  # of the run, that change a step; sorted
+    is_governed: bool = True  # by our trainers, which seek room before an update

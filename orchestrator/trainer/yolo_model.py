@@ -116,7 +116,7 @@ def _architecture(name: str) -> YoloModel:
 
 
 def _check_kind(head: str, name: str) -> None:
-    if head in {"RTDETRDecoder", "WorldDetect", "YOLOEDetect", "YOLOESegment"}:
+    if head == "RTDETRDecoder" or head.startswith(("WorldDetect", "YOLOE")):
         raise ConfigError(
             f"{name} is not a model that is trained here",
             code="E1116",

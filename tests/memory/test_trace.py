@@ -278,6 +278,18 @@ def test_an_operator_that_cannot_be_traced_is_named(module: nn.Module, name: str
     assert name in " ".join(caught.value.why)
 
 
+class Broken(Stopping):
+    def build(self, *, is_fake: bool) -> nn.Module:
+        raise KeyError("layer9")
+
+
+def test_a_model_that_cannot_be_made_ends_its_own_prediction_alone() -> None:
+    with pytest.raises(OrchestratorError, match="cannot be made") as caught:
+        trace_step(TINY, 2, steps=Broken(nn.Identity()))
+    assert caught.value.code == "E2130"
+    assert "KeyError: 'layer9'" in caught.value.why
+
+
 def test_a_model_that_does_not_exist_is_an_error_of_the_config() -> None:
     with pytest.raises(ConfigError, match="no model"):
         trace_step(replace(TINY, model="nonesuch"), 2)

@@ -53,6 +53,21 @@ def test_masks_are_as_large_as_the_options_say() -> None:
     assert data[1] - data[0] == 2 * each.batch * (4 - 1) * 32 * 32  # in two steps, a mask a box
 
 
+def test_frozen_layers_keep_neither_gradients_nor_activations() -> None:
+    large = replace(DETECT, imgsz=256)
+    frozen = replace(large, options=(("freeze", 10),))  # the backbone of yolo11, but for two layers
+    usual, fixed = (b for _, b in pairs(large, frozen))
+    assert peak(fixed, "gradients") < 0.6 * peak(usual, "gradients")
+    assert peak(fixed, "activations") < 0.7 * peak(usual, "activations")
+    assert peak(fixed, "weights") == peak(usual, "weights")
+
+
+def test_networks_on_top_of_torchvisions_are_traced_without_fetching_weights() -> None:
+    small = replace(DETECT, model="yolo11-cls-resnet18.yaml", task="classify", labels=None)
+    ((_, trace),) = pairs(small)
+    assert peak(trace, "activations") > 0
+
+
 def test_validation_takes_what_suppression_needs() -> None:
     load = replace(DETECT, kind=StepKind.VALIDATE, num_classes=80, imgsz=256)
     ((_, trace),) = pairs(load)

@@ -37,6 +37,8 @@ FACTS = Facts(num_classes=3, task="segment", train_labels=LABELS, validation_lab
             {"overlap_mask": False, "mask_ratio": 2},
             (("mask_ratio", 2), ("overlap_mask", False)),
         ),
+        ("yolo11n-seg.yaml", {"freeze": 10}, (("freeze", 10),)),
+        ("yolo11n-seg.yaml", {"freeze": None, "single_cls": False}, ()),
         ("timm/resnet18", {"mixup": 0.2, "mask_ratio": 2}, (("mixup", 0.2),)),
         ("timm/resnet18", {"drop_path": 0, "dropout": 0.1}, (("dropout", 0.1),)),
     ],
@@ -69,3 +71,9 @@ def test_a_smaller_picture_is_smaller_in_validation_as_well() -> None:
     found = choose(job, target(1.4), GIB + GIB // 2, scales(lines), ladder)
     assert found.job.train.imgsz < 640
     assert found.job.validate.imgsz == validation_size(found.job.train.imgsz, "segment")
+
+
+@pytest.mark.parametrize(("model", "wanted"), [("yolo11n-seg.yaml", 1), ("timm/resnet18", 3)])
+def test_a_single_class_is_what_ultralytics_then_trains(model: str, wanted: int) -> None:
+    job = job_of(spec(model, single_cls=True), FACTS, target())
+    assert job.train.num_classes == job.validate.num_classes == wanted
