@@ -49,6 +49,11 @@ class Answers:
         return max(1, round(self.per_image * self.anchors * area))
 
     @property
+    def looked_at(self) -> int:
+        """Pairs of a box and an anchor that are looked at closely, an image."""
+        return min(self.candidates, self.per_image * self.wide_top)
+
+    @property
     def positives(self) -> int:
         """Anchors that are assigned a box, an image."""
         return max(1, min(self.per_image * self.top, self.candidates, self.anchors))
@@ -80,7 +85,7 @@ class Answers:
                 return shape[0] * self.positives
             return self.positives * self.batch // self.groups if self.groups else self.positives
         if shape == (self.batch * self.candidates,):
-            return self.batch * min(self.candidates, self.per_image * self.wide_top)
+            return self.batch * self.looked_at
         return mask.numel()
 
     def most_of(self, elements: int, bins: int) -> int:

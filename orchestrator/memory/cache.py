@@ -28,7 +28,7 @@ from orchestrator.types import Bytes
 __all__ = ["CachedPredictor", "TraceCache", "Tracer", "default_folder", "tracer_version"]
 
 _MOST_BYTES: Bytes = 512 << 20
-_ARRAYS = ("batches", "order", "low", "high", "part", "module")
+_ARRAYS = ("batches", "order", "low", "high", "part", "module", "most")
 _DAMAGE = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 

@@ -24,7 +24,8 @@ class Birth:
     """A storage comes into being: `num_bytes` as asked for, not rounded.
 
     `part` is one of `PARTS`; `module` the dotted path of the module whose forward or backward was
-    running, "" outside of any; `op` the operator that returned it.
+    running, "" outside of any; `op` the operator that returned it. `most` are the samples beyond
+    which it grows no more, since code then takes the batch in portions; 0 is no such number.
     """
 
     storage: int
@@ -32,6 +33,7 @@ class Birth:
     part: str
     module: str = ""
     op: str = ""
+    most: int = 0
 
 
 Event = Birth | int  # an int is the death of the storage of that number

@@ -21,6 +21,7 @@ _BLOCK = 512  # kMinBlockSize of the caching allocator
 class LinearTrace:
     """The events of a traced step, and each storage's bytes at two batches.
 
+    `most` are, by storage, the samples beyond which it does not grow; 0 is no such number.
     `order` holds the events: a storage's number is its birth, the bitwise complement its death.
     `low` and `high` are the bytes of every storage at `batches[0]` and `batches[1]`. `part` and
     `module` are indexes, by storage, into `PARTS` and `module_names`. `marks` names positions in
@@ -35,6 +36,7 @@ class LinearTrace:
     module: Ints
     module_names: tuple[str, ...]
     marks: tuple[tuple[str, int], ...] = ()
+    most: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     _events: list[int] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
@@ -70,6 +72,7 @@ class LinearTrace:
             module=np.array([index[birth.module] for birth in births], np.int64),
             module_names=names,
             marks=tuple(first.marks),
+            most=np.array([birth.most for birth in births], np.int64),
         )
 
     @property
@@ -83,7 +86,10 @@ class LinearTrace:
         """Bytes that each storage asks for at `batch` samples, rounded up to whole bytes."""
         first, second = self.batches
         span = second - first
-        return -(-(self.low * span + (self.high - self.low) * (batch - first)) // span)
+        samples: int | Ints = batch
+        if self.most.any():
+            samples = np.where(self.most > 0, np.minimum(self.most, batch), batch)
+        return -(-(self.low * span + (self.high - self.low) * (samples - first)) // span)
 
     def sizes(self, batch: int) -> Ints:
         """The same, rounded up to the allocator's granule of 512 bytes."""

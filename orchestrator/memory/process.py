@@ -112,7 +112,7 @@ def _workload(row: Mapping[str, Any]) -> Workload:
 
 def _form(trace: StepTrace) -> dict[str, Any]:
     events = [
-        [e.storage, e.num_bytes, e.part, e.module, e.op] if isinstance(e, Birth) else e
+        [e.storage, e.num_bytes, e.part, e.module, e.op, e.most] if isinstance(e, Birth) else e
         for e in trace.events
     ]
     return {"batch": trace.batch, "events": events, "marks": trace.marks}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.memory.answers import Answers
+from orchestrator.memory.assigner import in_one_chunk
 from orchestrator.memory.attention import card_attention
 from orchestrator.memory.engine import Engine
 from orchestrator.memory.events import StepTrace
@@ -53,6 +54,9 @@ class Stage:
 
     def settled(self) -> None:
         """What came and went until now does not count."""
+
+    def chunked(self, assigner: Any) -> None:
+        """Make ready an assigner that takes large batches in chunks."""
 
 
 class _WatchedEngine(Engine):
@@ -196,6 +200,10 @@ class FakeStage(Stage):
     def settled(self) -> None:
         """What came and went until now does not count."""
         self.tracker.forget_dead()
+
+    def chunked(self, assigner: Any) -> None:
+        """Let it take the batch at once, and note how many images a chunk would have."""
+        in_one_chunk(assigner, self.answers, self.tracker)
 
     def finish(self, batch: int) -> StepTrace:
         """The record of everything up to now."""

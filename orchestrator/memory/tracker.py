@@ -40,6 +40,7 @@ class Tracker:
         self._parts: list[str] = []
         self._modules: list[str] = []
         self._ops: list[str] = []
+        self._most: dict[int, int] = {}  # samples beyond which a storage does not grow
         self._marks: list[tuple[str, int]] = [("build", 0)]
         self._refs: dict[int, _StorageRef] = {}
         self._is_paused = False
@@ -105,6 +106,22 @@ class Tracker:
             yield
         finally:
             self._is_paused = before
+
+    @contextmanager
+    def in_portions(self, samples: int, least_bytes: Bytes) -> Iterator[None]:
+        """What is born inside with at least so many bytes is really made for `samples` at a time.
+
+        What is still there when the last storage inside is born is so when the next portion begins:
+        of it, two portions are alive at a time.
+        """
+        begin, first = len(self._log), len(self._sizes)
+        yield
+        inside = self._log[begin:]
+        births = [at for at, entry in enumerate(inside) if entry < 0]
+        dead = set(inside[: births[-1] if births else 0])
+        for serial in range(first, len(self._sizes)):
+            if self._sizes[serial] >= least_bytes:
+                self._most[serial] = samples if serial in dead else 2 * samples
 
     def mark(self, name: str) -> None:
         """Name this position of the log."""
@@ -186,7 +203,7 @@ class Tracker:
             n, number = ~entry, len(numbers)
             numbers[n] = number
             part, module, op = self._parts[n], self._modules[n], self._ops[n]
-            events.append(Birth(number, self._sizes[n], part, module, op))
+            events.append(Birth(number, self._sizes[n], part, module, op, self._most.get(n, 0)))
         return StepTrace(batch=batch, events=tuple(events), marks=tuple(self._marks))
 
     def relabel_all(self, tensors: Iterable[Any], part: str) -> None:

@@ -36,6 +36,7 @@ def _place_loss(stage: Stage, thing: Any) -> None:
             _place_loss(stage, value)
     if "assigner" in values:
         stage.answers.watch(values["assigner"])
+        stage.chunked(values["assigner"])
 
 
 @contextmanager

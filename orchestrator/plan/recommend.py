@@ -100,7 +100,9 @@ def _precision(target: Target, spec: RunSpec | None) -> Advice:
     elif chosen == "fp32":
         reason = f"{target.name} computes half precision no faster, or wrongly"
     else:
-        reason = f"tensor cores of {target.architecture}; 20-30 % less memory than fp32"
+        is_known = target.architecture != "custom"
+        whose = f"of {target.architecture}" if is_known else "that a card of this size likely has"
+        reason = f"tensor cores {whose}; 20-30 % less memory than fp32"
         if chosen == "bf16":
             reason += "; bf16 has the range of fp32 and needs no loss scaling"
     return Advice(key="amp", value=chosen, reason=reason, confidence=Confidence.TABLE.value)

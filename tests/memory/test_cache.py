@@ -43,7 +43,7 @@ class CountingTracer:
 
 
 def same(one: LinearTrace, two: LinearTrace) -> bool:
-    arrays = ("order", "low", "high", "part", "module")
+    arrays = ("order", "low", "high", "part", "module", "most")
     return all(np.array_equal(getattr(one, n), getattr(two, n)) for n in arrays) and (
         (one.batches, one.module_names, one.marks) == (two.batches, two.module_names, two.marks)
     )

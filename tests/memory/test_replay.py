@@ -239,3 +239,15 @@ def test_a_footprint_can_count_the_creep_in() -> None:
         demand_of=lambda batch: creeping_demand(labelled(), batch, most),
     )
     assert known.points[-1] == creeping_demand(labelled(), 8, most)
+
+
+def test_what_is_done_in_portions_grows_no_further_than_a_portion() -> None:
+    births = [
+        (Birth(0, 100 * n * 512, "loss"), Birth(1, 10 * n * 512, "loss", most=6)) for n in (2, 4)
+    ]
+    low, high = (
+        StepTrace(batch=n, events=b, marks=()) for n, b in zip((2, 4), births, strict=True)
+    )
+    trace = LinearTrace.of(low, high)
+    for batch in (1, 5, 6, 7, 100):
+        assert trace.allocated_peak(batch) == (100 * batch + 10 * min(batch, 6)) * 512

@@ -318,3 +318,19 @@ def test_options_that_change_a_step_change_its_bytes(name: str, value: float) ->
     sizes = [sum(e.num_bytes for e in t.events if isinstance(e, Birth)) for t in (plain, other)]
     assert sizes[1] > sizes[0] or births[1] > births[0]
     assert peak(other) >= peak(plain)
+
+
+def test_storages_made_in_portions_know_how_far_they_grow() -> None:
+    """What dies before the last birth of a portion is there once, what outlives it twice."""
+    tracker = Tracker()
+    with tracker.in_portions(3, 1024):
+        early = torch.empty(1024, dtype=torch.uint8)
+        tracker.see(early.untyped_storage(), "early")
+        small = torch.empty(512, dtype=torch.uint8)
+        tracker.see(small.untyped_storage(), "small")
+        del early
+        late = torch.empty(2048, dtype=torch.uint8)
+        tracker.see(late.untyped_storage(), "late")
+        del late
+    found = {e.op: e.most for e in tracker.finish(1).events if isinstance(e, Birth)}
+    assert found == {"early": 3, "small": 0, "late": 6}

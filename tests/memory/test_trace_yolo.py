@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.memory import stage
 from orchestrator.memory.events import Birth, StepTrace
+from orchestrator.memory.linear import LinearTrace
 from orchestrator.memory.process import trace_all
+from orchestrator.memory.trace import trace_pair, trace_step
 from orchestrator.plan.workload import Labels, StepKind, Workload
 from tests.memory.test_trace import peak
 
@@ -72,6 +75,25 @@ def test_validation_takes_what_suppression_needs() -> None:
     load = replace(DETECT, kind=StepKind.VALIDATE, num_classes=80, imgsz=256)
     ((_, trace),) = pairs(load)
     assert peak(trace) > peak(trace, "activations") + 2 * (1 << 20)
+
+
+@pytest.mark.slow
+def test_masks_that_are_scored_in_chunks_are_predicted_beyond_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = replace(
+        DETECT,
+        model="yolo26n-seg.yaml",
+        task="segment",
+        imgsz=256,
+        labels=Labels(most=90, mean=60.0),
+        is_governed=False,
+    )
+    line = LinearTrace.of(*trace_pair(load))
+    assert 16 < line.most[line.most > 0].min() < 32  # images of a chunk
+    monkeypatch.setattr(stage, "in_one_chunk", lambda *_: None)
+    for batch in (4, 32, 48):
+        assert line.allocated_peak(batch) == pytest.approx(peak(trace_step(load, batch)), rel=0.03)
 
 
 @pytest.mark.slow
