@@ -90,7 +90,7 @@ class TraceCache:
         if raw is None:
             return None
         try:
-            with np.load(io.BytesIO(raw), allow_pickle=False) as found:
+            with np.load(io.BytesIO(_unsealed(raw)), allow_pickle=False) as found:
                 rest = json.loads(bytes(found["rest"]))
                 arrays = {name: found[name].astype(np.int64) for name in _ARRAYS}
         except _DAMAGE as error:
@@ -111,7 +111,7 @@ class TraceCache:
         arrays = {name: np.asarray(getattr(trace, name)) for name in _ARRAYS}
         arrays["rest"] = np.frombuffer(rest, np.uint8)
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        self._write(key + ".npz", buffer.getvalue())
+        self._write(key + ".npz", _sealed(buffer.getvalue()))
 
     def footprint(
         self, key: str, workload: Workload, segments: Segments = Segments.EXPANDABLE
@@ -122,10 +122,7 @@ class TraceCache:
         if raw is None:
             return None
         try:
-            digest, _, text = raw.partition(b"\n")
-            if hashlib.sha256(text).hexdigest().encode() != digest:
-                raise ValueError("its hash differs")
-            return _footprint(json.loads(text), workload, segments)
+            return _footprint(json.loads(_unsealed(raw)), workload, segments)
         except _DAMAGE as error:
             self._damaged(name, error)
             return None
@@ -140,9 +137,7 @@ class TraceCache:
             "parts": dict(known.parts),
             "modules": dict(known.modules),
         }
-        text = json.dumps(content).encode()
-        digest = hashlib.sha256(text).hexdigest().encode()
-        self._write(f"{key}-{known.segments}.json", digest + b"\n" + text)
+        self._write(f"{key}-{known.segments}.json", _sealed(json.dumps(content).encode()))
 
     def _read(self, name: str) -> bytes | None:
         path = self._folder / name
@@ -271,6 +266,19 @@ class CachedPredictor:
             )
 
         return ask
+
+
+def _sealed(content: bytes) -> bytes:
+    """The content behind its hash."""
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def _unsealed(raw: bytes) -> bytes:
+    """What was sealed; ValueError where it is something else."""
+    digest, _, content = raw.partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("its hash differs")
+    return content
 
 
 def _footprint(content: Any, workload: Workload, segments: Segments) -> Footprint:
