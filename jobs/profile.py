@@ -37,10 +37,11 @@ def profile(
     check_files(config.projects)
     client = Client(home)
     planner = planner_of(client, say)
-    peaks = [_measure(project, cards, client, planner, steps) for project in config.projects]
-    with client.store() as store:
-        for peak in peaks:
-            store.record_peak(peak)
+    peaks: list[Peak] = []
+    for project in config.projects:
+        peaks.append(_measure(project, cards, client, planner, steps))
+        with client.store() as store:  # a later project may fail
+            store.record_peak(peaks[-1])
     console.show_book(peaks, as_json=as_json)
     return 0
 

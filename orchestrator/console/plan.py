@@ -157,6 +157,10 @@ def show_book(peaks: Sequence[Peak], *, as_json: bool) -> None:
     if as_json:
         emit_json(peaks=[asdict(peak) for peak in peaks])
         return
+    if not peaks:
+        emit("nothing was measured yet: every run adds to the book, and so does")
+        emit("  orc memory profile CONFIG")
+        return
     head = (
         "MODEL", "IMGSZ", "MICRO", "PRECISION", "GPU", "MEASURED", "RESERVED", "PREDICTED", "STEPS",
         "VALIDATED",
