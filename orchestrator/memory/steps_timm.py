@@ -94,7 +94,8 @@ class TimmSteps:
                 with _followed(stage, judged):
                     learner.evaluate([self._batch(batch)])
             return learner
-        kept = StepState(model, stage.device)
+        with stage.labelled("statistics"):
+            kept = StepState(model, stage.device)
         if workload.is_governed:
             _seek_room(learner, stage)
         with _followed(stage, model):

@@ -143,7 +143,8 @@ class YoloSteps:
         model.forward = CutStep(trainer, batch, prepare)
         if workload.is_checkpointed:
             model.forward.checkpoint()
-        kept = StepState(model, stage.device)
+        with stage.labelled("statistics"):
+            kept = StepState(model, stage.device)
         room = room_of(trainer.optimizer, stage, is_governed=workload.is_governed)
         with _followed(stage, model), looping(stage.answers.groups):
             for number in range(1, steps + 1):
