@@ -15,8 +15,8 @@ PARTS = (
 
 "weights" includes the copies in half precision that autocast keeps, and buffers; "gradients" are
 those of weights, while those of activations are "activations"; "workspace" is what an update takes
-and gives back; "statistics" are the running ones of BatchNorm, and those that a step can be repeated
-from: none without one.
+and gives back; "statistics" are the running ones of BatchNorm, and those that a step can be
+repeated from: none without one.
 """
 
 
