@@ -74,7 +74,8 @@ class YoloSteps:
         kind = _classes(workload.task)[0]
         trainer = kind.__new__(kind)
         # Of the run's options those are taken that change a step; the others are the defaults.
-        options = dict(workload.options)
+        # What is ours, such as how ranks talk to each other, ultralytics would refuse.
+        options = {k: v for k, v in workload.options if not k.startswith("ddp_")}
         trainer.args = get_cfg(overrides={"task": workload.task, "amp": True, **options})
         trainer.resume = False
         content = load_checkpoint(path)[0].yaml if path.endswith(".pt") else yaml_model_load(path)
