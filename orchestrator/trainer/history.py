@@ -1,7 +1,7 @@
 """What the epochs of a run have shown so far; part of every checkpoint, with the rule to stop."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["TOP1", "History"]
 
@@ -28,6 +28,10 @@ class History:
         if is_best:
             self.best_epoch, self.best_metrics, self.best_file = self.epoch, dict(metrics), ""
         return is_best
+
+    def of_clone(self) -> "History":
+        """The same for a run that goes on from here under other settings: its best is to come."""
+        return replace(self, best_epoch=0, best_metrics={}, best_file="")
 
     def is_exhausted(self, patience: int) -> bool:
         """True when `patience` epochs have passed without a better one; 0 waits for ever."""

@@ -27,6 +27,7 @@ from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.pack import own_state
 from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.reduction import Reduction
+from orchestrator.trainer.rates import restore_under_own_rates
 from orchestrator.trainer.rungs import Offer, Rungs
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
@@ -92,6 +93,7 @@ class Learner:
         if options.grad_checkpointing:
             self.checkpoint()
         self._num_steps = 0
+        self._steps_per_epoch = steps_per_epoch
         self._governor = governor
         if governor is not None:
             self._step_state = StepState(self.model, device, self._reduction)
@@ -218,8 +220,8 @@ class Learner:
             "ema": None if self._ema is None else self._ema.module.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "schedule": self._schedule.state_dict(),
             "num_steps": self._num_steps,
+            "steps_per_epoch": self._steps_per_epoch,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -227,12 +229,15 @@ class Learner:
         self.model.load_state_dict(state["model"])
         if self._ema is not None:
             self._ema.module.load_state_dict(state["ema"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        restore_under_own_rates(self._optimizer, state["optimizer"])
         own_state(self._optimizer)
         if state["scaler"]:  # of an attempt that had one: half precision may have come since
             self._scaler.load_state_dict(state["scaler"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._num_steps = state["num_steps"]
+        # The schedule is the config's own. A clone of another run may have another batch, and so
+        # another number of steps in the epochs that are done.
+        theirs = state.get("steps_per_epoch", self._steps_per_epoch)
+        self._num_steps = state["num_steps"] * self._steps_per_epoch // theirs
+        self._schedule.step_update(self._num_steps)
 
     def _gradients(self, batch: Batch, micro_batch: int) -> Tensor:
         """Gradients of the whole batch, from pieces; returns its detached mean loss."""

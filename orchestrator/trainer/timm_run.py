@@ -268,6 +268,8 @@ class TimmRun:
         self._history = History(**state["history"])
         path = Path(checkpoint.path)
         self._history.best_file = self._history.best_file or in_run(path)
+        if checkpoint.attempt.run_id != self._task.attempt.run_id:
+            self._history = self._history.of_clone()
         self._checkpoints = path.parents[1]
         if self._ranks.is_first:
             set_random_state(state["random"])

@@ -13,6 +13,7 @@ from orchestrator.trainer.randomness import (
     save_state,
     set_random_state,
 )
+from orchestrator.trainer.rates import restore_under_own_rates
 
 __all__ = ["capture", "check", "read", "restore", "write"]
 
@@ -101,6 +102,8 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
         trainer.scaler.load_state_dict(state["scaler"])
     vars(trainer.stopper).update(state["stopper"])
     trainer.best_fitness, trainer.fitness = state["best_fitness"], state["fitness"]
+    if _is_clone(trainer):
+        trainer.best_fitness = None  # the best of this run is to come
     trainer.metrics = dict(state["metrics"])
     trainer.loss_names = tuple(state["loss_names"])
     trainer.start_epoch = done
@@ -114,6 +117,13 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
     set_random_state(state["random"])
 
 
+def _is_clone(trainer: Any) -> bool:
+    """Whether it goes on from a checkpoint of another run."""
+    attempt = trainer.attempt
+    source = attempt.link.resume_from
+    return source is not None and source.attempt.run_id != attempt.task.attempt.run_id
+
+
 def _restore_optimizer(trainer: Any, saved: dict[str, Any]) -> None:
     groups = trainer.optimizer.param_groups
     for old, new in zip(saved["param_groups"], groups, strict=True):
@@ -121,7 +131,7 @@ def _restore_optimizer(trainer: Any, saved: dict[str, Any]) -> None:
         for name in ("fused", "foreach", "capturable"):
             if name in new:
                 old[name] = new[name]
-    trainer.optimizer.load_state_dict(saved)
+    restore_under_own_rates(trainer.optimizer, saved)
     own_state(trainer.optimizer)
 
 
