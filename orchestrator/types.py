@@ -144,6 +144,7 @@ class RunSpec:
     part: Part | None = None  # which run of its project it is, where the project has several
     start_from: "CheckpointRef | None" = None  # of another run: this one goes on from there
     until: int | None = None  # it ends after so many epochs of `settings.epochs`
+    warm: str = ""  # runs of one word may have one process after the other, if it is left clean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

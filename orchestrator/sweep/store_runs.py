@@ -76,7 +76,10 @@ class StoreRuns:
         """Ask for a run, durably; the same key is the same run."""
         order, config = self._plan(settings)
         self._planned.pop(_name(settings), None)  # the next one of these has an id of its own
-        order = replace(order, spec=replace(order.spec, start_from=start, until=until))
+        order = replace(
+            order,
+            spec=replace(order.spec, start_from=start, until=until, warm=self._definition.name),
+        )
         orders = keyed([order], self._client, key)
         return submit_orders(orders, config, self._client, self._cards)[0]
 

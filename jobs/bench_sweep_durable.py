@@ -1,0 +1,215 @@
+"""Kills whoever conducts a sweep, again and again; trials, rungs and rows stay those of a calm run.
+
+`python -m jobs.bench_sweep_durable [KILLS]` forks a process that conducts a sweep over a real
+SQLite store, with runs that are formulas and outlive it, and sends it SIGKILL at random moments.
+Searchers TPE and random, schedulers ASHA, HyperBand and PBT, reports in fixed turns.
+"""
+
+import json
+import os
+import pickle
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.store.sql import SqlStore
+from orchestrator.store.sweeps import SweepRow
+from orchestrator.sweep.conducting import searcher_of
+from orchestrator.sweep.conductor import Conductor
+from orchestrator.sweep.definition import Definition
+from orchestrator.sweep.events import Launched, SweepEvent, entry_of
+from orchestrator.sweep.ports import Judgement, Look
+from orchestrator.sweep.records import StoreRecorder, read_events
+from orchestrator.sweep.space import Values, choice, loguniform
+from orchestrator.sweep.stopping import Rung
+from orchestrator.sweep.stub_runs import StubRuns
+from orchestrator.types import CheckpointRef, RunId
+
+__all__ = ["LastingRuns", "main"]
+
+_KINDS = (("random", "asha"), ("tpe", "asha"), ("random", "pbt"), ("tpe", "hyperband"))
+_NAME = "drill"
+
+
+class LastingRuns:
+    """Stub runs that outlive whoever asked for them: kept in a file, replaced as a whole.
+
+    Args:
+        path: The file.
+        fresh: What it holds at first.
+    """
+
+    def __init__(self, path: Path, fresh: StubRuns) -> None:
+        self._path = path
+        if path.exists():
+            self.inner: StubRuns = pickle.loads(path.read_bytes())  # noqa: S301 - our own file
+        else:
+            self.inner = fresh
+
+    def judge(self, settings: Values) -> Judgement:
+        """As StubRuns."""
+        return self.inner.judge(settings)
+
+    def submit(
+        self, key: str, settings: Values, *, start: CheckpointRef | None, until: int | None
+    ) -> RunId:
+        """As StubRuns, and kept."""
+        run_id = self.inner.submit(key, settings, start=start, until=until)
+        self._keep()
+        return run_id
+
+    def look(self, runs: Mapping[RunId, int]) -> Mapping[RunId, Look]:
+        """As StubRuns, and kept: time passes."""
+        looks = self.inner.look(runs)
+        self._keep()
+        return looks
+
+    def cancel(self, runs: Collection[RunId]) -> None:
+        """As StubRuns, and kept."""
+        self.inner.cancel(runs)
+        self._keep()
+
+    def revive(self, runs: Collection[RunId]) -> None:
+        """As StubRuns, and kept."""
+        self.inner.revive(runs)
+        self._keep()
+
+    def checkpoint(self, run_id: RunId) -> CheckpointRef | None:
+        """As StubRuns."""
+        return self.inner.checkpoint(run_id)
+
+    def _keep(self) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_bytes(pickle.dumps(self.inner))
+        new.replace(self._path)
+
+
+def _definition(seed: int, search: str, scheduler: str) -> Definition:
+    return Definition(
+        name=_NAME,
+        metrics=("score",),
+        modes=("max",),
+        space={"lr0": loguniform(1e-4, 1.0), "batch": choice([16, 32, 64, 128, 256])},
+        config="",
+        folder="",
+        project="stub",
+        trials=12 if scheduler == "pbt" else 40,
+        search=search,
+        scheduler=scheduler,
+        order="fixed",
+        max_concurrent=4,
+        seed=seed,
+        epochs=9,
+        interval=3,
+    )
+
+
+def _conduct(folder: Path, definition: Definition, pace: float) -> Conductor:
+    """Conduct from what is recorded to the end."""
+    with SqlStore(str(folder / "orchestrator.db")) as store:
+        recorder = StoreRecorder(store, _NAME)
+        runs = LastingRuns(folder / "runs", StubRuns(pace=pace, seed=definition.seed))
+        conductor = Conductor(definition, searcher_of(definition), runs, recorder, time.time)
+        conductor.replay(event for _, event in read_events(store, _NAME))
+        while not conductor.is_done:
+            conductor.advance()
+        return conductor
+
+
+def _created(folder: Path, definition: Definition) -> None:
+    with SqlStore(str(folder / "orchestrator.db")) as store:
+        row = SweepRow(
+            name=_NAME,
+            at=0.0,
+            epoch=0,
+            state="RUNNING",
+            substance=definition.substance,
+            body=definition.text(),
+        )
+        store.sweeps.create(row)
+
+
+def _recorded(folder: Path) -> list[tuple[str, Any]]:
+    """What the store holds, in order, without times and the names that runs were given."""
+    with SqlStore(str(folder / "orchestrator.db")) as store:
+        return [_bare(event) for _, event in read_events(store, _NAME)]
+
+
+def _bare(event: SweepEvent) -> tuple[str, Any]:
+    entry = entry_of(event)
+    body = json.loads(entry.body)
+    del body["at"]
+    if isinstance(event, Launched):
+        del body["run_id"]
+    if body.get("start"):
+        body["start"] = body["start"]["epoch"]
+    return entry.key, body
+
+
+def _killed_until_done(
+    folder: Path, definition: Definition, chance: random.Random, most_seconds: float
+) -> int:
+    """Conduct in forked processes, each killed at a random moment; returns the kills."""
+    kills = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            _conduct(folder, definition, pace=0.5)
+            os._exit(0)
+        deadline = time.monotonic() + chance.uniform(0.01, most_seconds)
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                assert status == 0, "who conducts the sweep failed by itself"
+                return kills
+            time.sleep(0.002)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return kills  # it was done in the last moment
+        kills += 1
+
+
+def _rungs(folder: Path, definition: Definition) -> tuple[tuple[Rung, ...], ...]:
+    return _conduct(folder, definition, pace=1.0).rungs  # nothing is left to do: a replay
+
+
+def main(num_kills: int) -> int:
+    """Print the figures as JSON; 1 where a sweep differs from the undisturbed one."""
+    chance = random.Random(2026)
+    kills, sweeps, differing, by_kind = 0, 0, [], dict.fromkeys(map("/".join, _KINDS), 0)
+    began = time.monotonic()
+    while kills < num_kills:
+        search, scheduler = _KINDS[sweeps % len(_KINDS)]
+        definition = _definition(sweeps, search, scheduler)
+        with tempfile.TemporaryDirectory() as name:
+            calm, rough = Path(name) / "calm", Path(name) / "rough"
+            for folder in (calm, rough):
+                folder.mkdir()
+                _created(folder, definition)
+            undisturbed = _conduct(calm, definition, pace=1.0)
+            own = _killed_until_done(rough, definition, chance, most_seconds=1.5)
+            kills += own
+            by_kind[f"{search}/{scheduler}"] += own
+            same = _recorded(calm) == _recorded(rough)
+            if not same or undisturbed.rungs != _rungs(rough, definition):
+                differing.append(sweeps)
+        sweeps += 1
+    told = {
+        "kills": kills,
+        "kills_by_search_and_scheduler": by_kind,
+        "sweeps": sweeps,
+        "sweeps_that_differ": differing,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    print(json.dumps(told, indent=1))
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
