@@ -26,6 +26,8 @@ __all__ = ["conduct", "searcher_of", "survey"]
 
 _POLL: Seconds = 0.1
 _PROBES = 12  # suggestions by chance that are planned before anything starts
+_LEAST_PROBES = 4
+_PROBE_SECONDS: Seconds = 15.0
 _MOSTLY = 0.5
 
 
@@ -102,16 +104,20 @@ def survey(definition: Definition, runs: Runs, said: Callable[[str], None]) -> f
         The share that cannot.
     """
     whys: list[str] = []
+    num_looked, until = 0, time.monotonic() + _PROBE_SECONDS
     for number in range(_PROBES):
+        if time.monotonic() > until and num_looked >= _LEAST_PROBES:
+            break  # tracing a model takes seconds
+        num_looked += 1
         chance = random.Random(f"{definition.seed}/{number}/survey")
         values = sample(definition.space, chance)
         found = runs.judge(settings_of(definition.space, values, definition.batch))
         if not found.fits:
             whys.append(found.why)
-    share = len(whys) / _PROBES
+    share = len(whys) / num_looked
     if share >= _MOSTLY:
         said(
-            f"about {share:.0%} of the space cannot run here ({len(whys)} of {_PROBES} looked at);"
+            f"about {share:.0%} of the space cannot run here ({len(whys)} of {num_looked} looked at);"
             f" for example: {whys[0]}"
         )
     return share
