@@ -59,6 +59,7 @@ class Ending:
     cause: Cause | None = None
     detail: str = ""
     code: str = ""
+    is_clean: bool = False  # another run of its kind may follow in the process
 
 
 def ending_event(attempt: AttemptId, ending: Ending, at: Seconds) -> Event:

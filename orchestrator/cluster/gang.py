@@ -31,6 +31,7 @@ class Rank:
     waited: Any = None  # the ref of its start or of its training, while it is under way
     started: Started | None = None
     ending: Ending | None = None
+    num_gpus: float = 0.0  # what its process holds at Ray
 
     @property
     def node_id(self) -> NodeId:

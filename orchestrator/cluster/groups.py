@@ -60,6 +60,11 @@ class UnitLedger:
         for held in self._held.values():
             held.pop(attempt, None)
 
+    def held(self, node_id: NodeId, card: int | None) -> int:
+        """Units of a card that attempts hold."""
+        held = self._held.get((node_id, card), {}) if card is not None else {}
+        return sum(units for units, _ in held.values())
+
     def is_idle(self, node_id: NodeId) -> bool:
         """True when no attempt holds any card of the node."""
         return not any(held for (owner, _), held in self._held.items() if owner == node_id)
@@ -161,6 +166,10 @@ class CardGroups:
             "num_cpus": 0,  # said on purpose; the ledger counts the CPUs of a node
             "scheduling_strategy": _in_bundle(known.group, known.bundles[card.index]),
         }
+
+    def held(self, share: Share) -> float:
+        """The part of a share's card that attempts hold at Ray."""
+        return self._units.held(share.node_id, share.card) / UNITS
 
     def give_back(self, attempt: AttemptId) -> None:
         """The attempt is over."""

@@ -13,6 +13,7 @@ from orchestrator.cluster.groups import CardGroups
 from orchestrator.cluster.host_shares import HostShares
 from orchestrator.cluster.meeting import paths_of
 from orchestrator.cluster.nodes import RayNodes
+from orchestrator.cluster.spares import Spares
 from orchestrator.cluster.worker import Worker, attempt_folder
 from orchestrator.messages import Event, NodeLost
 from orchestrator.ports import Parts
@@ -35,6 +36,7 @@ class Launcher:
         self._groups = CardGroups()
         self._host_shares = HostShares()
         self._worker = ray.remote(Worker)  # made once: each is sent to Ray's control process
+        self._spares = Spares()
         self._waiting: dict[AttemptId, Gang] = {}  # for the bundles of their cards
 
     @property
@@ -96,8 +98,17 @@ class Launcher:
         self._groups.give_back(attempt)
         self._host_shares.give_back(attempt)
 
+    def keep(self, gang: Gang, ending: Ending, now: Seconds) -> None:
+        """Keep the process of a gang that ends cleanly, where another run may follow in it."""
+        rank = gang.ranks[0]
+        if not ending.is_clean or rank.actor is None or gang.doom is not None:
+            return
+        if self._spares.keep(gang.order, rank.num_gpus, rank.actor, now):
+            rank.actor = None
+
     def remove_idle(self, now: Seconds) -> None:
-        """Give nodes back to Ray that have been idle for a while."""
+        """End processes, and give nodes back to Ray, that have been idle for a while."""
+        self._spares.expire(now)
         needed: set[NodeId] = set()
         for gang in self._waiting.values():
             needed |= gang.nodes
@@ -105,6 +116,7 @@ class Launcher:
 
     def close(self) -> None:
         """Give everything back."""
+        self._spares.close()
         self._waiting.clear()
         self._groups.close()
         self._host_shares.close()
@@ -126,6 +138,12 @@ class Launcher:
         }
 
     def _launch(self, gang: Gang, rank: Rank, options: dict[str, Any], inbox: Any) -> None:
+        rank.num_gpus = float(options["num_gpus"])
+        held = self._groups.held(rank.share)
+        rank.actor = self._spares.take(gang.order, rank.num_gpus, held)
+        if rank.actor is not None:
+            rank.waited = rank.actor.renew.remote(gang.order, self._paths(gang))
+            return
         actor = self._worker.options(
             max_restarts=0,
             max_task_retries=0,

@@ -232,6 +232,7 @@ class RayCluster:
             verdict = gang.verdict(self.now())
             if verdict is None:
                 return []
+            self._launcher.keep(gang, verdict, self.now())
             self._doom(gang, self._cause_of(gang, verdict))
         assert gang.doom is not None
         if not gang.is_gone and self.now() < gang.gone_by:

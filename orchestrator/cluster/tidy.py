@@ -26,25 +26,23 @@ class Surroundings:
     threads: frozenset[int]  # those that keep a process from ending
     path: tuple[str, ...]
 
-    def left_over(self, device: Device) -> tuple[str, ...]:
-        """What is not as it was, in words; empty when the next training finds nothing.
+    def put_back(self, device: Device) -> tuple[str, ...]:
+        """Put back what can be; says what is left beyond that, empty when nothing is.
 
-        Collects garbage and gives the card's cached memory back first.
+        Libraries set environment variables and append to the path of modules when they are
+        imported: those go. Garbage is collected, and the card's cached memory given back.
         """
         gc.collect()
         device.release()
+        os.environ.clear()
+        os.environ.update(self.environment)
+        os.chdir(self.folder)
+        sys.path[:] = self.path
         now, found = noted(), []
-        if now.environment != self.environment:
-            names = set(now.environment.items()) ^ set(self.environment.items())
-            found.append(f"environment: {', '.join(sorted({name for name, _ in names}))}")
-        if now.folder != self.folder:
-            found.append(f"working folder {now.folder}")
         if left := now.children - self.children:
             found.append(f"{len(left)} child processes")
         if left := now.threads - self.threads:
             found.append(f"{len(left)} threads")
-        if now.path != self.path:
-            found.append("the path of modules")
         if live := device.live_bytes():
             found.append(f"{live} bytes of tensors")
         return (*found, *_torch_left())

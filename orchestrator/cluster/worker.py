@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from orchestrator.cluster.link import (
 )
 from orchestrator.cluster.meeting import Meeting, Started, listening, place_here, reach_others_by
 from orchestrator.cluster.stacks import dumped_on_signal, stacks_file
+from orchestrator.cluster.tidy import noted
 from orchestrator.errors import TrainingError
 from orchestrator.messages import StartGang
 from orchestrator.ports import Device, Parts
@@ -90,6 +92,14 @@ class Worker:
         self._signs = Signs()
         os.environ.update(parts.environment(card, num_cpus))
 
+    def renew(self, order: StartGang, paths: Sequence[str]) -> Started | Ending:
+        """Be the worker of another attempt on the same share; what `fit` left was clean."""
+        self._order = order
+        self._checkpoints = self._parts.checkpoints(order.spec.folder)
+        self._stop = StopFlag()
+        self._signs = Signs()
+        return self.start(paths)
+
     def start(self, paths: Sequence[str]) -> Started | Ending:
         """Answer as soon as the process is up; `paths` are those that the driver sees."""
         try:
@@ -126,6 +136,7 @@ class Worker:
             meeting: Where the ranks of the gang meet; None for a gang of one.
         """
         device: Device | None = None
+        before = noted()
 
         def train() -> Ending:
             nonlocal device
@@ -138,10 +149,16 @@ class Worker:
                 device = self._parts.device(self._card, share.memory_bytes)
                 return self._train(device, self._start_from(meeting))
 
-        return _guarded(
+        ending = _guarded(
             train,
             lambda error: device is not None and device.is_out_of_memory(error),
         )
+        if not self._order.spec.warm or device is None or ending.cause is not None:
+            return ending
+        left = before.put_back(device)
+        if left:
+            sys.stderr.write(f"the process ends with its run; it left {', '.join(left)}\n")
+        return replace(ending, is_clean=not left)
 
     def _met(self, meeting: Meeting | None) -> AbstractContextManager[None]:
         if meeting is None:

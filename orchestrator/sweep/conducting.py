@@ -117,8 +117,8 @@ def survey(definition: Definition, runs: Runs, said: Callable[[str], None]) -> f
     share = len(whys) / num_looked
     if share >= _MOSTLY:
         said(
-            f"about {share:.0%} of the space cannot run here ({len(whys)} of {num_looked} looked at);"
-            f" for example: {whys[0]}"
+            f"about {share:.0%} of the space cannot run here ({len(whys)} of {num_looked} looked"
+            f" at); for example: {whys[0]}"
         )
     return share
 

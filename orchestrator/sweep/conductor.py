@@ -4,18 +4,16 @@ Everything is recorded before anything follows from it, and what is recorded reb
 the searcher and of the scheduler: a sweep goes on where it was left, whoever was killed.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 
 from orchestrator.errors import PlanError
 from orchestrator.sweep.deciding import Decider, next_generation, segment_end
-from orchestrator.sweep.definition import MODELLED, Definition
+from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.events import Ended, Launched, Refused, Reported, Suggested, SweepEvent
 from orchestrator.sweep.fold import Study, outcome_of
 from orchestrator.sweep.ports import Look, Recorder, Runs
-from orchestrator.sweep.retreat import retreat
 from orchestrator.sweep.search import Searcher
-from orchestrator.sweep.space import Values, settings_of
+from orchestrator.sweep.space import settings_of
 from orchestrator.sweep.stopping import Rung
 from orchestrator.sweep.trials import Trial, TrialState
 from orchestrator.types import Progress, RunId, RunState, Seconds
@@ -61,8 +59,6 @@ class Conductor:
         self._clock = clock
         self._is_exhausted = False
         self._num_refused = 0  # in a row
-        self._best: int | None = None
-        self._best_score = -math.inf
 
     def replay(self, events: Iterable[SweepEvent]) -> None:
         """Take over what was recorded: end the runs of trials that had been stopped by then.
@@ -136,9 +132,7 @@ class Conductor:
     def _suggest(self) -> Trial | None:
         """A new trial; None where its values cannot run, or there are no more."""
         number = len(self.study.trials) + 1
-        values = self._retreat(number)
-        if values is None:
-            values = self._searcher.suggest(number)
+        values = self._searcher.suggest(number)
         if values is None:
             self._is_exhausted = True
             return None
@@ -176,25 +170,6 @@ class Conductor:
                 fix=("allow smaller values: model, imgsz", "or wider limits, or larger cards"),
             )
         return None
-
-    def _retreat(self, number: int) -> Values | None:
-        """After a refusal that a model has suggested: what is nearer to the best, and fits."""
-        last = self.study.trials.get(number - 1)
-        if self.definition.search not in MODELLED or not last or not last.violations:
-            return None
-        best = self._best
-        if last.state is not TrialState.REFUSED or best is None:
-            return None
-        space, batch = self.definition.space, self.definition.batch
-        values = retreat(
-            space,
-            last.values,
-            self.study.trials[best].values,
-            lambda each: self._runs.judge(settings_of(space, each, batch)).fits,
-        )
-        if values is not None:
-            self._searcher.take(number, values)
-        return values
 
     def _launch(self, trial: Trial) -> None:
         run_id = self._runs.submit(
@@ -263,8 +238,6 @@ class Conductor:
             trial = self.study.trials[event.trial]
             outcome = outcome_of(trial, self.definition.metrics, self.definition.modes)
             self._searcher.tell(event.trial, outcome)
-            if outcome.is_feasible and outcome.scores and outcome.scores[0] > self._best_score:
-                self._best, self._best_score = event.trial, outcome.scores[0]
 
 
 def _unheard(_: str) -> None:

@@ -10,10 +10,9 @@ from orchestrator.errors import ConfigError
 from orchestrator.store.codec import from_plain, to_plain
 from orchestrator.sweep.space import Dimension, Values
 
-__all__ = ["MODELLED", "SCHEDULERS", "SEARCHES", "Definition", "Known", "Limits", "read_definition"]
+__all__ = ["SCHEDULERS", "SEARCHES", "Definition", "Known", "Limits", "read_definition"]
 
 SEARCHES = ("tpe", "random", "grid", "bohb")
-MODELLED = ("tpe", "bohb")  # searches that learn from what is told
 SCHEDULERS = ("none", "asha", "hyperband", "pbt")
 _MAY_CHANGE = ("trials", "max_concurrent", "gpus")  # of a sweep that goes on
 
