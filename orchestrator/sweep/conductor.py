@@ -209,16 +209,16 @@ class Conductor:
         last = trial.last.epoch if trial.last else 0
         row = next((row for row in look.epochs if row.epoch > last), None)
         if row is not None:
-            self._report(trial, row)
+            self._report(trial, row, look.watts)
             return True
         if not look.state.is_terminal:
             return False
         self._record(Ended(at=self._clock(), trial=number, state=_END[look.state], why=look.why))
         return True
 
-    def _report(self, trial: Trial, row: Progress) -> None:
+    def _report(self, trial: Trial, row: Progress, watts: float | None) -> None:
         """Record an epoch with what is decided; a trial that ends so frees its card at once."""
-        events = self._decider.decide(trial, row, self._clock())
+        events = self._decider.decide(trial, row, self._clock(), watts)
         self._record(*events)
         if self.study.trials[trial.number].state.has_ended and trial.run_id:
             self._runs.cancel([trial.run_id])

@@ -28,6 +28,7 @@ class Decider:
         self._definition = definition
         self._said = said
         self._has_missed = False
+        self._has_no_watts = False
         self.stopper = stopper_of(
             definition.scheduler,
             grace=definition.grace,
@@ -39,9 +40,14 @@ class Decider:
         """Take over a report that was decided before."""
         self._is_stopped(event.trial, event.epoch, event.metrics)
 
-    def decide(self, trial: Trial, row: Progress, at: Seconds) -> Sequence[SweepEvent]:
-        """The report of an epoch with its verdict, and the end of the trial where it is that."""
-        broken = self._broken(row)
+    def decide(
+        self, trial: Trial, row: Progress, at: Seconds, watts: float | None = None
+    ) -> Sequence[SweepEvent]:
+        """The report of an epoch with its verdict, and the end of the trial where it is that.
+
+        `watts` is what the trial's part of its card draws at most.
+        """
+        broken = self._broken(row, watts)
         is_stopped = self._is_stopped(trial.number, row.epoch, row.metrics)
         verdict, end = Verdict.GO_ON, None
         if any(value > 0.0 for value in broken.values()):
@@ -63,14 +69,25 @@ class Decider:
         if end is None:
             return (report,)
         why = f"epoch {row.epoch} took {row.seconds:.1f} s" if broken else ""
+        if "energy" in broken and watts is not None:
+            why += f" at {watts:.0f} W"
         return report, Ended(at=at, trial=trial.number, state=end, why=why)
 
-    def _broken(self, row: Progress) -> Mapping[str, float]:
+    def _broken(self, row: Progress, watts: float | None) -> Mapping[str, float]:
         """Limits that only measuring shows, where the epoch breaks them."""
-        most = self._definition.limits.seconds_per_epoch
-        if most is None or row.seconds <= most:
-            return {}
-        return {"seconds_per_epoch": row.seconds / most - 1.0}
+        limits = self._definition.limits
+        taken = {
+            "seconds_per_epoch": (row.seconds, limits.seconds_per_epoch),
+            "energy": (row.seconds * (watts or 0.0) / 3600.0, limits.energy),
+        }
+        if limits.energy is not None and watts is None and not self._has_no_watts:
+            self._has_no_watts = True
+            self._said("limits.energy is not held: the power of the card is not known")
+        return {
+            name: value / most - 1.0
+            for name, (value, most) in taken.items()
+            if most is not None and value > most
+        }
 
     def _is_stopped(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         scores = scores_of(metrics, self._definition.metrics, self._definition.modes)

@@ -19,7 +19,10 @@ _MAY_CHANGE = ("trials", "max_concurrent", "gpus")  # of a sweep that goes on
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a trial may take; None does not limit. Energy is in watt-hours an epoch."""
+    """What a trial may take; None does not limit.
+
+    Energy is in watt-hours an epoch, at the power limit of the card: an upper bound.
+    """
 
     memory_bytes: int | None = None
     seconds_per_epoch: float | None = None

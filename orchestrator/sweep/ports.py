@@ -32,6 +32,7 @@ class Look:
     state: RunState
     epochs: Sequence[Progress] = ()
     why: str = ""
+    watts: float | None = None  # at most, of its part of its card; None where nobody knows
 
 
 class Runs(Protocol):

@@ -1,7 +1,6 @@
 """Optuna's tree-structured Parzen estimator as a searcher that can be rebuilt from a record."""
 
 import hashlib
-import warnings
 from typing import Any
 
 import optuna
@@ -26,7 +25,7 @@ class OptunaSearch:
         space: What may be chosen.
         num_scores: How many metrics there are; of several, the Pareto front is sought.
         seed: Equal seeds and equal records give equal suggestions.
-        num_startup: Suggestions by chance before the model is used.
+        num_startup: Feasible suggestions by chance before the model is used.
     """
 
     def __init__(
@@ -38,6 +37,7 @@ class OptunaSearch:
         self._num_startup = num_startup
         self.study = optuna.create_study(directions=["maximize"] * num_scores)
         self._open: dict[int, Any] = {}
+        self._num_infeasible = 0
 
     def suggest(self, number: int) -> Values | None:
         """Values that are worth trying."""
@@ -56,6 +56,7 @@ class OptunaSearch:
             trial.set_constraint(name, value)
         scores = list(outcome.scores)
         if not outcome.is_feasible:
+            self._num_infeasible += 1
             self.study.tell(trial, state=TrialState.PRUNED)
         elif not scores:
             self.study.tell(trial, state=TrialState.FAIL)
@@ -83,15 +84,12 @@ class OptunaSearch:
     def _sampler(self, number: int) -> TPESampler:
         text = f"{self._seed}/{number}/tpe".encode()
         seed = int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
-        with warnings.catch_warnings():  # joint modelling is called experimental by Optuna
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=True,
-                constant_liar=True,  # trials that still train count as not good
-                n_startup_trials=self._num_startup,
-            )
+        return TPESampler(
+            seed=seed,
+            constant_liar=True,  # trials that still train count as not good
+            # Optuna counts infeasible ones too, and would model four trials out of ten
+            n_startup_trials=self._num_startup + self._num_infeasible,
+        )
 
 
 def _suggested(trial: Any, key: str, dimension: Dimension) -> Scalar:

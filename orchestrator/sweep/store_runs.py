@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from orchestrator.client.access import Client
@@ -11,6 +12,7 @@ from orchestrator.client.keys import keyed
 from orchestrator.client.plans import Planner
 from orchestrator.client.prepare import Order, order_runs, submit_orders
 from orchestrator.config.load import Config
+from orchestrator.device.catalogue import find_card
 from orchestrator.errors import ConfigError, PlanError
 from orchestrator.memory.facts import facts_of
 from orchestrator.messages import CancelRequested, Event, ResumeRequested
@@ -22,7 +24,7 @@ from orchestrator.sweep.reading import config_of
 from orchestrator.sweep.space import Values
 from orchestrator.types import CheckpointRef, Node, RunId, RunState, RunStatus
 
-__all__ = ["StoreRuns"]
+__all__ = ["StoreRuns", "power_watts"]
 
 _TOO_LARGE = ("E2001", "E2020", "E2022")  # no card can hold it
 _FAR = 1.0  # a violation whose size nobody knows
@@ -119,7 +121,20 @@ class StoreRuns:
             state=status.state,
             epochs=tuple(row for row in rows if row.epoch > known),
             why=status.detail if status.state is RunState.FAILED else "",
+            watts=self._watts(status) if self._definition.limits.energy else None,
         )
+
+    def _watts(self, status: RunStatus) -> float | None:
+        """The power limit of the run's card, or of its part of it: an upper bound of its draw."""
+        cards = {(node.node_id, card.index): card for node in self._nodes for card in node.cards}
+        total = 0.0
+        for share in status.placement.shares if status.placement else ():
+            card = cards.get((share.node_id, share.card or 0))
+            watts = None if card is None or share.card is None else power_watts(card.name)
+            if card is None or watts is None:
+                return None
+            total += watts * share.memory_bytes / card.memory_bytes
+        return total or None
 
     def _ask(self, events: list[Event]) -> None:
         if events:
@@ -163,6 +178,13 @@ class StoreRuns:
         ]
         need = [p.predicted_peak_bytes / p.budget_bytes for p in plans if p.predicted_peak_bytes]
         return max(need, default=1.0 + _FAR) - 1.0
+
+
+def power_watts(name: str) -> float | None:
+    """The board power of a card of the catalogue; None where it is not in it."""
+    with suppress(ConfigError):
+        return find_card(name).power_watts
+    return None
 
 
 def _within(kind: Target, limit: int | None) -> Target:

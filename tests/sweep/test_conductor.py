@@ -8,11 +8,13 @@ import pytest
 
 from orchestrator.errors import PlanError
 from orchestrator.sweep.conductor import Conductor
+from orchestrator.sweep.deciding import Decider
 from orchestrator.sweep.definition import Limits
-from orchestrator.sweep.events import Launched, entry_of
+from orchestrator.sweep.events import Ended, Launched, entry_of
 from orchestrator.sweep.space import Values, choice
 from orchestrator.sweep.stub_runs import StubRuns
-from orchestrator.sweep.trials import TrialState
+from orchestrator.sweep.trials import Trial, TrialState
+from orchestrator.types import Progress
 from tests.sweep.journal import Journal, Killed, conduct, define, searcher_of
 
 SCHEDULERS = ("none", "asha", "hyperband", "pbt")
@@ -118,6 +120,19 @@ def test_a_slow_trial_is_infeasible_and_its_run_is_ended() -> None:
         assert trial.state is TrialState.INFEASIBLE
         assert len(trial.epochs) == 1
         assert trial.violations == {"seconds_per_epoch": 1.0}
+
+
+def test_a_trial_that_takes_too_much_energy_is_infeasible() -> None:
+    said: list[str] = []
+    decider = Decider(define(limits=Limits(energy=0.05)), said.append)
+    trial = Trial(number=1, state=TrialState.ACTIVE, values={}, settings={})
+    row = Progress(epoch=1, epochs=9, metrics={"score": 0.5}, seconds=1.0, num_images=1)
+    _, end = decider.decide(trial, row, 0.0, watts=360.0)  # 0.1 Wh
+    assert isinstance(end, Ended)
+    assert end.state is TrialState.INFEASIBLE
+    assert "360 W" in end.why
+    assert len(decider.decide(trial, row, 0.0, watts=None)) == 1
+    assert "not held" in said[0]
 
 
 def test_a_population_clones_the_best_and_moves_on_from_its_checkpoint() -> None:
