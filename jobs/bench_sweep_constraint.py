@@ -18,7 +18,7 @@ from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.fold import Study
 from orchestrator.sweep.search import Outcome
 from orchestrator.sweep.search_optuna import OptunaSearch
-from orchestrator.sweep.space import Space, Values, choice, integer, loguniform, sample
+from orchestrator.sweep.space import Space, Values, choice, integer, loguniform, sample, uniform
 from orchestrator.sweep.stub_runs import StubRuns
 from orchestrator.sweep.trials import TrialState
 
@@ -30,6 +30,8 @@ SPACE: Space = {
     "depth": integer(1, 6),
     "imgsz": integer(256, 1280, 32),
     "lr0": loguniform(1e-5, 1.0),
+    "momentum": uniform(0.6, 0.98),
+    "weight_decay": loguniform(1e-6, 1e-1),
 }
 
 
@@ -42,10 +44,14 @@ def need(values: Values) -> int:
 def score(values: Values) -> float:
     """Larger is better, with less and less gain, and only under rates that suit the size."""
     width, depth, imgsz = (_number(values, key) for key in ("width", "depth", "imgsz"))
-    rate = _number(values, "lr0")
+    rate, decay = _number(values, "lr0"), _number(values, "weight_decay")
     size = 1.0 - math.exp(-0.9 * width) * math.exp(-0.35 * depth) * 1.2
     detail = 1.0 - math.exp(-imgsz / 420)
-    tuned = math.exp(-0.6 * (math.log10(rate) + 2.2 + 0.3 * width) ** 2)
+    tuned = math.exp(
+        -0.6 * (math.log10(rate) + 2.2 + 0.3 * width) ** 2
+        - 6.0 * (_number(values, "momentum") - 0.9) ** 2
+        - 0.06 * (math.log10(decay) + 3.3) ** 2
+    )
     return size * detail * tuned
 
 

@@ -25,6 +25,7 @@ from orchestrator.types import QueueRule, Seconds
 __all__ = ["conduct", "searcher_of", "survey"]
 
 _POLL: Seconds = 0.1
+_END_SECONDS: Seconds = 20.0  # for runs that are ended; the driver ends the rest later
 _PROBES = 12  # suggestions by chance that are planned before anything starts
 _LEAST_PROBES = 4
 _PROBE_SECONDS: Seconds = 15.0
@@ -131,7 +132,9 @@ def _until_done(
     while not conductor.is_done:
         row = store.sweeps.find(name)
         if row is not None and row.state == SweepState.STOPPED:
-            conductor.stop()
+            ended, until = conductor.stop(), time.monotonic() + _END_SECONDS
+            while store.num_unfinished(ended) and time.monotonic() < until:
+                pause.wait(_POLL)
             break
         service.ensure()
         if conductor.advance():

@@ -4,7 +4,7 @@ Everything is recorded before anything follows from it, and what is recorded reb
 the searcher and of the scheduler: a sweep goes on where it was left, whoever was killed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from orchestrator.errors import PlanError
 from orchestrator.sweep.deciding import Decider, next_generation, segment_end
@@ -101,15 +101,21 @@ class Conductor:
         if self.definition.scheduler == "pbt" and not self._may_suggest():
             self._record(
                 *next_generation(
-                    self.definition, self._active(), self._runs.checkpoint, self._clock()
+                    self.definition,
+                    self._active(),
+                    self._runs.checkpoint,
+                    lambda settings: self._runs.judge(settings).fits,
+                    self._clock(),
                 )
             )
         return (len(self.study.trials), self.study.num_events) != before
 
-    def stop(self) -> None:
-        """End what trains; the sweep can go on later. Nothing new is suggested any more."""
+    def stop(self) -> Collection[RunId]:
+        """End what trains, and say what that is; the sweep can go on later."""
         self.is_stopping = True
-        self._runs.cancel([trial.run_id for trial in self._active() if trial.run_id])
+        ended = [trial.run_id for trial in self._active() if trial.run_id]
+        self._runs.cancel(ended)
+        return ended
 
     def _may_suggest(self) -> bool:
         return not self._is_exhausted and self.study.num_started < self.definition.trials

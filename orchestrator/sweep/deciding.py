@@ -8,7 +8,7 @@ from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.events import Continued, Ended, Reported, SweepEvent
 from orchestrator.sweep.fold import scores_of
 from orchestrator.sweep.population import steps
-from orchestrator.sweep.space import settings_of
+from orchestrator.sweep.space import Values, settings_of
 from orchestrator.sweep.stopping import stopper_of
 from orchestrator.sweep.trials import Trial, TrialState, Verdict
 from orchestrator.types import CheckpointRef, Progress, RunId, Seconds
@@ -116,6 +116,7 @@ def next_generation(
     definition: Definition,
     active: Sequence[Trial],
     checkpoint: Callable[[RunId], CheckpointRef | None],
+    fits: Callable[[Values], bool],
     at: Seconds,
 ) -> Sequence[SweepEvent]:
     """How a population goes on, once all of it has come to the end of an interval; else nothing.
@@ -124,6 +125,7 @@ def next_generation(
         definition: What the sweep is.
         active: The trials that have not ended.
         checkpoint: Finds the newest one of a run.
+        fits: Whether settings can run; a clone that could not keeps the values of its donor.
         at: Unix time.
     """
     if not active or any(trial.state is not TrialState.PAUSED for trial in active):
@@ -150,6 +152,10 @@ def next_generation(
             why = f"trial {step.donor} has no checkpoint to go on from"
             events.append(Ended(at=at, trial=trial.number, state=TrialState.FAILED, why=why))
             continue
+        values, settings = step.values, settings_of(definition.space, step.values, definition.batch)
+        if step.donor != trial.number and not fits(settings):
+            values = next(each.values for each in active if each.number == step.donor)
+            settings = settings_of(definition.space, values, definition.batch)
         events.append(
             Continued(
                 at=at,
@@ -157,8 +163,8 @@ def next_generation(
                 generation=generation,
                 donor=step.donor,
                 epoch=ref.epoch,
-                values=step.values,
-                settings=settings_of(definition.space, step.values, definition.batch),
+                values=values,
+                settings=settings,
                 start=ref,
             )
         )

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
-from orchestrator.client.access import Client
+from orchestrator.client.access import Client, new_run_id
 from orchestrator.client.feasible import check_on
 from orchestrator.client.fitting import kinds_of
 from orchestrator.client.keys import keyed
@@ -77,11 +78,16 @@ class StoreRuns:
     ) -> RunId:
         """Ask for a run, durably; the same key is the same run."""
         order, config = self._plan(settings)
-        self._planned.pop(_name(settings), None)  # the next one of these has an id of its own
-        order = replace(
-            order,
-            spec=replace(order.spec, start_from=start, until=until, warm=self._definition.name),
+        run_id = new_run_id(time.time())
+        spec = replace(
+            order.spec,
+            run_id=run_id,
+            folder=str(Path(order.spec.folder).with_name(run_id)),
+            start_from=start,
+            until=until,
+            warm=self._definition.name,
         )
+        order = replace(order, spec=spec)
         orders = keyed([order], self._client, key)
         return submit_orders(orders, config, self._client, self._cards)[0]
 

@@ -146,6 +146,14 @@ def test_a_population_clones_the_best_and_moves_on_from_its_checkpoint() -> None
         assert len(trial.runs) == 3
 
 
+def test_a_clone_never_moves_to_what_does_not_fit() -> None:
+    runs = StubRuns(need=memory, capacity_bytes=4 << 30)
+    definition = define(scheduler="pbt", trials=8, interval=1, max_concurrent=8, seed=5)
+    conduct(definition, runs, Journal())
+    assert len(runs.launches) == 8 * 9
+    assert all(memory(settings) <= 4 << 30 for settings in runs.launches)
+
+
 def test_a_grid_ends_when_every_combination_was_tried() -> None:
     space = {"batch": choice([16, 32]), "lr0": choice([0.1, 0.01])}
     runs = StubRuns()
