@@ -25,7 +25,7 @@ class OptunaSearch:
         space: What may be chosen.
         num_scores: How many metrics there are; of several, the Pareto front is sought.
         seed: Equal seeds and equal records give equal suggestions.
-        num_startup: Feasible suggestions by chance before the model is used.
+        num_startup: Suggestions by chance before the model is used.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class OptunaSearch:
         self._num_startup = num_startup
         self.study = optuna.create_study(directions=["maximize"] * num_scores)
         self._open: dict[int, Any] = {}
-        self._num_infeasible = 0
 
     def suggest(self, number: int) -> Values | None:
         """Values that are worth trying."""
@@ -56,7 +55,6 @@ class OptunaSearch:
             trial.set_constraint(name, value)
         scores = list(outcome.scores)
         if not outcome.is_feasible:
-            self._num_infeasible += 1
             self.study.tell(trial, state=TrialState.PRUNED)
         elif not scores:
             self.study.tell(trial, state=TrialState.FAIL)
@@ -87,8 +85,7 @@ class OptunaSearch:
         return TPESampler(
             seed=seed,
             constant_liar=True,  # trials that still train count as not good
-            # Optuna counts infeasible ones too, and would model four trials out of ten
-            n_startup_trials=self._num_startup + self._num_infeasible,
+            n_startup_trials=self._num_startup,
         )
 
 

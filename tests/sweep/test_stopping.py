@@ -1,6 +1,6 @@
 """Early stopping: who goes on, in which order whatever the reports come."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.sweep.stopping import Brackets, Halving
@@ -21,6 +21,7 @@ def test_between_rungs_nobody_stops() -> None:
     assert not halving.report(2, 2, -1.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=40))
 def test_the_best_so_far_never_stops(scores: list[int]) -> None:
     halving = Halving(grace=1, reduction=3, epochs=3)
@@ -29,6 +30,7 @@ def test_the_best_so_far_never_stops(scores: list[int]) -> None:
         assert not (stops and score >= max(scores[:number]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 999), min_size=9, max_size=60, unique=True))
 def test_about_one_of_three_goes_on(scores: list[int]) -> None:
     halving = Halving(grace=1, reduction=3, epochs=3)
