@@ -26,8 +26,8 @@ from orchestrator.trainer.options_ddp import DdpOptions, ddp_options
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.pack import own_state
 from orchestrator.trainer.ranks import Ranks
-from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.rates import restore_under_own_rates
+from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.rungs import Offer, Rungs
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
