@@ -22,7 +22,7 @@ from orchestrator.sweep.space import Space, Values, choice, integer, loguniform,
 from orchestrator.sweep.stub_runs import StubRuns
 from orchestrator.sweep.trials import TrialState
 
-__all__ = ["SPACE", "best_so_far", "need", "score"]
+__all__ = ["SPACE", "as_zero", "best_so_far", "clipped", "constrained", "main", "need", "score"]
 
 CAPACITY = 16 << 30
 SPACE: Space = {
