@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,10 +34,16 @@ def node_names(known: Mapping[str, NodeId], hostnames: Mapping[str, str]) -> dic
     names = {ray_id: name for ray_id, name in known.items() if ray_id in hostnames}
     for ray_id, hostname in hostnames.items():
         if ray_id not in names:
-            name = NodeId(hostname)
-            taken = name in names.values()
-            names[ray_id] = NodeId(f"{hostname}-{ray_id[:6]}") if taken else name
+            taken = frozenset(names.values())
+            names[ray_id] = next(n for n in _names(hostname, ray_id) if n not in taken)
     return names
+
+
+def _names(hostname: str, ray_id: str) -> Iterator[NodeId]:
+    """What a node may be called; the ends of ids differ also where a launcher counts them up."""
+    yield NodeId(hostname)
+    for length in range(min(6, len(ray_id)), len(ray_id) + 1):
+        yield NodeId(f"{hostname}-{ray_id[-length:]}")
 
 
 def host_bytes_of(resources: Mapping[str, float]) -> Bytes:

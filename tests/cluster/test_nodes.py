@@ -13,13 +13,21 @@ NODE = Node(node_id=NodeId("a"), cards=(Card(index=0, name="c", memory_bytes=8 *
 
 def test_nodes_are_called_by_their_host_and_longer_only_where_it_is_taken() -> None:
     names = node_names({}, {"11112222": "lab", "33334444": "lab", "55556666": "desk"})
-    assert names == {"11112222": "lab", "33334444": "lab-333344", "55556666": "desk"}
+    assert names == {"11112222": "lab", "33334444": "lab-334444", "55556666": "desk"}
 
 
 def test_a_name_stays_while_the_node_is_there_and_is_free_afterwards() -> None:
     known = node_names({}, {"1111": "lab", "2222": "lab"})
     assert node_names(known, {"2222": "lab"}) == {"2222": "lab-2222"}
     assert node_names({}, {"3333": "lab"}) == {"3333": "lab"}
+
+
+def test_nodes_that_a_launcher_counts_up_are_told_apart() -> None:
+    ids = [f"{'f' * 50}{number:06x}" for number in range(300)]
+    names = node_names({}, dict.fromkeys(ids, "lab"))
+    assert len(set(names.values())) == len(ids)
+    alike = [f"{number:02x}{'0' * 54}" for number in range(3)]
+    assert len(set(node_names({}, dict.fromkeys(alike, "lab")).values())) == 3
 
 
 def with_card(**facts: object) -> Node:
