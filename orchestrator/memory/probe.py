@@ -12,18 +12,26 @@ __all__ = ["room_of"]
 
 
 class _Granting:
-    """Stands in for the governor of a run: there is room, and the block that shows it is made."""
+    """Stands in for the governor of a run: there is room, and the blocks that show it are made.
+
+    A run asks in one piece; here the state that the first update makes is told from the rest.
+    """
+
+    room: UpdateRoom
 
     def __init__(self, stage: Stage, *, is_asking: bool) -> None:
         self._stage = stage
         self._is_asking = is_asking
 
     def has_room(self, num_bytes: Bytes) -> bool:
-        """True; the block came and went."""
+        """True; the blocks came and went."""
         if not self._is_asking:
             return True
-        with self._stage.labelled("workspace"):
-            torch.empty(num_bytes, dtype=torch.uint8, device=self._stage.device)
+        blocks = []
+        state = self.room.state_to_come
+        for part, size in (("optimizer", state), ("workspace", num_bytes - state)):
+            with self._stage.labelled(part):
+                blocks.append(torch.empty(size, dtype=torch.uint8, device=self._stage.device))
         return True
 
 
@@ -38,4 +46,6 @@ def room_of(
     step whose peak is the update is predicted with at most its largest tensor too much.
     """
     governor: Any = _Granting(stage, is_asking=is_governed)
-    return UpdateRoom(optimizer, governor)
+    governor.room = UpdateRoom(optimizer, governor)
+    found: UpdateRoom = governor.room
+    return found

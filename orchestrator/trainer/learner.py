@@ -233,8 +233,14 @@ class Learner:
         own_state(self._optimizer)
         if state["scaler"]:  # of an attempt that had one: half precision may have come since
             self._scaler.load_state_dict(state["scaler"])
-        # The schedule is the config's own. A clone of another run may have another batch, and so
-        # another number of steps in the epochs that are done.
+        self._go_to(state)
+
+    def _go_to(self, state: Mapping[str, Any]) -> None:
+        """Set the schedule to where `state` was; it is the config's own.
+
+        A clone of another run may have another batch, and so another number of steps in the
+        epochs that are done.
+        """
         theirs = state.get("steps_per_epoch", self._steps_per_epoch)
         self._num_steps = state["num_steps"] * self._steps_per_epoch // theirs
         self._schedule.step_update(self._num_steps)

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-__all__ = ["restore_under_own_rates"]
+__all__ = ["RATES", "restore_under_own_rates"]
 
 # What a config decides. In an attempt that goes on with its own run they are as they were; in a
 # clone of another run (population based training) they are what has been changed.
-_RATES = ("lr", "initial_lr", "weight_decay", "momentum", "betas")
+RATES = ("lr", "initial_lr", "weight_decay", "momentum", "betas")
 
 
 def restore_under_own_rates(optimizer: Optimizer, saved: dict[str, Any]) -> None:
@@ -17,7 +17,7 @@ def restore_under_own_rates(optimizer: Optimizer, saved: dict[str, Any]) -> None
     The schedule has to be told its step afterwards: `lr` is that of a fresh start until then.
     """
     own = [
-        {name: group[name] for name in _RATES if name in group} for group in optimizer.param_groups
+        {name: group[name] for name in RATES if name in group} for group in optimizer.param_groups
     ]
     optimizer.load_state_dict(saved)
     for group, rates in zip(optimizer.param_groups, own, strict=True):

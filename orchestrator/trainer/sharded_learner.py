@@ -71,8 +71,7 @@ class ShardedLearner(Learner):
         sharding.put_optimizer(self._optimizer, state["optimizer"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._num_steps = state["num_steps"]
+        self._go_to(state)
 
     def _judging(self) -> Any:
         return nullcontext() if self._averages is None else self._averages.in_place()

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from orchestrator.errors import ConfigError
 from orchestrator.trainer.ranks import Ranks
+from orchestrator.trainer.rates import RATES
 from orchestrator.types import BatchPlan
 
 __all__ = ["Averages", "check_shares", "gathered", "put", "put_optimizer", "split"]
@@ -109,10 +110,13 @@ def put(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def put_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the whole state of an optimizer into that of a model that is split."""
+    """Load the whole state of an optimizer into that of a model that is split.
+
+    As in `rates.restore_under_own_rates`, its learning rate, momentum and decay stay its own.
+    """
     groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
     for group, kept in groups:
-        group.update({key: value for key, value in kept.items() if key != "params"})
+        group.update({k: value for k, value in kept.items() if k not in ("params", *RATES)})
         for parameter, number in zip(group["params"], kept["params"], strict=True):
             optimizer.state[parameter] = {
                 name: _scattered(value, parameter)

@@ -50,6 +50,11 @@ class UpdateRoom:
         self._state = self._counts + (0 if is_visiting else moved)
         self._visiting = moments * self._largest if is_visiting else 0
 
+    @property
+    def state_to_come(self) -> Bytes:
+        """Bytes of state that the first update makes; 0 once it is there."""
+        return 0 if self._optimizer.state else self._state
+
     def demand(self) -> None:
         """Return when the update will find its memory, if need be after its state has moved.
 
@@ -63,7 +68,7 @@ class UpdateRoom:
 
     def _lacking(self) -> Bytes | None:
         """The bytes that the update needs and cannot get; None where it can."""
-        fixed = 0 if self._optimizer.state else self._state
+        fixed = self.state_to_come
         one_by_one = fixed + self._visiting + 2 * self._largest
         if self._is_batched:
             if self._governor.has_room(fixed + self._total + self._largest):

@@ -199,7 +199,7 @@ def _shapes() -> Iterator[Wrong]:
         "a long key": (f"{HEAD}    {'k' * 500}: 1\n", "projects[0]."),
         "timm for yolo": (f"{HEAD}    trainer: timm\n", "projects[0].trainer"),
         "cpu and cards": (f"{HEAD}    device: cpu\n    resources: {{gpus: 2}}\n", "device"),
-        "an uneven batch": (f"{HEAD}    batch: 9\n    resources: {{gpus: 2}}\n", "batch"),
+        "a batch too small": (f"{HEAD}    batch: 1\n    resources: {{gpus: 2}}\n", "batch"),
         "memory said twice": (
             f"{HEAD}    memory: {{target: 0.5}}\n    memory_target: 0.6\n",
             "projects[0].memory.target",

@@ -56,19 +56,33 @@ def test_masks_are_as_large_as_the_options_say() -> None:
     assert data[1] - data[0] == 2 * each.batch * (4 - 1) * 32 * 32  # in two steps, a mask a box
 
 
+def most_of(trace: StepTrace, part: str) -> int:
+    """The most bytes of a part that are alive at a time, whenever that is."""
+    living: dict[int, int] = {}
+    most = 0
+    for event in trace.events:
+        if not isinstance(event, Birth):
+            living.pop(event, None)
+        elif event.part == part:
+            living[event.storage] = event.num_bytes
+            most = max(most, sum(living.values()))
+    return most
+
+
 def test_frozen_layers_keep_neither_gradients_nor_activations() -> None:
     large = replace(DETECT, imgsz=256)
     frozen = replace(large, options=(("freeze", 10),))  # the backbone of yolo11, but for two layers
     usual, fixed = (b for _, b in pairs(large, frozen))
-    assert peak(fixed, "gradients") < 0.6 * peak(usual, "gradients")
-    assert peak(fixed, "activations") < 0.7 * peak(usual, "activations")
-    assert peak(fixed, "weights") == peak(usual, "weights")
+    assert most_of(fixed, "gradients") < 0.6 * most_of(usual, "gradients")
+    assert most_of(fixed, "activations") < 0.7 * most_of(usual, "activations")
+    # Autocast keeps half-precision copies only of weights that train.
+    assert most_of(fixed, "weights") < most_of(usual, "weights")
 
 
 def test_networks_on_top_of_torchvisions_are_traced_without_fetching_weights() -> None:
     small = replace(DETECT, model="yolo11-cls-resnet18.yaml", task="classify", labels=None)
     ((_, trace),) = pairs(small)
-    assert peak(trace, "activations") > 0
+    assert most_of(trace, "activations") > 0
 
 
 def test_validation_takes_what_suppression_needs() -> None:
@@ -100,7 +114,7 @@ def test_masks_that_are_scored_in_chunks_are_predicted_beyond_the_first(
 def test_every_family_is_traced() -> None:
     names = ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
     for _, trace in pairs(*(replace(DETECT, model=f"{name}.yaml") for name in names)):
-        assert peak(trace, "activations") > 0
+        assert most_of(trace, "activations") > 0
 
 
 @pytest.mark.slow
