@@ -14,7 +14,8 @@ __all__ = ["Candidate", "Policy", "Sizing", "legal_widths"]
 class Candidate:
     """A run that could have cards, as a policy sees it.
 
-    `speedups[i]` is how many times faster it trains with `widths[i]` cards than with one.
+    `speedups[i]` is how many times faster it trains to its end with `widths[i]` cards than with
+    one; `speedups_now[i]` is that of the work that comes next, None where it is the same.
     `left_seconds` is what is left at the speed of one card; None while nothing is known.
     """
 
@@ -27,6 +28,7 @@ class Candidate:
     submitted_at: Seconds
     priority: int
     order: int  # FIFO inside a priority
+    speedups_now: tuple[float, ...] | None = None
 
 
 class Policy(Protocol):

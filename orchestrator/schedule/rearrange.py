@@ -6,7 +6,7 @@ new one from its checkpoint; one that shall have none waits *aside*, out of the 
 later round gives it some. The effective batch stays what it is: only its cut over ranks changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -25,16 +25,42 @@ from orchestrator.types import (
 
 __all__ = ["Foresight", "Knowledge", "Rearrange"]
 
-Foresight: TypeAlias = Callable[[RunSpec, int], Seconds]
-"""Seconds that a run still needs on one card after so many epochs."""
+NEXT: Seconds = 1200.0  # of work with the fewest cards: what is trained between changes, and more
+_ALIKE = 0.01
+
+Foresight: TypeAlias = Callable[[RunSpec, int, Sequence[int]], Sequence[Seconds]]
+"""Seconds that a run still needs after so many epochs, with each of some widths."""
 
 
 @dataclass(slots=True)
 class Knowledge:
-    """What a policy is told of runs: `foresight` is None where it is learned from their epochs."""
+    """What a policy is told of runs: by a foresight, or else as it is learned from their epochs."""
 
     speedups: Speedups = field(default_factory=Speedups)
     foresight: Foresight | None = None
+
+    def of_next(
+        self, spec: RunSpec, epoch: int, widths: Sequence[int], left: Sequence[Seconds]
+    ) -> tuple[float, ...] | None:
+        """Speedups of the work that comes next; None where they are those of all that is left.
+
+        Args:
+            spec: The run.
+            epoch: Epochs that are complete.
+            widths: That are allowed.
+            left: What the foresight tells of them.
+        """
+        assert self.foresight is not None, "who foresees nothing knows nothing of what comes next"
+        for later in range(epoch + 1, spec.settings.epochs):
+            if left[0] - self.foresight(spec, later, widths[:1])[0] < NEXT:
+                continue
+            then = self.foresight(spec, later, widths)
+            took = [now - after for now, after in zip(left, then, strict=True)]
+            speedups = tuple(took[0] / each for each in took)
+            told = zip(speedups, left, strict=True)
+            is_same = all(abs(each * x / left[0] - 1.0) < _ALIKE for each, x in told)
+            return None if is_same else speedups
+        return None
 
 
 @dataclass(slots=True)
@@ -79,12 +105,21 @@ class Rearrange:
         spec, widths = record.spec, legal_widths(record.spec)
         attempt = now - record.attempt_started_at if record.attempt_started_at is not None else 0.0
         width = record.placement.world_size if record.placement is not None else 0
+        known, speedups_now = self.knowledge, None
+        left: Seconds | None
+        if known.foresight is not None:
+            told = known.foresight(spec, record.epoch, widths)
+            speedups_now = known.of_next(spec, record.epoch, widths, told)
+            left, speedups = told[0], tuple(told[0] / each if each else 1.0 for each in told)
+        else:
+            left, speedups = self._left(record), tuple(known.speedups.of(spec, k) for k in widths)
         return Candidate(
             run_id=spec.run_id,
             widths=widths,
-            speedups=tuple(self.knowledge.speedups.of(spec, width) for width in widths),
+            speedups=speedups,
+            speedups_now=speedups_now,
             width=width,
-            left_seconds=self._left(record),
+            left_seconds=left,
             attained_seconds=record.attained + attempt * width,
             submitted_at=record.submitted_at,
             priority=record.priority,
@@ -94,8 +129,6 @@ class Rearrange:
     def _left(self, record: RunRecord) -> Seconds | None:
         """What is left at the speed of one card, by its own epochs, or those of runs like it."""
         epochs_left = max(record.spec.settings.epochs - record.epoch, 0)
-        if self.knowledge.foresight is not None:
-            return self.knowledge.foresight(record.spec, record.epoch)
         seconds = record.pace_of_one
         if seconds is None:
             seconds = self.knowledge.speedups.seconds_of_one(record.spec)

@@ -12,6 +12,15 @@ included where k is not what it has now.
 3. With k cards a run earns q / x_k per second. Widths are chosen to earn the most together: on the
    concave envelope of each run's earnings, the steepest steps first, while cards are left.
 
+4. What a run does next may scale otherwise than the rest of it (early epochs bear only small
+   batches). A first filling by the rest tells what a card earns at the margin, p, and so what a
+   run earns beyond what its cards cost, V = max over k of (earnings - p k). V cannot jump where
+   the scaling does (Pontryagin again), so next work is worth min over k of (V + p k) x_k, by its
+   own x_k.
+5. Nobody ends later than the makespan: to the runs that seem to end last, `tail_weight` more are
+   added in 2, divided by how near they come to the longest. Runs of one width are left out: it
+   could only change their order.
+
 Of runs of one fixed width this is shortest remaining card-time first; of runs that scale alike it
 gives short ones more, as heSRPT does (Berg et al., 2020), yet cards go to whoever uses them
 well. Changes pay for themselves: a restart costs `restart_seconds` now, and again every
@@ -27,7 +36,7 @@ runs with the same widths and speedups only the first G in rank are looked at.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -40,6 +49,7 @@ __all__ = ["ShortestFlow"]
 _LEAST_LEFT: Seconds = 1.0  # a forecast of nothing left is no reason to divide by it
 _LEAST_SERVICE: Seconds = 3600.0  # of one card; below it a run counts as new
 _SERVICE_STEP = 4.0
+_TAIL = 0.1  # of the longest: who comes as near as that counts for about a third of it
 
 
 class _Step(NamedTuple):
@@ -56,13 +66,14 @@ class ShortestFlow:
     """Widths that shorten the mean completion time; see the module for the rule.
 
     Classes of priority are served one after the other, the highest first, with what is left.
-    `tail_weight` is how many runs more are counted to end with the last one: it shortens the
-    makespan and the longest completion times, for a little of the mean.
+    `tail_weight` is how many runs more are counted to end with the last ones: it shortens the
+    makespan and the longest completion times, for a little of the mean. Where progress is known
+    only from epochs, or a change costs an epoch, large weights do harm.
     """
 
     round_seconds: Seconds = 60.0
     restart_seconds: Seconds = 30.0
-    horizon_seconds: Seconds = 600.0
+    horizon_seconds: Seconds = 300.0
     tail_weight: float = 1.0
     resize_mode: StopMode = StopMode.AFTER_EPOCH
 
@@ -82,18 +93,33 @@ class ShortestFlow:
             group = [each for each in candidates if each.priority == priority]
             free = num_gpus - sum(chosen.values())
             if free > 0:
-                chosen |= _fill(group, self._earnings(group, free), free)
+                earnings = self._earnings(group, free)
+                if any(each.speedups_now is not None for each in group):
+                    price = _marginal(_steps(group, earnings), free)
+                    earnings |= {
+                        index: self._earnings_now(group[index], earned, price)
+                        for index, earned in earnings.items()
+                        if group[index].speedups_now is not None
+                    }
+                chosen |= _fill(group, earnings, free)
         return chosen
 
-    def seconds_left(self, candidate: Candidate) -> list[Seconds]:
-        """To the end with each of the run's widths, restarts included where a width is new."""
+    def seconds_left(
+        self, candidate: Candidate, speedups: Sequence[float] | None = None
+    ) -> list[Seconds]:
+        """To the end with each of the run's widths, restarts included where a width is new.
+
+        Args:
+            candidate: The run.
+            speedups: In place of its own.
+        """
         left = candidate.left_seconds
         if left is None:
             left = _likely_left(candidate.attained_seconds)
         left = max(left, _LEAST_LEFT)
         share = self.restart_seconds / self.horizon_seconds
         told = []
-        for width, speedup in zip(candidate.widths, candidate.speedups, strict=True):
+        for width, speedup in zip(candidate.widths, speedups or candidate.speedups, strict=True):
             seconds = left / speedup
             if width != candidate.width:
                 seconds += max(self.restart_seconds, seconds * share)
@@ -104,42 +130,53 @@ class ShortestFlow:
         """What each run earns with each of its widths, by its index; not of hopeless ones."""
         price = len(group) / num_gpus
         keys = [_least_cost(each.widths, self.seconds_left(each), price) for each in group]
+        weights = self._weights(group, keys)
+        behind = sum(weights)
         seen: Counter[tuple[tuple[int, ...], tuple[float, ...]]] = Counter()
         earnings: dict[int, list[float]] = {}
-        for rank, index in enumerate(sorted(range(len(group)), key=keys.__getitem__)):
-            candidate = group[index]
+        for index in sorted(range(len(group)), key=keys.__getitem__):
+            candidate, own = group[index], weights[index]
+            behind = max(behind - own, 0.0)
             if not candidate.width:
                 shape = (candidate.widths, candidate.speedups)
                 seen[shape] += 1
                 if seen[shape] > num_gpus:
                     continue  # those before it would take every card
-            behind = len(group) - 1 - rank
             seconds = self.seconds_left(candidate)
-            worth = self._worth(candidate, seconds, behind, num_gpus)
+            worth = own * _least_cost(candidate.widths, seconds, behind / num_gpus / own)
             earnings[index] = [worth / each for each in seconds]
         return earnings
 
-    def _worth(
-        self, candidate: Candidate, seconds: list[Seconds], behind: int, num_gpus: int
-    ) -> float:
-        """Of ending it: its own waiting, and the cards it takes from those behind."""
-        own = 1.0 if behind else 1.0 + self.tail_weight
-        price = (behind + self.tail_weight * bool(behind)) / num_gpus
-        return own * _least_cost(candidate.widths, seconds, price / own)
+    def _weights(self, group: Sequence[Candidate], keys: Sequence[Seconds]) -> list[float]:
+        """For how many runs each of them counts; the longest ones for more than one."""
+        longest = max(keys)
+        near = [math.exp((key / longest - 1.0) / _TAIL) for key in keys]
+        part = self.tail_weight / sum(near)
+        return [
+            1.0 + part * each * (len(candidate.widths) > 1)
+            for each, candidate in zip(near, group, strict=True)
+        ]
+
+    def _earnings_now(
+        self, candidate: Candidate, earned: Sequence[float], price: float
+    ) -> list[float]:
+        """By what it does next, at the price of a card now."""
+        by_width = list(zip(candidate.widths, earned, strict=True))
+        gain = max(0.0, *(each - price * width for width, each in by_width))
+        price = min(price, max(each / width for width, each in by_width))  # else it would not run
+        seconds = self.seconds_left(candidate, candidate.speedups_now)
+        told = zip(candidate.widths, seconds, strict=True)
+        worth = min((gain + price * width) * each for width, each in told)
+        return [worth / each for each in seconds]
 
 
 def _fill(
     group: Sequence[Candidate], earnings: Mapping[int, list[float]], num_gpus: int
 ) -> dict[RunId, int]:
     """Climb the envelopes, steepest first; a step that is too wide is climbed as far as it goes."""
-    steps = sorted(
-        step
-        for index, earned in earnings.items()
-        for step in _envelope(index, group[index].widths, earned)
-    )
     widths: dict[int, int] = {}
     left = num_gpus
-    for step in steps:
+    for step in _steps(group, earnings):
         if widths.get(step.run, 0) != step.start:
             continue
         end = step.end
@@ -151,6 +188,24 @@ def _fill(
         if not left:
             break
     return {group[index].run_id: width for index, width in widths.items()}
+
+
+def _steps(group: Sequence[Candidate], earnings: Mapping[int, list[float]]) -> list[_Step]:
+    return sorted(
+        step
+        for index, earned in earnings.items()
+        for step in _envelope(index, group[index].widths, earned)
+    )
+
+
+def _marginal(steps: Iterable[_Step], num_gpus: int) -> float:
+    """What the last card earns; nothing where not all are wanted."""
+    left = num_gpus
+    for step in steps:
+        left -= step.end - step.start
+        if left <= 0:
+            return -step.minus_slope
+    return 0.0
 
 
 def _best_up_to(step: _Step, left: int, widths: Sequence[int], earned: Sequence[float]) -> int:

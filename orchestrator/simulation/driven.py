@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TypeAlias
 
 from orchestrator.cluster.sim import SimCluster
@@ -25,6 +26,7 @@ from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
 from orchestrator.simulation.pollux import Application, Moments, Shape, packed_shape
 from orchestrator.simulation.pollux_files import Submission
+from orchestrator.simulation.remaining import seconds_after
 from orchestrator.simulation.rounds import Job, Machine
 from orchestrator.simulation.sized import NCF_BATCH, Freedom, most_gpus
 from orchestrator.store.memory import MemoryStore
@@ -175,11 +177,16 @@ class _Speeds:
         moments = last if epoch is None else app.moments(app.least_batch, epoch)
         return app.best_batch(shape, moments)[1]
 
-    def _batch(self, row: Submission, shape: Shape) -> int:
+    def fixed_batch(self, row: Submission) -> int | None:
+        """The batch that a job has for life; None where it is free."""
         if self.freedom is not Freedom.ADAPTIVE:
             return row.batch
-        if row.app == "ncf":
-            return NCF_BATCH
+        return NCF_BATCH if row.app == "ncf" else None
+
+    def _batch(self, row: Submission, shape: Shape) -> int:
+        fixed = self.fixed_batch(row)
+        if fixed is not None:
+            return fixed
         app = self.apps[row.app]
         last = self.seen.get(row.name)
         if last is None:
@@ -194,18 +201,20 @@ class _Foresight:
     speeds: _Speeds
     error: float
 
-    def left(self, spec: RunSpec, epoch: int) -> Seconds:
-        """Seconds on one card after so many epochs."""
+    def left(self, spec: RunSpec, epoch: int, widths: Sequence[int]) -> list[Seconds]:
+        """Seconds to the end after so many epochs, with each of the widths."""
         row = self.speeds.rows[spec.run_id]
         app = self.speeds.apps[row.app]
-        ends = (0.0, *app.epoch_ends)
-        width = self.speeds.least_width(row)
-        seconds = sum(
-            (ends[at + 1] - ends[at]) / self.speeds.rate(row, width, at)
-            for at in range(epoch, app.num_epochs)
+        told = seconds_after(
+            app, self.speeds.fixed_batch(row), epoch, spec.num_gpus, self.speeds.gpus_per_node
         )
-        wrong = random.Random(f"forecast/{row.name}").gauss(0.0, self.error)
-        return seconds * self.speeds.speedup(spec, width) * math.exp(wrong)
+        wrong = _wrong(row.name, self.error)
+        return [told[width - 1] * wrong for width in widths]
+
+
+@cache
+def _wrong(name: str, error: float) -> float:
+    return math.exp(random.Random(f"forecast/{name}").gauss(0.0, error))
 
 
 def _spec(row: Submission, app: Application, freedom: Freedom, machine: Machine) -> RunSpec:

@@ -10,7 +10,7 @@ from orchestrator.simulation.pollux import Application, Shape, packed_shape
 from orchestrator.simulation.rounds import Job
 from orchestrator.types import Seconds
 
-__all__ = ["seconds_left", "speeds_now"]
+__all__ = ["seconds_after", "seconds_left", "seconds_of_next", "speeds_now"]
 
 _ROUNDS_TO_SETTLE = 2  # of choosing the best batch by the statistics at the batch chosen before
 
@@ -21,6 +21,42 @@ def seconds_left(job: Job, most: int, gpus_per_node: int) -> list[Seconds]:
     With a batch of its own choice a job is taken to have the best one in every epoch to come.
     A width that was not measured takes `math.inf`.
     """
+    told = _left(job, most, gpus_per_node)
+    return [float(each) for each in told]
+
+
+@cache
+def seconds_after(
+    app: Application, batch: int | None, epoch: int, most: int, gpus_per_node: int
+) -> tuple[Seconds, ...]:
+    """As `seconds_left`, of a job that has just completed so many epochs."""
+    return tuple(float(each) for each in _table(app, batch, most, gpus_per_node)[epoch])
+
+
+def seconds_of_next(
+    job: Job, most: int, gpus_per_node: int, *, seconds: Seconds, least: int = 1
+) -> list[Seconds]:
+    """As `seconds_left`, of the work alone that comes next, up to the end of an epoch.
+
+    Args:
+        job: With how far it is.
+        most: GPUs.
+        gpus_per_node: Of the cluster.
+        seconds: How much work at least, on `least` GPUs; all of it where less is left.
+        least: GPUs.
+    """
+    table = _table(job.app, job.batch, most, gpus_per_node)
+    left = _left(job, most, gpus_per_node)
+    epochs = range(job.epoch + 1, job.app.num_epochs)
+    at = least - 1
+    until = next((e for e in epochs if left[at] - table[e][at] >= seconds), job.app.num_epochs)
+    known = np.isfinite(left)
+    left[known] -= table[until][known]
+    return [float(each) for each in left]
+
+
+def _left(job: Job, most: int, gpus_per_node: int) -> Any:
+    """Seconds to the end by widths."""
     table = _table(job.app, job.batch, most, gpus_per_node)
     begin = job.app.epoch_ends[job.epoch - 1] if job.epoch else 0.0
     done = (job.progress - begin) / (job.app.epoch_ends[job.epoch] - begin)
@@ -28,7 +64,7 @@ def seconds_left(job: Job, most: int, gpus_per_node: int) -> list[Seconds]:
     told = np.full(most, math.inf)
     known = np.isfinite(now)
     told[known] = now[known] - done * (now[known] - after[known])
-    return [float(each) for each in told]
+    return told
 
 
 def speeds_now(job: Job, most: int, gpus_per_node: int) -> list[float]:

@@ -8,7 +8,8 @@ Assumptions that favour it, each of which can be switched off:
 - It knows the true step time of every width, as Optimus did; Pollux fits it from what it has tried,
   and may try at most twice what it has. With `is_exploring` that bound holds here too.
 - With a batch of its own it knows how the statistics of the gradient will develop, as part of what
-  is left; the batch itself is chosen, as in Pollux, by those last seen.
+  is left and of how the next epochs scale; the batch itself is chosen, as in Pollux, by those last
+  seen.
 
 ncf is held at one GPU wherever widths are free, as published.
 """
@@ -20,13 +21,14 @@ from enum import Enum
 from orchestrator.schedule.policy import Candidate, Policy
 from orchestrator.simulation.packing import pack
 from orchestrator.simulation.pollux import packed_shape
-from orchestrator.simulation.remaining import seconds_left, speeds_now
+from orchestrator.simulation.remaining import seconds_left, seconds_of_next, speeds_now
 from orchestrator.simulation.rounds import Gpus, Job, Machine, shape_of
 from orchestrator.types import RunId, Seconds
 
 __all__ = ["NCF_BATCH", "Freedom", "Sized", "most_gpus"]
 
 NCF_BATCH = 32768  # at which Pollux holds it
+_NEXT: Seconds = 1200.0  # of work on one GPU: what a job trains between two changes, and some more
 _WORTH_A_RESTART = 1.1  # times as fast; a restart of 30 s is then paid back in 5 minutes
 
 
@@ -103,7 +105,19 @@ class Sized:
             submitted_at=job.row.submit_s,
             priority=0,
             order=number,
+            speedups_now=self._speedups_now(job, widths, machine),
         )
+
+    def _speedups_now(
+        self, job: Job, widths: Sequence[int], machine: Machine
+    ) -> tuple[float, ...] | None:
+        """Of the next epochs, where the batch is free; with a fixed one all epochs are alike."""
+        if job.batch is not None or self._forecast is None:
+            return None
+        told = seconds_of_next(
+            job, widths[-1], machine.gpus_per_node, seconds=_NEXT, least=widths[0]
+        )
+        return tuple(told[widths[0] - 1] / told[width - 1] for width in widths)
 
     def _seconds(self, job: Job, most: int, machine: Machine) -> list[Seconds]:
         if self._forecast is not None:

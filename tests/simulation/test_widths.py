@@ -35,17 +35,18 @@ def group_of(seed: int) -> tuple[list[Candidate], int]:
     runs = []
     for number in range(chance.randint(1, 30)):
         widths = sorted(chance.sample([1, 2, 3, 4, 6, 8, 16], chance.randint(1, 7)))
-        runs.append(
-            run_of(
-                str(number),
-                widths=widths,
-                power=chance.uniform(-0.5, 1.0),
-                width=chance.choice([0, *widths]),
-                left=chance.choice([None, 0.0, 10.0 ** chance.uniform(0, 6)]),
-                attained=chance.choice([0.0, 10.0 ** chance.uniform(0, 6)]),
-                priority=chance.randint(0, 2),
-            )
+        power = chance.uniform(-0.5, 1.0)
+        speedups_now = tuple(each**power for each in widths)
+        run = run_of(
+            str(number),
+            widths=widths,
+            power=chance.uniform(-0.5, 1.0),
+            width=chance.choice([0, *widths]),
+            left=chance.choice([None, 0.0, 10.0 ** chance.uniform(0, 6)]),
+            attained=chance.choice([0.0, 10.0 ** chance.uniform(0, 6)]),
+            priority=chance.randint(0, 2),
         )
+        runs.append(replace(run, speedups_now=chance.choice([None, speedups_now])))
     return runs, chance.randint(1, 64)
 
 
@@ -165,6 +166,23 @@ def test_the_weight_of_the_tail_gives_the_last_run_more() -> None:
     ]
     assert cards == sorted(cards)
     assert cards[0] < cards[-1]
+
+
+def test_a_run_whose_next_work_does_not_scale_leaves_cards_to_others() -> None:
+    early = replace(run_of("early"), speedups_now=(1.0, 1.1, 1.1, 1.1))
+    assert ShortestFlow().widths(0.0, [run_of("early"), run_of("late")], 9)["early"] > 1
+    assert ShortestFlow().widths(0.0, [early, run_of("late")], 9) == {"early": 1, "late": 8}
+
+
+def test_where_next_work_scales_as_the_rest_it_changes_nothing() -> None:
+    runs = [run_of(str(number), left=1000.0 * 3**number, power=0.7) for number in range(4)]
+    told = [replace(run, speedups_now=run.speedups) for run in runs]
+    assert ShortestFlow().widths(0.0, told, 20) == ShortestFlow().widths(0.0, runs, 20)
+
+
+def test_the_weight_of_the_tail_does_not_change_the_order_of_runs_of_one_width() -> None:
+    runs = [run_of(str(number), widths=[4], left=1000.0 + 10.0 * number) for number in range(5)]
+    assert ShortestFlow(tail_weight=100.0).widths(0.0, runs, 8) == {"0": 4, "1": 4}
 
 
 def test_of_ten_thousand_equal_runs_the_first_are_chosen() -> None:
