@@ -170,7 +170,7 @@ def test_the_weight_of_the_tail_gives_the_last_run_more() -> None:
 
 def test_a_run_whose_next_work_does_not_scale_leaves_cards_to_others() -> None:
     early = replace(run_of("early"), speedups_now=(1.0, 1.1, 1.1, 1.1))
-    assert ShortestFlow().widths(0.0, [run_of("early"), run_of("late")], 9)["early"] > 1
+    assert ShortestFlow().widths(0.0, [run_of("early"), run_of("late")], 9)[RunId("early")] > 1
     assert ShortestFlow().widths(0.0, [early, run_of("late")], 9) == {"early": 1, "late": 8}
 
 
