@@ -73,7 +73,7 @@ class ShortestFlow:
 
     round_seconds: Seconds = 60.0
     restart_seconds: Seconds = 30.0
-    horizon_seconds: Seconds = 300.0
+    horizon_seconds: Seconds = 600.0
     tail_weight: float = 1.0
     resize_mode: StopMode = StopMode.AFTER_EPOCH
 
