@@ -26,7 +26,7 @@ from orchestrator.trainer.options_ddp import DdpOptions, ddp_options
 from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.pack import own_state
 from orchestrator.trainer.ranks import Ranks
-from orchestrator.trainer.rates import restore_under_own_rates
+from orchestrator.trainer.rates import restore_under_own_rates, steps_done
 from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.rungs import Offer, Rungs
 from orchestrator.trainer.step_state import StepState
@@ -233,16 +233,7 @@ class Learner:
         own_state(self._optimizer)
         if state["scaler"]:  # of an attempt that had one: half precision may have come since
             self._scaler.load_state_dict(state["scaler"])
-        self._go_to(state)
-
-    def _go_to(self, state: Mapping[str, Any]) -> None:
-        """Set the schedule to where `state` was; it is the config's own.
-
-        A clone of another run may have another batch, and so another number of steps in the
-        epochs that are done.
-        """
-        theirs = state.get("steps_per_epoch", self._steps_per_epoch)
-        self._num_steps = state["num_steps"] * self._steps_per_epoch // theirs
+        self._num_steps = steps_done(state, self._steps_per_epoch)
         self._schedule.step_update(self._num_steps)
 
     def _gradients(self, batch: Batch, micro_batch: int) -> Tensor:

@@ -11,6 +11,7 @@ from orchestrator.trainer import sharding
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.options_ddp import DdpOptions, Shard
+from orchestrator.trainer.rates import steps_done
 from orchestrator.trainer.reduction import Reduction
 
 __all__ = ["ShardedLearner"]
@@ -71,7 +72,8 @@ class ShardedLearner(Learner):
         sharding.put_optimizer(self._optimizer, state["optimizer"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
-        self._go_to(state)
+        self._num_steps = steps_done(state, self._steps_per_epoch)
+        self._schedule.step_update(self._num_steps)
 
     def _judging(self) -> Any:
         return nullcontext() if self._averages is None else self._averages.in_place()
