@@ -251,7 +251,7 @@ def _await_job_server(url: str) -> None:
             if error.code == 401:
                 return
         except (URLError, OSError):
-            pass
+            pass  # it is not up yet; asked again until the time is over
         else:
             raise ClusterError(
                 "Ray's job server lets everybody in, and was ended",
