@@ -1,20 +1,26 @@
 """Plans, recommends and shows the book: `orc plan`, `orc recommend`, `orc memory book`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.client import survey
 from orchestrator.client.access import Client
+from orchestrator.client.cpus import counted, hosts_of
 from orchestrator.client.planner import planner_of
+from orchestrator.client.plans import CardPlan
 from orchestrator.client.targets import Cards, targets_of
 from orchestrator.client.together import together
 from orchestrator.config.check import check_files
-from orchestrator.config.load import load_config, load_shared
+from orchestrator.config.load import Config, load_config, load_shared
 from orchestrator.console import plan as console
 from orchestrator.console.say import say
+from orchestrator.device.catalogue import emulated_cards
+from orchestrator.device.nvml import survey as nvml_cards
 from orchestrator.memory.predict import Predictor
+from orchestrator.types import Card, Node
 
-__all__ = ["Cards", "book", "plan", "recommend"]
+__all__ = ["Cards", "book", "cpus_told", "plan", "recommend"]
 
 
 def plan(  # noqa: PLR0913 - the options of a command
@@ -48,8 +54,33 @@ def plan(  # noqa: PLR0913 - the options of a command
     if write is not None:
         survey.write_config(write, config, plans)
         say(f"wrote {write}")
+    if any(project.fitting.is_cpus_auto for project in config.projects):
+        for line in cpus_told(config, plans, hosts_of(client, _cards(config))):
+            say(line)
     shared = together(config, plans, targets)
     return console.show_plans(plans, shared, as_json=as_json, verbose=verbose)
+
+
+def cpus_told(config: Config, plans: Sequence[CardPlan], hosts: Sequence[Node]) -> list[str]:
+    """How many CPUs the projects count that leave it to the product, a line each."""
+    told = []
+    for project in config.projects:
+        if project.fitting.is_cpus_auto:
+            own = [plan for plan in plans if plan.name == project.label and plan.fits]
+            shares = [plan.share_bytes for plan in own if plan.share_bytes]
+            spec = replace(
+                project.template,
+                memory_bytes=project.template.memory_bytes or max(shares, default=None),
+            )
+            told.append(f"{project.label}: {counted(spec, hosts)[1]}")
+    return told
+
+
+def _cards(config: Config) -> tuple[Card, ...]:
+    """Of this machine: emulated ones where they are asked for, else those that are there."""
+    if config.emulate:
+        return emulated_cards(config.emulate)
+    return tuple(nvml_cards()[0])
 
 
 def recommend(

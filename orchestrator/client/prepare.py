@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from orchestrator.client.access import Client, fingerprint, new_run_id
+from orchestrator.client.cpus import hosts_of, is_counted, with_cpus
 from orchestrator.client.fitting import fit_run, kinds_of, write_plan
 from orchestrator.client.plans import Planner
 from orchestrator.client.ram import host_of, is_predicted, with_ram
@@ -69,6 +70,9 @@ def order_runs(
             for order in wanted
         }
         orders = tuple(fitted.get(order.spec.run_id, order) for order in orders)
+    if any(map(is_counted, orders)):
+        hosts = hosts_of(client, cards or ())
+        orders = tuple(with_cpus(order, hosts) for order in orders)
     if not any(map(is_predicted, orders)):
         return orders
     host = host_of(client)

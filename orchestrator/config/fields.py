@@ -187,11 +187,16 @@ def group_key_given(value: object) -> object:
 
 
 def cpus_given(value: object) -> object:
-    """A number of CPUs; None for auto."""
-    return None if value == "auto" else value
+    """A number of CPUs, or auto."""
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_CPUS:
+        return float(value)
+    raise ValueError("must be a number of CPUs, 0 to 4096, or auto")
 
 
 MAX_GPUS = 4096  # of one run
+MAX_CPUS = 4096  # of one worker
 
 
 def gpus_given(value: object) -> int | str:

@@ -62,13 +62,13 @@ class ResourcesModel(Block):
         tuple[Text, ...], BeforeValidator(one_or_more, json_schema_input_type=str | list[str])
     ] = Field((), max_length=64, description="card names that are allowed; none given allows all")
     cpus: Annotated[
-        float | None, BeforeValidator(cpus_given, json_schema_input_type=float | str | None)
+        float | Literal["auto"] | None,
+        BeforeValidator(cpus_given, json_schema_input_type=float | Literal["auto"] | None),
     ] = Field(
         None,
-        ge=0,
-        le=4096,
-        description="CPUs per GPU, counted by the scheduler; auto: 1 with `device: cpu`, and not"
-        " counted beside a GPU, so that small machines train too",
+        description="CPUs per GPU, counted by the scheduler; auto: one for each loading process and"
+        " one for the training, at most a card's part of its node (then with fewer loading"
+        " processes); none given: not counted beside a GPU, 1 with `device: cpu`",
     )
     ram: Annotated[int | None, BeforeValidator(memory_given, json_schema_input_type=str | None)] = (
         Field(

@@ -141,12 +141,13 @@ def _fitting(model: ProjectModel) -> Fitting:
             rungs=tuple(Rung(name) for name in model.memory.ladder),
             least_imgsz=model.memory.least_imgsz,
         ),
+        is_cpus_auto=model.resources.cpus == "auto",
     )
 
 
 def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> RunSpec:
     is_cpu = model.device == "cpu"
-    cpus = model.resources.cpus
+    cpus = None if model.resources.cpus == "auto" else model.resources.cpus
     least, most = model.resources.width
     return RunSpec(
         run_id=RunId(""),

@@ -28,11 +28,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitting:
-    """How a project is made to fit: whether it is predicted, what stays free, what may be cut."""
+    """How a project is made to fit: whether it is predicted, what stays free, what may be cut.
+
+    With `is_cpus_auto` the CPUs of its loading processes are counted, as many as nodes have.
+    """
 
     is_predicted: bool = True
     headroom: Headroom = field(default_factory=Headroom)
     ladder: Ladder = field(default_factory=Ladder)
+    is_cpus_auto: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
