@@ -29,13 +29,24 @@ from orchestrator.store.private import check_name
 from orchestrator.store.schema import inbox
 from orchestrator.types import RunId, Seconds
 
-__all__ = ["Wish", "answer_to", "ask", "forget_drains", "is_empty", "take", "waiting"]
+__all__ = [
+    "Wish",
+    "answer_to",
+    "ask",
+    "forget_drains",
+    "is_empty",
+    "oldest",
+    "stamped",
+    "take",
+    "waiting",
+]
 
 _OfRun: TypeAlias = CancelRequested | ResumeRequested | PriorityChanged | RunMoved
 _OfAll: TypeAlias = QueueChanged | PolicyChanged | PlaceMended | DrainRequested
 _Asked: TypeAlias = RunSubmitted | _OfRun | _OfAll
 _DRAIN = "drain "  # how the key of a drain begins
-_AT_ONCE = 50  # wishes in a transaction: askers wait for it, and it takes 15 ms
+_AT_ONCE = 50  # wishes in a transaction: askers wait for it
+_CHUNK = 500  # values in one IN: every database takes as many
 _ATTEMPTS = 3  # another asker may be first, once for each of a few keys
 
 
@@ -50,11 +61,11 @@ class Wish:
 
 def ask(database: Database, wishes: Sequence[Wish]) -> tuple[RunId, ...]:
     """Put wishes into the inbox, all or none, each once per key; as `SqlStore.ask_all`."""
-    made = [(wish, _row(wish)) for wish in wishes]
+    made = [_row(wish) for wish in wishes]
     for attempt in range(_ATTEMPTS):
         try:
             with database.transaction(write=True) as connection:
-                return tuple(_put(connection, wish, row) for wish, row in made)
+                return _put(connection, wishes, made)
         except IntegrityError:  # another asker was first; the next look finds what it asked
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -67,19 +78,26 @@ def answer_to(connection: Connection, key: str) -> RunId | None:
     return None if answer is None else RunId(answer)
 
 
-def take(database: Database, connection: Connection, at: Seconds) -> tuple[Event, ...]:
-    """Move the oldest waiting wishes into the journal, stamped `at`, in the order of asking."""
-    taken, marks = [], []
+def oldest(connection: Connection) -> list[tuple[int, Event]]:
+    """The oldest wishes that wait, with their numbers, in the order of asking; fifty at most."""
     query = select(inbox.c.id, inbox.c.body).where(inbox.c.taken_seq.is_(None))
-    for row in connection.execute(query.order_by(inbox.c.id).limit(_AT_ONCE)).all():
-        event = replace(decode(row.body), at=at)
-        seq = rows.record(database, connection, event, encode(event))
-        marks.append({"wish": row.id, "seq": seq})
-        taken.append(event)
-    if marks:
-        mark = update(inbox).where(inbox.c.id == bindparam("wish"))
-        connection.execute(mark.values(taken_seq=bindparam("seq")), marks)
-    return tuple(taken)
+    found = connection.execute(query.order_by(inbox.c.id).limit(_AT_ONCE)).all()
+    return [(row.id, decode(row.body)) for row in found]
+
+
+def stamped(found: Sequence[tuple[int, Event]], at: Seconds) -> list[tuple[int, Event, str]]:
+    """Wishes as they are taken at a time, with the text that records them."""
+    events = [(wish, replace(event, at=at)) for wish, event in found]
+    return [(wish, event, encode(event)) for wish, event in events]
+
+
+def take(connection: Connection, made: Sequence[tuple[int, Event, str]]) -> tuple[Event, ...]:
+    """Move wishes, made by `stamped`, into the journal."""
+    numbers = rows.record_asked(connection, [(event, body) for _, event, body in made])
+    marks = [{"wish": wish, "seq": seq} for (wish, *_), seq in zip(made, numbers, strict=True)]
+    mark = update(inbox).where(inbox.c.id == bindparam("wish"))
+    connection.execute(mark.values(taken_seq=bindparam("seq")), marks)
+    return tuple(event for _, event, _ in made)
 
 
 def waiting(connection: Connection) -> tuple[Event, ...]:
@@ -121,20 +139,53 @@ def _row(wish: Wish) -> dict[str, Any]:
     }
 
 
-def _put(connection: Connection, wish: Wish, row: dict[str, Any]) -> RunId:
-    if row["key"] is not None:
-        query = select(inbox.c.answer, inbox.c.substance).where(inbox.c.key == row["key"])
-        before = connection.execute(query).first()
-        if before is not None:
-            if before.substance == row["substance"]:
-                return RunId(before.answer)
-            raise _conflict(wish.key, row["submits"], before.answer)
-    if row["submits"] is not None:
-        query = select(inbox.c.answer).where(inbox.c.submits == row["submits"])
-        if connection.execute(query).first() is not None:
-            raise _conflict(None, row["submits"], row["submits"])
-    connection.execute(insert(inbox).values(**row))
-    return RunId(row["answer"])
+def _put(
+    connection: Connection, wishes: Sequence[Wish], made: Sequence[dict[str, Any]]
+) -> tuple[RunId, ...]:
+    """Write what is new, all at once; the answers in the order of the wishes."""
+    keys = [row["key"] for row in made if row["key"] is not None]
+    names = [row["submits"] for row in made if row["submits"] is not None]
+    known = _known(connection, keys)
+    submitted = _submitted(connection, names)
+    answers, new = [], []
+    for wish, row in zip(wishes, made, strict=True):
+        key, submits = row["key"], row["submits"]
+        if key in known:
+            answer, substance = known[key]
+            if substance != row["substance"]:
+                raise _conflict(wish.key, submits, answer)
+            answers.append(RunId(answer))
+            continue
+        if submits in submitted:
+            raise _conflict(None, submits, submits)
+        if key is not None:
+            known[key] = row["answer"], row["substance"]
+        if submits is not None:
+            submitted.add(submits)
+        new.append(row)
+        answers.append(RunId(row["answer"]))
+    if new:
+        connection.execute(insert(inbox), new)
+    return tuple(answers)
+
+
+def _known(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Answer and substance of the keys that were used."""
+    found: dict[str, tuple[str, str]] = {}
+    for at in range(0, len(keys), _CHUNK):
+        query = select(inbox.c.key, inbox.c.answer, inbox.c.substance)
+        rows_of = connection.execute(query.where(inbox.c.key.in_(keys[at : at + _CHUNK])))
+        found.update((row.key, (row.answer, row.substance)) for row in rows_of)
+    return found
+
+
+def _submitted(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Those of some run ids that were submitted."""
+    found: set[str] = set()
+    for at in range(0, len(names), _CHUNK):
+        part = names[at : at + _CHUNK]
+        found.update(connection.scalars(select(inbox.c.submits).where(inbox.c.submits.in_(part))))
+    return found
 
 
 def _checked(event: Event) -> _Asked:

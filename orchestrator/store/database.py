@@ -77,8 +77,8 @@ class Database:
                 newer orchestrator (E5005).
         """
         with self.transaction(write=False) as connection:
-            names = inspect(connection).get_table_names()
-            if VERSION_TABLE not in names:
+            if not self._has_version(connection):
+                names = inspect(connection).get_table_names()
                 if names and self.path:
                     raise _foreign(self.what, names)
                 return None
@@ -91,6 +91,14 @@ class Database:
                 fix=("upgrade orchestrator, or use another store with ORC_HOME",),
             )
         return None if version is None else str(version)
+
+    def _has_version(self, connection: Connection) -> bool:
+        if self.path is None:
+            return inspect(connection).has_table(VERSION_TABLE)
+        query = (
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"  # no need to inspect
+        )
+        return connection.exec_driver_sql(query, (VERSION_TABLE,)).first() is not None
 
     def migrate(self) -> None:
         """Bring the tables to the newest version, in one transaction."""

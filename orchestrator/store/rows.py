@@ -1,6 +1,7 @@
 """Reads and writes the rows of the store; each function works inside its caller's transaction."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table, delete, insert, select
@@ -19,10 +20,12 @@ __all__ = [
     "may_write",
     "progress_of",
     "record",
+    "record_asked",
     "status",
+    "status_row",
     "statuses",
     "submission",
-    "write_status",
+    "write_statuses",
 ]
 
 _Value = TypeVar("_Value")
@@ -49,14 +52,7 @@ def may_write(connection: Connection, event: Event) -> bool:
 
 def record(database: Database, connection: Connection, event: Event, body: str) -> int:
     """Put an event into the journal, and its epoch and checkpoint beside it; return its number."""
-    attempt = event.attempt if isinstance(event, AttemptEvent) else None
-    row = {
-        "at": event.at,
-        "run_id": attempt.run_id if attempt else _run_of(event),
-        "attempt": attempt.number if attempt else None,
-        "kind": type(event).__name__,
-        "body": body,
-    }
+    row = _journal_row(event, body)
     key = connection.execute(insert(journal).values(**row)).inserted_primary_key
     assert key is not None
     seq = int(key[0])
@@ -66,13 +62,28 @@ def record(database: Database, connection: Connection, event: Event, body: str) 
     return seq
 
 
-def write_status(database: Database, connection: Connection, published: RunStatus) -> None:
-    """Put a run's row in place of its last one.
+def record_asked(connection: Connection, asked: Sequence[tuple[Event, str]]) -> list[int]:
+    """Put what people asked for into the journal, with its text; return the numbers."""
+    made = [_journal_row(event, body) for event, body in asked]
+    statement = insert(journal).returning(journal.c.seq, sort_by_parameter_order=True)
+    return [int(seq) for seq in connection.scalars(statement, made)]
 
-    Raises:
-        StoreError: the row belongs to a newer attempt: attempts only grow (E5017).
-    """
-    row = {
+
+def _journal_row(event: Event, body: str) -> dict[str, Any]:
+    attempt = event.attempt if isinstance(event, AttemptEvent) else None
+    return {
+        "at": event.at,
+        "run_id": attempt.run_id if attempt else _run_of(event),
+        "attempt": attempt.number if attempt else None,
+        "kind": type(event).__name__,
+        "body": body,
+    }
+
+
+def status_row(published: RunStatus) -> dict[str, Any]:
+    """What `write_statuses` writes; worked out before others have to wait for it."""
+    return {
+        "run_id": published.run_id,
         "project": published.project,
         "state": published.state.value,
         "is_terminal": int(published.state.is_terminal),
@@ -80,21 +91,41 @@ def write_status(database: Database, connection: Connection, published: RunStatu
         "submitted_at": published.submitted_at,
         "body": _text(published),
     }
-    statement = database.insert(runs).values(run_id=published.run_id, **row)
+
+
+def write_statuses(
+    database: Database, connection: Connection, made: Sequence[dict[str, Any]]
+) -> None:
+    """Put rows of runs, made by `status_row`, in place of their last ones.
+
+    Raises:
+        StoreError: a row belongs to a newer attempt: attempts only grow (E5017).
+    """
+    statement = database.insert(runs)
+    given = {name: statement.excluded[name] for name in made[0] if name != "run_id"}
     statement = statement.on_conflict_do_update(
         index_elements=[runs.c.run_id],
-        set_=row,
-        where=runs.c.attempt <= published.attempt,
+        set_=given,
+        where=runs.c.attempt <= statement.excluded.attempt,
     )
     # Without the option SQLAlchemy forgets how many rows an INSERT touched.
-    result = connection.execute(statement, execution_options={"preserve_rowcount": True})
-    if result.rowcount != 1:
-        raise StoreError(
-            f"run {published.run_id} cannot go back to attempt {published.attempt}",
-            code="E5017",
-            why=("a newer attempt of it was published before",),
-            fix=("this is a bug in orchestrator: please report it",),
-        )
+    result = connection.execute(statement, made, execution_options={"preserve_rowcount": True})
+    if result.rowcount != len(made):
+        raise _of_newer_attempt(connection, made)
+
+
+def _of_newer_attempt(connection: Connection, made: Sequence[dict[str, Any]]) -> StoreError:
+    asked = {row["run_id"]: row["attempt"] for row in made}
+    known = connection.execute(
+        select(runs.c.run_id, runs.c.attempt).where(runs.c.run_id.in_(asked))
+    )
+    run_id = next(row.run_id for row in known if row.attempt > asked[row.run_id])
+    return StoreError(
+        f"run {run_id} cannot go back to attempt {asked[run_id]}",
+        code="E5017",
+        why=("a newer attempt of it was published before",),
+        fix=("this is a bug in orchestrator: please report it",),
+    )
 
 
 def statuses(connection: Connection, project: str | None) -> tuple[RunStatus, ...]:

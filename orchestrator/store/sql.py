@@ -23,7 +23,7 @@ from orchestrator.types import RunId, RunStatus, Seconds
 __all__ = ["SqlStore"]
 
 
-_AT_ONCE = 50  # rows in a transaction: askers wait for it, and it takes 15 ms
+_AT_ONCE = 50  # rows in a transaction: askers wait for it
 
 
 class SqlStore(StoreReader):
@@ -107,9 +107,9 @@ class SqlStore(StoreReader):
     def publish(self, statuses: Sequence[RunStatus]) -> None:
         """Update the rows that people read, and with them the fence; raises as `append` does."""
         for at in range(0, len(statuses), _AT_ONCE):
+            made = [rows.status_row(status) for status in statuses[at : at + _AT_ONCE]]
             with self._writing() as connection:
-                for status in statuses[at : at + _AT_ONCE]:
-                    rows.write_status(self._database, connection, status)
+                rows.write_statuses(self._database, connection, made)
 
     def put_up(self, name: str, value: object) -> None:
         """Tell people something of the cluster as a whole; raises as `append` does."""
@@ -124,10 +124,13 @@ class SqlStore(StoreReader):
         if self._epoch is not None and time.monotonic() >= self._next_beat:
             beat(self._database, self._epoch)
             self._next_beat = time.monotonic() + BEAT_SECONDS
-        if self.inbox_is_empty():
+        with self._database.transaction(write=False) as connection:
+            found = asking.oldest(connection)
+        if not found:
             return ()
+        made = asking.stamped(found, at)
         with self._writing() as connection:
-            return asking.take(self._database, connection, at)
+            return asking.take(connection, made)
 
     def replay(self) -> Iterator[Event]:
         """Every recorded event in the order it was recorded."""

@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 from orchestrator.errors import NotFoundError, StoreError
 from orchestrator.messages import CancelRequested, Event, GangStarted, PriorityChanged, RunSubmitted
 from orchestrator.store import database, reading
+from orchestrator.store.asking import Wish
 from orchestrator.store.migrations import FOLDER
 from orchestrator.store.schema import HEAD, VERSION_TABLE, metadata
 from orchestrator.store.sql import SqlStore
@@ -177,6 +178,36 @@ def test_a_run_is_submitted_once_with_or_without_a_key(store: SqlStore) -> None:
     with refusal("E5009"):
         store.ask(wish, "another key")
     assert len(store.waiting()) == 1
+
+
+def test_wishes_that_are_asked_together_are_one_by_one_as_if_asked_alone(store: SqlStore) -> None:
+    first = RunSubmitted(at=1.0, spec=spec())
+    other = replace(first, spec=replace(spec(), run_id=OTHER))
+    stop = CancelRequested(at=1.0, run_id=RUN)
+    wishes = [Wish(event=first, key="k"), Wish(event=other, key="k"), Wish(event=stop)]
+    assert store.ask_all(wishes) == (RUN, RUN, RUN)
+    assert [type(event) for event in store.waiting()] == [RunSubmitted, CancelRequested]
+    clash = replace(first, spec=replace(spec(), effective_batch=16))
+    for wrong in (
+        [Wish(event=stop), Wish(event=clash, key="k")],
+        [Wish(event=other), Wish(event=other, key="another")],
+    ):
+        with refusal("E5009"):
+            store.ask_all(wrong)
+    assert len(store.waiting()) == 2, "all or none"
+
+
+def test_wishes_are_taken_in_the_order_of_asking_fifty_at_a_time(store: SqlStore) -> None:
+    ids = [RunId(f"run-{number:03d}") for number in range(120)]
+    store.ask_all(
+        [Wish(event=RunSubmitted(at=1.0, spec=replace(spec(), run_id=name))) for name in ids]
+    )
+    with store.drive():
+        waves = [store.receive(float(at)) for at in range(5)]
+    assert [len(wave) for wave in waves] == [50, 50, 20, 0, 0]
+    taken = [event.spec.run_id for wave in waves for event in wave]  # type: ignore[attr-defined]  # submissions
+    assert taken == ids
+    assert [event.at for _, event in store.events()] == [0.0] * 50 + [1.0] * 50 + [2.0] * 20
 
 
 def test_other_wishes_may_be_repeated(store: SqlStore) -> None:
