@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orchestrator.config.types import Config
 from orchestrator.errors import ConfigError
 from orchestrator.messages import Event, PlaceMended, PolicyChanged, QueueChanged
 from orchestrator.schedule.standing import STANDING, Standing
@@ -12,6 +11,7 @@ from orchestrator.types import NodeId, QueueRule, Seconds
 
 if TYPE_CHECKING:
     from orchestrator.client.access import Client
+    from orchestrator.config.types import Config
 
 __all__ = ["ask_rules", "mend", "set_rule", "standing_of"]
 
@@ -20,7 +20,7 @@ _USES = ("orc queue set NAME weight=2 quota=4", "orc queue set NAME quota=none")
 _MOST = 1e6  # of a weight and a quota, as in a config
 
 
-def ask_rules(client: "Client", shared: Config, at: Seconds) -> None:
+def ask_rules(client: "Client", shared: "Config", at: Seconds) -> None:
     """Ask for what a config says about sharing; nothing where it says nothing."""
     events: list[Event] = [QueueChanged(at=at, rule=rule) for rule in shared.queues]
     if shared.policy is not None:
