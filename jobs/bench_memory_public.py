@@ -17,7 +17,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--timm", action="store_true", help="timm's table of an RTX 3090")
     parser.add_argument("--all", action="store_true", help="every row of it, not 100")
-    parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--sample", type=int, default=100, help="rows of it, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sweep", type=Path, help="file of jobs.sweep_timm to add the models to")
     parser.add_argument("--yolo", action="store_true", help="GPU_mem of ultralytics' logs")
     parser.add_argument("--counted", action="store_true", help="of those logs, only what counts")
@@ -38,6 +39,7 @@ def main() -> int:
             chosen.traces,
             take_all=chosen.all,
             sample=chosen.sample,
+            seed=chosen.seed,
             sweep=chosen.sweep,
         )
     return 0

@@ -55,25 +55,33 @@ class Verdict:
 
 
 def compare_timm(
-    data: Path, traces: Path, *, take_all: bool, sample: int = 100, sweep: Path | None = None
+    data: Path,
+    traces: Path,
+    *,
+    take_all: bool,
+    sample: int = 100,
+    seed: int = 0,
+    sweep: Path | None = None,
 ) -> None:
     """Trace the models of the table (or a sample of it) and print how many verdicts are right.
 
-    A run that was broken off takes the traces that it kept. With `sweep`, the file of
-    `jobs.sweep_timm`, a model that is traced counts there too, and those come first.
+    They come in an order drawn by `seed`, so that a larger sample begins with a smaller one. A run
+    that was broken off takes the traces that it kept. With `sweep`, the file of `jobs.sweep_timm`,
+    a model that is traced counts there too.
     """
     with (data / "gpu_bench" / TABLE).open() as file:
         rows = list(csv.DictReader(file))
     names = _known(rows)
     print(f"{len(rows)} rows, of which the installed timm has {len(names)}", flush=True)
+    random.Random(seed).shuffle(names)
     if not take_all:
-        names = sorted(random.Random(0).sample(sorted(names), min(sample, len(names))))
+        names = names[:sample]
     kept = TraceCache(traces, versions=f"{installed_versions()} benchmark.py", most_bytes=8 << 30)
     verdicts: list[Verdict] = []
     failed: list[str] = []
     by_name = {row["model"]: row for row in rows}
     trace: Tracer = _trace if sweep is None else _counting(sweep)
-    for number, name in enumerate(_order(names, sweep), 1):
+    for number, name in enumerate(names, 1):
         row = by_name[name]
         try:
             verdicts += _verdicts(row, CachedPredictor(kept, trace).trace(_workload(row)))
@@ -88,7 +96,7 @@ def _known(rows: Sequence[dict[str, str]]) -> list[str]:
     import timm
 
     listed = set(timm.list_models())
-    return [row["model"] for row in rows if row["model"] in listed]
+    return sorted(row["model"] for row in rows if row["model"] in listed)
 
 
 def _workload(row: dict[str, str]) -> Workload:
@@ -120,12 +128,6 @@ def _pair(workload: Workload) -> tuple[StepTrace, StepTrace]:
 
     set_fused_attn(False)  # torch 1.12 had no fused attention
     return trace_pair(workload, memory=_MEMORY)
-
-
-def _order(names: Sequence[str], sweep: Path | None) -> list[str]:
-    """From the end of the alphabet, which a sweep reaches last; what it has traced comes last."""
-    known = {row["model"] for row in known_rows(sweep)} if sweep else set()
-    return sorted(names, key=lambda name: (name not in known, name), reverse=True)
 
 
 def _counting(sweep: Path) -> Tracer:
