@@ -8,6 +8,7 @@ results', are not looked into at all.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.memory.answers import Answers
+from orchestrator.memory.rules import RULES
 from orchestrator.memory.special import ASKING, SPECIAL, is_on_lists, on_lists
 from orchestrator.memory.tracker import Tracker
 
@@ -24,6 +26,7 @@ __all__ = ["FakeCard", "Memory"]
 _META = torch.device("meta")
 _COPY = torch.ops.aten._to_copy.default
 _DEVICE_OF = torch.ops.prim.device.default
+_EMPTY_LIKE = torch.ops.aten.empty_like.default
 _CONSTANTS = (int, float, bool, str, type(None), torch.dtype, torch.layout, torch.device)
 _NEVER = frozenset(  # results depend on more than sizes
     {"aten::set_", "aten::resize_", "aten::resize_as_", "aten::lift_fresh"}
@@ -118,6 +121,8 @@ class FakeCard(TorchDispatchMode):
         except _CannotCache:
             return self._long_way(func, args, kwargs)
         recipe = memory.results.get(key)
+        if recipe is None and func in RULES and not kwargs:
+            recipe = memory.results[key] = _by_rule(func, tensors, args)
         if recipe is not None:
             return self._made(recipe, tensors, func)
         found = self._long_way(func, args, kwargs)
@@ -138,7 +143,7 @@ class FakeCard(TorchDispatchMode):
             if special is not None:
                 found = special(self.answers, func, args, kwargs)
             elif is_on_lists(func):
-                found = on_lists(func, args, kwargs)
+                found = on_lists(func, args, partial(self._empty, func))
             else:
                 found = func(*args, **kwargs)
         except Exception:
@@ -147,6 +152,17 @@ class FakeCard(TorchDispatchMode):
             raise
         self._show(found, func, args)
         return found
+
+    def _empty(self, func: Any, like: Any, *, is_number: bool) -> Any:
+        """An element of what an operator over a list makes: a number, or a tensor like another."""
+        if is_number:
+            output = (_FRESH, -1, (), (), 0, like.dtype, like.fake_device)
+            return self._output(output, (), func)
+        key = (_EMPTY_LIKE, _key((like,), []), ())
+        recipe = self._memory.results.get(key)
+        if recipe is None:
+            recipe = self._memory.results[key] = _recipe(torch.empty_like(like), [like])
+        return self._made(recipe, (like,), func)
 
     def _show(self, found: Any, func: Any, args: Sequence[Any]) -> None:
         if isinstance(found, Tensor):
@@ -216,15 +232,8 @@ def _key(values: Sequence[Any], tensors: list[Any]) -> tuple[Any, ...]:
             if value.constant is not None or value.dtype.is_complex or "known" in value.__dict__:
                 raise _CannotCache
             tensors.append(value)
-            key.append(
-                (
-                    value.shape,
-                    value.stride(),
-                    value.dtype,
-                    value.storage_offset(),
-                    value.fake_device,
-                )
-            )
+            place = (value.storage_offset(), value.fake_device)
+            key.append((value.shape, value.stride(), value.dtype, *place))
         elif kind in _CONSTANTS or kind is torch.memory_format:
             key.append((kind, value))
         elif kind is list or kind is tuple:
@@ -259,6 +268,16 @@ def _recipe(found: Any, tensors: Sequence[Any]) -> Any:
         return None
     output = _output_of(found, tensors, by_storage)
     return (None, output) if output else None
+
+
+def _by_rule(func: Any, tensors: Sequence[Any], args: Sequence[Any]) -> Any:
+    """The same, of an operator that has a rule, without its result."""
+    device = tensors[0].fake_device
+    outputs = [
+        (_FRESH, -1, shape, stride, 0, dtype, device)
+        for shape, stride, dtype in RULES[func](tensors, args)
+    ]
+    return (tuple, outputs) if len(outputs) > 1 else next(((None, each) for each in outputs), None)
 
 
 def _output_of(value: Any, tensors: Sequence[Any], by_storage: dict[int, int]) -> Any:

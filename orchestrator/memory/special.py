@@ -1,7 +1,7 @@
 """Operators whose results depend on data, and operators over lists of tensors, on fake tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -121,12 +121,15 @@ def is_on_lists(func: Any) -> bool:
     return is_update or name.startswith(("aten::_foreach_", "aten::_amp_"))
 
 
-def on_lists(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """An operator over a list: in place it makes nothing, else one result an element.
+class _Empty(Protocol):
+    def __call__(self, like: Tensor, *, is_number: bool) -> Tensor: ...
+
+
+def on_lists(func: Any, args: Sequence[Any], empty: _Empty) -> Any:
+    """An operator over a list: in place it makes nothing, else one result an element, by `empty`.
 
     The list kernels of CUDA (ATen/native/cuda/ForeachFunctors.cuh) have no temporaries.
     """
-    del kwargs
     name = func._schema.name.removeprefix("aten::")
     if name.startswith("_amp_foreach"):
         args[1].known = 0  # nothing infinite was found
@@ -137,6 +140,5 @@ def on_lists(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         tensor.constant = None  # what it was is no longer true
     if not func._schema.returns:
         return None
-    if name in ("_foreach_norm", "_foreach_max"):
-        return [torch.empty((), dtype=t.dtype, device=t.device) for t in args[0]]
-    return [torch.empty_like(tensor) for tensor in args[0]]
+    is_number = name in ("_foreach_norm", "_foreach_max")
+    return [empty(tensor, is_number=is_number) for tensor in args[0]]
