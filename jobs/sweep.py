@@ -1,11 +1,17 @@
-"""Conducts a sweep from its config to its end, or goes on with one: `orc sweep`."""
+"""Conducts a sweep from its config to its end, or goes on with one: `orc sweep`.
 
+As an entry point: `python -m jobs.sweep CONFIG [key=value ...]`.
+"""
+
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.client.access import Client
 from orchestrator.console.say import say
-from orchestrator.console.sweeps import Watcher, show_sweep
+from orchestrator.console.sweep_live import sweep_view, watched
+from orchestrator.console.sweeps import show_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.sweep import asking
 from orchestrator.sweep.conducting import conduct
@@ -14,7 +20,7 @@ from orchestrator.sweep.trials import SweepState
 __all__ = ["resume", "sweep"]
 
 
-def sweep(path: Path | None, words: Sequence[str], *, home: Path | None, as_json: bool) -> int:
+def sweep(path: Path | None, words: Sequence[str], client: Client, *, as_json: bool) -> int:
     """Create the sweep of a config and conduct it to its end; returns the exit code.
 
     Raises:
@@ -26,7 +32,6 @@ def sweep(path: Path | None, words: Sequence[str], *, home: Path | None, as_json
         raise ConfigError(
             "a sweep needs a config file", code="E1030", fix=("orc sweep CONFIG [key=value ...]",)
         )
-    client = Client(home)
     definition = asking.create(client, path, words)
     return _conduct(client, definition.name, as_json=as_json)
 
@@ -35,8 +40,8 @@ def resume(
     name: str,
     path: Path | None,
     words: Sequence[str],
+    client: Client,
     *,
-    home: Path | None,
     as_json: bool,
 ) -> int:
     """Go on with a sweep; with its config, where that allows more trials; returns the exit code.
@@ -46,14 +51,14 @@ def resume(
         ConfigError: E1061, the config is another one by now.
         OrchestratorError: As `conducting.conduct`.
     """
-    client = Client(home)
     asking.continued(client, name, path, words)
     return _conduct(client, name, as_json=as_json)
 
 
 def _conduct(client: Client, name: str, *, as_json: bool) -> int:
     try:
-        record = conduct(client, name, said=say, watch=Watcher(say))
+        with sweep_view() as view:
+            record = conduct(client, name, said=view.note, watch=watched(view))
     except KeyboardInterrupt:
         say(f"left; its runs end with their driver. Go on: orc sweep resume {name}")
         return 130
@@ -61,3 +66,8 @@ def _conduct(client: Client, name: str, *, as_json: bool) -> int:
     if record.state is SweepState.STOPPED:
         return 9
     return 0 if record.best is not None else 1
+
+
+if __name__ == "__main__":
+    words = [sys.executable, "-m", "orchestrator", "sweep", *sys.argv[1:]]
+    os.execv(sys.executable, words)  # noqa: S606 - the command itself: one place tells errors

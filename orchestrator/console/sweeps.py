@@ -1,87 +1,142 @@
-"""`orc sweep ls|show|stop|best`, and what is said while a sweep is conducted."""
+"""`orc sweep ls|show|stop|best|export`: what they print."""
 
-from collections import Counter
-from collections.abc import Callable
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.client.access import Client
-from orchestrator.console.say import emit, emit_json, say
+from orchestrator.console.say import columns, emit, emit_json, say
+from orchestrator.console.sweep_lines import (
+    counts_text,
+    importance_lines,
+    importance_object,
+    left_text,
+    metrics_text,
+    standing_object,
+    trial_line,
+    trial_object,
+    values_text,
+)
 from orchestrator.errors import ConfigError
 from orchestrator.sweep import asking
-from orchestrator.sweep.conductor import Conductor
+from orchestrator.sweep.importance import importance_of
+from orchestrator.sweep.plots import Plots, draw_sweep
 from orchestrator.sweep.records import SweepRecord, every_sweep, read_sweep
-from orchestrator.sweep.trials import Trial, TrialState
+from orchestrator.sweep.standing import standing_of
 
-__all__ = ["Watcher", "list_sweeps", "show_best", "show_sweep", "stop_sweep", "trial_object"]
+__all__ = ["Wanted", "export_sweep", "list_sweeps", "show_best", "show_sweep", "stop_sweep"]
 
 
-class Watcher:
-    """Says when trials begin and end, a line each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is shown of a sweep beside its trials. `evaluator` None shows no importance."""
 
-    Args:
-        said: Takes the lines.
-    """
-
-    def __init__(self, said: Callable[[str], None]) -> None:
-        self._said = said
-        self._told: dict[int, TrialState] = {}
-
-    def __call__(self, conductor: Conductor) -> None:
-        """Say what is new."""
-        for number, trial in conductor.study.trials.items():
-            if self._told.get(number) is trial.state or trial.state is TrialState.SUGGESTED:
-                continue
-            self._told[number] = trial.state
-            self._said(_line(trial, conductor.definition.metrics[0]))
+    evaluator: str | None = None
+    plots: Path | None = None
 
 
 def list_sweeps(client: Client, *, as_json: bool) -> int:
     """`orc sweep ls`."""
     records = every_sweep(client)
+    now = time.time()
+    standings = [standing_of(record, now) for record in records]
     if as_json:
-        emit_json(sweeps=[_summary(record) for record in records])
+        pairs = zip(records, standings, strict=True)
+        emit_json(sweeps=[standing_object(record, standing) for record, standing in pairs])
         return 0
     if not records:
         say("there are no sweeps; orc sweep CONFIG begins one")
-    for record in records:
-        told = _summary(record)
-        best = f"best {told['best']:.4g}" if told["best"] is not None else ""
-        emit(
-            f"{record.definition.name:<24} {record.state:<9} {told['started']:>4} of"
-            f" {record.definition.trials} trials, {told['refused']} refused  {best}".rstrip()
+        return 0
+    rows = [
+        (
+            told.name,
+            record.state.value,
+            f"{told.started}/{told.trials}",
+            told.refused,
+            metrics_text(record, told.metrics),
+            left_text(told),
         )
+        for record, told in zip(records, standings, strict=True)
+    ]
+    emit(columns(("NAME", "STATE", "TRIALS", "REFUSED", "BEST", "END"), rows))
     return 0
 
 
-def show_sweep(client: Client, name: str, *, as_json: bool) -> int:
-    """`orc sweep show NAME`."""
+def show_sweep(client: Client, name: str, *, as_json: bool, wanted: Wanted | None = None) -> int:
+    """`orc sweep show NAME`.
+
+    Raises:
+        NotFoundError: E5031 no such sweep, E5035 importance is asked for and cannot be told.
+        ConfigError: As `importance.importance_of` and `plots.draw_sweep`.
+    """
     record = read_sweep(client, name)
+    asked = wanted or Wanted()
+    importance = []
+    if asked.evaluator is not None:
+        importance = [
+            importance_of(record, metric=metric, evaluator=asked.evaluator)
+            for metric in record.definition.metrics
+        ]
+    plots = None
+    if asked.plots is not None:
+        plots = draw_sweep(record, asked.plots, evaluator=asked.evaluator or "ped-anova")
     if as_json:
+        told = standing_object(record, standing_of(record, time.time()))
+        more: dict[str, Any] = {}
+        if importance:
+            more["importance"] = [importance_object(each) for each in importance]
+        if plots is not None:
+            more["plots"] = [str(path) for path in plots.written]
+            more["plots_left_out"] = plots.left_out
         emit_json(
-            sweep=_summary(record),
-            space=_space(record),
+            sweep=told,
+            space=told.pop("space"),
             trials=[trial_object(record, trial) for trial in record.trials],
             front=[trial.number for trial in record.front],
+            **more,
         )
         return 0
-    told = _summary(record)
-    definition = record.definition
-    emit(f"{name}: {record.state}, {definition.search} with {definition.scheduler}")
-    emit(
-        f"{told['started']} of {definition.trials} trials started; {told['refused']} suggestions"
-        f" refused ({record.share_refused:.0%}), of which nothing was launched"
-    )
-    for trial in record.started:
-        emit(_line(trial, definition.metrics[0]))
-    best = record.best
-    if best is not None:
-        scores = ", ".join(
-            f"{metric} {value:.4g}"
-            for metric, value in zip(definition.metrics, record.metrics(best), strict=True)
-        )
-        emit(f"best: trial {best.number} ({scores}); its config: orc sweep best {name}")
+    _show(record)
+    for each in importance:
+        emit("\n".join(importance_lines(each)))
+    if plots is not None:
+        _show_plots(plots)
     return 0
+
+
+def _show(record: SweepRecord) -> None:
+    definition = record.definition
+    standing = standing_of(record, time.time())
+    emit(
+        f"{definition.name}: {definition.search} with {definition.scheduler}, {left_text(standing)}"
+    )
+    emit(counts_text(standing))
+    for trial in record.started:
+        emit(trial_line(record, trial))
+    if len(definition.metrics) > 1 and record.front:
+        emit("Pareto front: no other trial is better in every metric")
+        names = [
+            f"{m} ({mode})" for m, mode in zip(definition.metrics, definition.modes, strict=True)
+        ]
+        rows = [
+            (trial.number, *(f"{value:.4g}" for value in record.metrics(trial)), values_text(trial))
+            for trial in record.front
+        ]
+        emit(columns(("TRIAL", *names, "VALUES"), rows))
+    if standing.best is not None:
+        told = metrics_text(record, standing.metrics)
+        emit(
+            f"best: trial {standing.best.number} ({told}); its config: orc sweep best"
+            f" {definition.name}"
+        )
+
+
+def _show_plots(plots: Plots) -> None:
+    for path in plots.written:
+        emit(str(path))
+    for name, why in plots.left_out.items():
+        say(f"no {name}: {why}")
 
 
 def stop_sweep(client: Client, name: str, *, as_json: bool) -> int:
@@ -103,6 +158,11 @@ def show_best(
         ConfigError: E1019, the file exists.
     """
     chosen, text = asking.best_config(client, name, trial)
+    if chosen.donors:
+        say(
+            f"trial {chosen.number} took over checkpoints, and its values changed while it trained;"
+            " this config has the last of them"
+        )
     if write is not None:
         if write.exists():
             raise ConfigError(f"{write} exists", code="E1019", fix=("choose another file",))
@@ -116,63 +176,32 @@ def show_best(
     return 0
 
 
-def trial_object(record: SweepRecord, trial: Trial) -> dict[str, Any]:
-    """A trial as `--json` tells it."""
-    return {
-        "trial": trial.number,
-        "state": trial.state.value,
-        "values": dict(trial.values),
-        "settings": dict(trial.settings),
-        "run": trial.run_id,
-        "runs": list(trial.runs),
-        "generation": trial.generation,
-        "epochs": len(trial.epochs),
-        "metrics": dict(zip(record.definition.metrics, record.metrics(trial), strict=False)),
-        "last": dict(trial.last.metrics) if trial.last else {},
-        "violations": dict(trial.violations),
-        "why": trial.why,
-        "at": trial.at,
-        "ended_at": trial.ended_at,
-    }
+def export_sweep(client: Client, name: str, *, study: str | None, as_json: bool) -> int:
+    """`orc sweep export NAME --study URL`: a study of Optuna, for optuna-dashboard and notebooks.
 
-
-def _summary(record: SweepRecord) -> dict[str, Any]:
-    states = Counter(trial.state.value for trial in record.trials)
-    best = record.best
-    definition = record.definition
-    return {
-        "name": definition.name,
-        "state": record.state.value,
-        "search": definition.search,
-        "scheduler": definition.scheduler,
-        "metrics": list(definition.metrics),
-        "modes": list(definition.modes),
-        "trials": definition.trials,
-        "started": len(record.started),
-        "refused": len(record.trials) - len(record.started),
-        "share_refused": record.share_refused,
-        "states": dict(states),
-        "best_trial": best.number if best else None,
-        "best": record.metrics(best)[0] if best else None,
-        "at": record.at,
-    }
-
-
-def _space(record: SweepRecord) -> dict[str, Any]:
-    from orchestrator.store.codec import to_plain
-
-    return {key: to_plain(dimension) for key, dimension in record.definition.space.items()}
-
-
-def _line(trial: Trial, metric: str) -> str:
-    values = " ".join(f"{key}={_short(value)}" for key, value in trial.values.items())
-    last = trial.last
-    score = last.metrics.get(metric) if last else None
-    told = f"  {metric.removeprefix('metrics/')} {score:.4g}" if score is not None else ""
-    epoch = f"  epoch {last.epoch}" if last else ""
-    why = f"  ({trial.why})" if trial.why else ""
-    return f"trial {trial.number:>3} {trial.state.value.lower():<10} {values}{epoch}{told}{why}"
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    Raises:
+        NotFoundError: E5031, there is no such sweep.
+        ConfigError: E1064, there is no such database; E1110, Optuna is not installed.
+        ConflictError: E5034, the database has another study of this name.
+    """
+    if study is None:
+        raise ConfigError(
+            "orc sweep export needs --study",
+            code="E1030",
+            fix=(f"orc sweep export {name} --study sqlite:///{name}.db",),
+        )
+    record = read_sweep(client, name)
+    try:
+        from orchestrator.sweep.study import export_study
+    except ImportError as error:
+        raise ConfigError(
+            "a study needs Optuna, which is not installed",
+            code="E1110",
+            fix=('pip install "orchestrator[sweep]"',),
+        ) from error
+    count = export_study(record, study)
+    if as_json:
+        emit_json(study=study, name=name, trials=count)
+    else:
+        say(f"{count} trials as the study {name} of {study}; see it: optuna-dashboard {study}")
+    return 0

@@ -11,7 +11,7 @@ from orchestrator.sweep.conducting import conduct
 from orchestrator.sweep.records import read_sweep
 
 if TYPE_CHECKING:
-    from orchestrator.sweep.tune_grid import ResultGrid
+    from orchestrator.sweep.tune_grid import SweepResults
 
 __all__ = ["best", "results", "resume", "run", "stop"]
 
@@ -22,7 +22,7 @@ def run(
     *,
     home: Path | str | None = None,
     **sweep: Any,
-) -> "ResultGrid":
+) -> "SweepResults":
     """Search to the end: create a sweep and conduct it, with a driver of its own if none runs.
 
     Args:
@@ -32,7 +32,8 @@ def run(
         sweep: Keys of the block `sweep`, such as `name`, `space`, `metric`, `trials`, `search`.
 
     Returns:
-        What `tune.Tuner.fit` returns. Refused suggestions are not in it: nothing of them ran.
+        What `tune.Tuner.fit` returns, which tells importance and front besides. Refused
+            suggestions are not in it: nothing of them ran.
 
     Raises:
         ConfigError: The config or the block is wrong.
@@ -52,7 +53,7 @@ def resume(
     *,
     home: Path | str | None = None,
     **sweep: Any,
-) -> "ResultGrid":
+) -> "SweepResults":
     """Go on with a sweep that was stopped or left behind; raises as `asking.continued`."""
     client = Client(home)
     asking.continued(client, name, config, words, **sweep)
@@ -60,8 +61,8 @@ def resume(
     return results(name, home=home)
 
 
-def results(name: str, *, home: Path | str | None = None) -> "ResultGrid":
-    """A sweep as it stands, as Ray Tune's ResultGrid; raises as `records.read_sweep`."""
+def results(name: str, *, home: Path | str | None = None) -> "SweepResults":
+    """A sweep as it stands, as Ray Tune's ResultGrid, and more; raises as `records.read_sweep`."""
     from orchestrator.sweep.tune_grid import result_grid
 
     client = Client(home)

@@ -12,18 +12,59 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from orchestrator.client.access import Client
 from orchestrator.store.sql import SqlStore
+from orchestrator.sweep.importance import Importance, importance_of
+from orchestrator.sweep.plots import draw_sweep
 from orchestrator.sweep.records import SweepRecord
 from orchestrator.sweep.trials import Trial, TrialState
 from orchestrator.types import CheckpointRef, RunId
 
-__all__ = ["ResultGrid", "result_grid"]
+__all__ = ["ResultGrid", "SweepResults", "result_grid"]
 
 _RESULT_FILE = "result.json"  # the names of Tune's own files
 _PARAMS_FILE = "params.json"
 _ERROR_FILE = "error.txt"
 
 
-def result_grid(client: Client, record: SweepRecord) -> ResultGrid:
+class SweepResults(ResultGrid):  # type: ignore[misc]  # Ray has no types
+    """Ray Tune's own result of a sweep, which tells what the sweep knows besides.
+
+    Args:
+        analysis: What Tune's result is made of.
+        sweep: The record, with refused suggestions too.
+    """
+
+    def __init__(self, analysis: ExperimentAnalysis, sweep: SweepRecord) -> None:
+        super().__init__(analysis)
+        self.sweep = sweep
+
+    def importance(self, metric: str | None = None, *, evaluator: str = "ped-anova") -> Importance:
+        """How much each key of the space decides; raises as `importance_of`."""
+        return importance_of(self.sweep, metric=metric, evaluator=evaluator)
+
+    def front(self) -> list[Any]:
+        """The results of the trials that no other one beats in every metric, by number."""
+        places = {trial.number: at for at, trial in enumerate(self.sweep.started)}
+        return [self[places[trial.number]] for trial in self.sweep.front]
+
+    def plots(self, folder: Path | str, *, kind: str = "png") -> tuple[Path, ...]:
+        """Draw history, parallel coordinates, importance and front, as far as there is something.
+
+        Returns:
+            The files; raises as `draw_sweep`.
+        """
+        return draw_sweep(self.sweep, Path(folder), kind=kind).written
+
+    def study(self, storage: str | None = None) -> Any:
+        """The sweep as an Optuna study, in memory or in a database; raises as `export_study`."""
+        from orchestrator.sweep.study import export_study, load_study, study_of
+
+        if storage is None:
+            return study_of(self.sweep)
+        export_study(self.sweep, storage)
+        return load_study(self.sweep.definition.name, storage)
+
+
+def result_grid(client: Client, record: SweepRecord) -> SweepResults:
     """A sweep as Ray Tune's own result, for notebooks that know it.
 
     Its files are written below the folder of the store, where `tune.ExperimentAnalysis(path)` reads
@@ -47,14 +88,13 @@ def result_grid(client: Client, record: SweepRecord) -> ResultGrid:
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S", time.gmtime(record.at))
     (folder / f"experiment_state-{stamp}.json").write_text(json.dumps(state))
     definition = record.definition
-    return ResultGrid(
-        ExperimentAnalysis(
-            str(folder),
-            trials=trials,
-            default_metric=definition.metrics[0],
-            default_mode=definition.modes[0],
-        )
+    analysis = ExperimentAnalysis(
+        str(folder),
+        trials=trials,
+        default_metric=definition.metrics[0],
+        default_mode=definition.modes[0],
     )
+    return SweepResults(analysis, record)
 
 
 def _tune_trial(trial: Trial, storage: StorageContext, store: SqlStore) -> TuneTrial:
