@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from orchestrator.sweep.api import best, results, resume, run, stop
     from orchestrator.sweep.records import SweepRecord, every_sweep, read_sweep
-    from orchestrator.sweep.tune import Constrained, trainable
+    from orchestrator.sweep.tune import Constrained, constrained, trainable
 
 __all__ = [
     "Constrained",
     "SweepRecord",
     "best",
+    "constrained",
     "every_sweep",
     "read_sweep",
     "results",
@@ -25,6 +26,7 @@ _HOMES = {
     "Constrained": "tune",
     "SweepRecord": "records",
     "best": "api",
+    "constrained": "tune",
     "every_sweep": "records",
     "read_sweep": "records",
     "results": "api",

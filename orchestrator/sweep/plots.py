@@ -114,8 +114,8 @@ def _history(record: SweepRecord, _: str) -> "Figure":
             [t.number for t, _ in chosen], [m[0] for _, m in chosen], s=18, c=colour, label=word
         )
     best: list[float] = []
-    for _, metrics in found:
-        best.append((max if is_higher else min)([*best[-1:], metrics[0]]))
+    for pair in found:
+        best.append((max if is_higher else min)([*best[-1:], pair[1][0]]))
     axes.step([t.number for t, _ in found], best, where="post", color=_RED, label="best so far")
     lost = (TrialState.REFUSED, TrialState.INFEASIBLE)
     for number in [each.number for each in record.trials if each.state in lost]:

@@ -1,10 +1,11 @@
 """For people's own Tuner: a run as a Trainable that holds nothing, limits around any Searcher."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from threading import Event as Pause
-from typing import Any
+from typing import Any, TypeAlias
 
 from ray import tune
 from ray.tune.search import Searcher
@@ -15,11 +16,13 @@ from orchestrator.client.planner import planner_of
 from orchestrator.errors import TrainingError
 from orchestrator.store.codec import from_plain, to_plain
 from orchestrator.store.sql import SqlStore
+from orchestrator.sweep.ports import Judgement
 from orchestrator.sweep.reading import load_sweep
+from orchestrator.sweep.space import Values
 from orchestrator.sweep.store_runs import StoreRuns
 from orchestrator.types import Cause, CheckpointRef, RunId, RunState
 
-__all__ = ["Constrained", "RunTrainable", "trainable"]
+__all__ = ["Constrained", "Judge", "RunTrainable", "constrained", "trainable"]
 
 _POLL = 0.1
 
@@ -131,6 +134,31 @@ def trainable(config: Path | str | Mapping[str, Any], *, home: Path | str | None
     return tune.with_resources(with_definition, {"CPU": 0})
 
 
+Judge: TypeAlias = Callable[[Values], Judgement]
+"""Says of settings whether they can run, and by how much not."""
+
+
+def constrained(
+    searcher: Searcher, config: Path | str | Mapping[str, Any], *, home: Path | str | None = None
+) -> "Constrained":
+    """A searcher of Tune that suggests what this config's project can run on the driver's cards.
+
+    Args:
+        searcher: Any of Tune's own; its metric and mode are kept.
+        config: A config with one project.
+        home: The folder of the store, whose driver knows the cards.
+    """
+    definition, client = load_sweep(config), Client(home)
+    planner = cache(partial(planner_of, client, _unheard))  # what it has traced stays
+
+    def judge(settings: Values) -> Judgement:
+        with client.store() as store:
+            runs = StoreRuns(definition, client, store, client.nodes(), planner)
+            return runs.judge(settings)
+
+    return Constrained(searcher, judge)
+
+
 class Constrained(Searcher):  # type: ignore[misc]  # Ray has no types
     """Around any searcher of Tune: what fits no card never becomes a trial.
 
@@ -139,15 +167,15 @@ class Constrained(Searcher):  # type: ignore[misc]  # Ray has no types
 
     Args:
         inner: The searcher.
-        runs: Says what fits.
+        judge: Says what fits.
         most: Suggestions in a row that may be refused before the search is over.
     """
 
-    def __init__(self, inner: Searcher, runs: StoreRuns, most: int = 200) -> None:
+    def __init__(self, inner: Searcher, judge: "Judge", most: int = 200) -> None:
         super().__init__(metric=inner.metric, mode=inner.mode)
         self.num_suggested = 0
         self.num_refused = 0
-        self._inner, self._runs, self._most = inner, runs, most
+        self._inner, self._judge, self._most = inner, judge, most
         self._names: dict[str, str] = {}
 
     def set_search_properties(
@@ -165,7 +193,7 @@ class Constrained(Searcher):  # type: ignore[misc]  # Ray has no types
             if values is None or values == Searcher.FINISHED:
                 return values
             self.num_suggested += 1
-            found = self._runs.judge(values)
+            found = self._judge(values)
             if found.fits:
                 self._names[trial_id] = name
                 return values

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_a_sweep_is_followed_from_another_process_until_it_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client, runs = Client(tmp_path), StubRuns(epochs=3)
-    given = {"name": "night", "trials": 9, "search": "random", "scheduler": "none"}
+    given: dict[str, Any] = {"name": "night", "trials": 9, "search": "random", "scheduler": "none"}
     asking.create(client, config(epochs=3), **given)
 
     def meanwhile(_: float) -> None:
