@@ -1,11 +1,13 @@
 """One attempt inside a simulation: what it says, what it needs, and what strikes it."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from orchestrator.cluster.script import Faults
 from orchestrator.messages import AttemptEvent, GangFinished, ProgressReported, StartGang
-from orchestrator.types import AttemptId, Cause, CheckpointRef, Progress, Scalar, Seconds
+from orchestrator.types import AttemptId, Cause, CheckpointRef, NodeId, Progress, Scalar, Seconds
 
 __all__ = [
     "DETECT_SECONDS",
@@ -67,6 +69,7 @@ class Luck:
     def __init__(self, faults: Faults, seed: int) -> None:
         self.faults = faults
         self._seed = seed
+        self._bad: dict[tuple[NodeId, int], bool] = {}  # cards that were asked for
 
     def of(self, who: AttemptId | str, what: str) -> float:
         """The fraction in [0, 1) that is drawn for one thing that happens to one attempt."""
@@ -77,6 +80,16 @@ class Luck:
     def between(self, who: AttemptId | str, what: str, limits: tuple[Seconds, Seconds]) -> Seconds:
         """The moment that is drawn for it, evenly between two limits."""
         return limits[0] + (limits[1] - limits[0]) * self.of(who, what)
+
+    def is_bad(self, node_id: NodeId, card: int) -> bool:
+        """True when the first step fails on a card, as it does for every attempt."""
+        if not self.faults.bad_card:
+            return False
+        found = self._bad.get((node_id, card))
+        if found is None:
+            found = self.of("card", f"{node_id}:{card}") < self.faults.bad_card
+            self._bad[node_id, card] = found
+        return found
 
     def strikes(self, gang: Gang, fault: str) -> bool:
         """True when a fault of this name meets this attempt."""
@@ -90,9 +103,9 @@ def first_step(gang: Gang, luck: Luck) -> tuple[Cause, str, tuple[Seconds, Secon
         detail = f"micro-batch {gang.start.batch.micro_batch} does not fit"
         return Cause.OUT_OF_MEMORY, detail, DETECT_SECONDS
     for share in gang.start.placement.shares:
-        name = f"{share.node_id}:{share.card}"
-        if share.card is not None and luck.of("card", name) < luck.faults.bad_card:
-            return Cause.DEVICE_FAULT, f"card {name} is bad", (0.0, gang.epoch_seconds)
+        if share.card is not None and luck.is_bad(share.node_id, share.card):
+            detail = f"card {share.node_id}:{share.card} is bad"
+            return Cause.DEVICE_FAULT, detail, (0.0, gang.epoch_seconds)
     return None
 
 
@@ -121,7 +134,7 @@ def report(gang: Gang, at: Seconds) -> ProgressReported:
         progress=Progress(
             epoch=epoch,
             epochs=gang.start.spec.settings.epochs,
-            metrics={"loss": 2.0 / (1.0 + epoch)},
+            metrics=_metrics(epoch),
             seconds=gang.epoch_seconds,
             num_images=0,
             peak_bytes=int(gang.peak_bytes),
@@ -140,8 +153,13 @@ def report(gang: Gang, at: Seconds) -> ProgressReported:
 
 def finished(gang: Gang, at: Seconds) -> GangFinished:
     """What the gang says at the end."""
-    metrics = {"loss": 2.0 / (1.0 + gang.epoch)}
-    return GangFinished(at=at, attempt=gang.start.attempt, metrics=metrics)
+    return GangFinished(at=at, attempt=gang.start.attempt, metrics=_metrics(gang.epoch))
+
+
+@cache
+def _metrics(epoch: int) -> Mapping[str, float]:
+    """The same for every gang; nobody changes what a message holds."""
+    return {"loss": 2.0 / (1.0 + epoch)}
 
 
 def planted(start: StartGang) -> tuple[int, Cause, str] | None:

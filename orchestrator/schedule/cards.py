@@ -7,14 +7,29 @@ from typing import TypeAlias
 
 from orchestrator.types import Bytes, Card, Node, RunId, Share
 
-__all__ = ["CardRoom", "Kind", "Model", "NodeRoom", "Outlook", "Pool", "Size", "Tally", "ram_of"]
+__all__ = [
+    "NOTHING",
+    "CardRoom",
+    "Free",
+    "Kind",
+    "Model",
+    "NodeRoom",
+    "Outlook",
+    "Pool",
+    "Size",
+    "Tally",
+    "ram_of",
+]
 
 Kind: TypeAlias = tuple[Bytes, str]  # memory first: smaller cards sort, and are tried, first
 Size: TypeAlias = Bytes | None  # bytes of a card, or a whole card
 Model: TypeAlias = tuple[float, Bytes, tuple[tuple[Kind, int], ...]]  # CPUs, RAM, cards by kind
+Free: TypeAlias = tuple[Bytes, bool]  # free bytes of a card, and whether it is free as a whole
 
+NOTHING: Free = (-1, False)
 # A desktop shows its picture with some of the card; a training by someone else holds far more.
 FOREIGN_TOLERANCE = 0.1  # of the card's memory, and the card still counts as unused
+FEW = 16  # up to such a part of a pool, changed cards are moved one by one
 NO_LIMIT: Bytes = 1 << 62  # RAM of a node that did not tell: more than anybody asks for
 
 
@@ -36,6 +51,8 @@ class CardRoom:
     is_gone: bool = False  # no longer reported by its node
     aside: str = ""  # why nothing new may come here; see `schedule.health`
     is_on_trial: bool = False  # it was put aside, and is tried with one run
+    listed: "_Entry | None" = None  # how the pool's order of free bytes holds it
+    counted: Free = NOTHING  # how the pool's tallies count it
 
     @property
     def free_bytes(self) -> Bytes:
@@ -43,6 +60,11 @@ class CardRoom:
         if self.is_whole or self.is_gone or self.aside or (self.is_on_trial and self.users):
             return 0
         return self.card.memory_bytes - self.card.foreign_bytes - self.used_bytes
+
+    @property
+    def free(self) -> Free:
+        """Free bytes, and whether it is free as a whole: what tallies count of it."""
+        return NOTHING if self.is_gone else (self.free_bytes, self.has_room(None))
 
     def without(self, leaving: frozenset[RunId]) -> tuple[Bytes, bool]:
         """Bytes that a share may take once some runs are gone, and if the whole card is free."""
@@ -184,9 +206,53 @@ class Pool:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.by_free: list[tuple[Bytes, int, int]] = []  # free bytes, node order, card index
+        self._by_free: list[_Entry] = []
+        self._stale: dict[CardRoom, None] = {}  # cards that stand where they were before
         self.num_cards: dict[int, int] = {}  # node order -> cards of this kind
         self.tallies: dict[Size, Tally] = {}
+
+    @property
+    def by_free(self) -> "list[_Entry]":
+        """Every card by free bytes, node order and index.
+
+        Brought up to date when it is asked for: most cards are taken and given back as wholes,
+        which are counted elsewhere, between two questions.
+        """
+        if self._stale:
+            self._sort()
+        return self._by_free
+
+    def changed(self, card: CardRoom) -> None:
+        """A card is new here, or has other bytes free than before."""
+        self._stale[card] = None
+
+    def leave(self, card: CardRoom) -> None:
+        """A card belongs to this pool no more."""
+        self._stale.pop(card, None)
+        if card.listed is not None:
+            del self._by_free[bisect_left(self._by_free, card.listed)]
+            card.listed = None
+
+    def _sort(self) -> None:
+        old: list[_Entry] = []
+        new: list[_Entry] = []
+        for card in self._stale:
+            entry = (card.free_bytes, card.node.order, card.card.index)
+            if entry != card.listed:
+                if card.listed is not None:
+                    old.append(card.listed)
+                card.listed = entry
+                new.append(entry)
+        self._stale.clear()
+        by_free = self._by_free
+        if len(new) * FEW > len(by_free):
+            gone = set(old)
+            self._by_free = sorted([*(e for e in by_free if e not in gone), *new])
+            return
+        for entry in old:
+            del by_free[bisect_left(by_free, entry)]
+        for entry in new:
+            insort(by_free, entry)
 
     @property
     def name(self) -> str:
@@ -199,4 +265,5 @@ class Pool:
         return self.kind[0]
 
 
+_Entry: TypeAlias = tuple[Bytes, int, int]  # free bytes, node order, card index
 _Free: TypeAlias = Mapping[Pool, tuple[Sequence[Bytes], int]]  # sorted bytes, whole cards

@@ -116,8 +116,11 @@ class Health:
         An epoch clears what lost processes made suspect. A fault that the card reported stays
         noted until a run is finished there: an unstable card does complete epochs.
         """
+        noted = self._noted
+        if not noted:
+            return
         for share in shares:
-            if share.node_id not in self._noted:
+            if share.node_id not in noted:
                 continue
             card, node = (share.node_id, share.card), (share.node_id, None)
             for place in (card, node) if share.card is not None else (node,):

@@ -4,15 +4,22 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TypeAlias
 
-from orchestrator.schedule.cards import CardRoom, Kind, Model, NodeRoom, Pool, Size, Tally, ram_of
-from orchestrator.types import Bytes, Card, Node, NodeId, RunId, Share
+from orchestrator.schedule.cards import (
+    NOTHING,
+    CardRoom,
+    Free,
+    Kind,
+    Model,
+    NodeRoom,
+    Pool,
+    Size,
+    Tally,
+    ram_of,
+)
+from orchestrator.types import Card, Node, NodeId, RunId, Share
 
 __all__ = ["Ledger"]
-
-_Free: TypeAlias = tuple[Bytes, bool]  # free bytes of a card, and whether it is free as a whole
-_NOTHING: _Free = (-1, False)
 
 MAX_CHANGES = 4096  # who looks away for longer than this looks at everything again
 
@@ -94,11 +101,10 @@ class Ledger:
             if share.card is not None:
                 card = room.cards[share.card]
                 assert run_id not in card.users, f"{run_id} twice on {share}"
-                before = self._unindex(card)
                 card.used_bytes += share.memory_bytes
                 card.users[run_id] = share.memory_bytes
                 card.is_whole = is_whole
-                self._index(card, before)
+                _recount(card)
 
     def charge(self, shares: Iterable[Share], *, is_whole: bool) -> tuple[float, float]:
         """Worth of shares, and their number in cards; a share counts as that part of its card."""
@@ -122,10 +128,9 @@ class Ledger:
                 self._set_cpus(room, room.free_cpus + share.num_cpus)
             if share.card is not None:
                 card = room.cards[share.card]
-                before = self._unindex(card)
                 card.used_bytes -= card.users.pop(run_id)
                 card.is_whole = card.is_whole and bool(card.users)
-                self._index(card, before)
+                _recount(card)
                 if card.is_gone and not card.users:
                     del room.cards[share.card]
             self.grown[share.node_id] = None
@@ -135,9 +140,8 @@ class Ledger:
         """Let nothing new come to a card while `aside` says why, and one run while on trial."""
         if (card.aside, card.is_on_trial) == (aside, is_on_trial):
             return
-        before = self._unindex(card)
         card.aside, card.is_on_trial = aside, is_on_trial
-        self._index(card, before)
+        _recount(card)
         node_id = card.node.node.node_id
         if aside:
             self.aside[node_id, card.card.index] = card
@@ -199,7 +203,8 @@ class Ledger:
                 assert not card.is_whole or len(users) == 1, "a whole card is shared"
         for pool in self.pools.values():
             live = [c for c in self.cards() if c.pool is pool and not c.is_gone]
-            assert pool.by_free == sorted(_entry(card) for card in live)
+            entries = [(card.free_bytes, card.node.order, card.card.index) for card in live]
+            assert pool.by_free == sorted(entries)
             for size, tally in pool.tallies.items():
                 assert tally.num_cards == sum(card.has_room(size) for card in live)
 
@@ -215,7 +220,7 @@ class Ledger:
         else:
             known.card, known.pool, known.is_gone = card, pool, False
         pool.num_cards[room.order] = pool.num_cards.get(room.order, 0) + 1
-        self._index(known, _NOTHING)
+        _recount(known)
         if card.foreign_bytes:
             self.foreign[room.node.node_id, card.index] = known
         else:
@@ -234,38 +239,13 @@ class Ledger:
         if card.is_gone:
             return
         pool, order = card.pool, card.node.order
-        self._recount(card, self._unindex(card), _NOTHING)
+        _shift(card, NOTHING)
+        pool.leave(card)
         pool.num_cards[order] -= 1
         if not pool.num_cards[order]:
             del pool.num_cards[order]
         if not pool.num_cards:
             del self.pools[pool.kind]
-
-    def _unindex(self, card: CardRoom) -> _Free:
-        """Forget what a card has free; returns it, for the tallies still count it."""
-        if card.is_gone:
-            return _NOTHING
-        by_free = card.pool.by_free
-        del by_free[bisect_left(by_free, _entry(card))]
-        return card.free_bytes, card.has_room(None)
-
-    def _index(self, card: CardRoom, before: _Free) -> None:
-        """Note what a card has free now; `before` is what the tallies count."""
-        if not card.is_gone:
-            insort(card.pool.by_free, _entry(card))
-            self._recount(card, before, (card.free_bytes, card.has_room(None)))
-
-    def _recount(self, card: CardRoom, before: _Free, after: _Free) -> None:
-        """Bring the tallies up to date, touching only those whose answer is another."""
-        order = card.node.order
-        low, high = sorted((before[0], after[0]))
-        step = 1 if after[0] > before[0] else -1
-        for size, tally in card.pool.tallies.items():
-            if size is None:
-                if before[1] != after[1]:
-                    tally.shift(order, 1 if after[1] else -1)
-            elif low < size <= high:
-                tally.shift(order, step)
 
     def _set_model(self, room: NodeRoom) -> None:
         counts: dict[Kind, int] = {}
@@ -294,5 +274,22 @@ class Ledger:
         insort(self.by_free_cpus, (room.free_cpus, room.order))
 
 
-def _entry(card: CardRoom) -> tuple[Bytes, int, int]:
-    return (card.free_bytes, card.node.order, card.card.index)
+def _recount(card: CardRoom) -> None:
+    """A card has changed, or is new."""
+    if not card.is_gone:
+        card.pool.changed(card)
+        _shift(card, card.free)
+
+
+def _shift(card: CardRoom, after: Free) -> None:
+    """Bring the tallies up to date, touching only those whose answer is another."""
+    before, card.counted = card.counted, after
+    order = card.node.order
+    step = 1 if after[0] > before[0] else -1
+    low, high = (before[0], after[0]) if step > 0 else (after[0], before[0])
+    for size, tally in card.pool.tallies.items():
+        if size is None:
+            if before[1] != after[1]:
+                tally.shift(order, 1 if after[1] else -1)
+        elif low < size <= high:
+            tally.shift(order, step)

@@ -2,13 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.messages import AttemptEvent, Event, ProgressReported
 from orchestrator.states import TERMINAL
 from orchestrator.types import Progress, RunId, RunStatus, Seconds
 
 __all__ = ["MemoryStore"]
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """What is kept of one run."""
+
+    fence: int | None = None  # the attempt that may write
+    rows: dict[int, ProgressReported] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -20,8 +28,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._statuses: dict[RunId, RunStatus] = {}
-        self._fences: dict[RunId, int | None] = {}  # the attempt that may write
-        self._rows: dict[RunId, dict[int, ProgressReported]] = {}
+        self._held: dict[RunId, _Held] = {}
         self._inbox: list[Event] = []
         self._keys: set[str] = set()
 
@@ -30,15 +37,15 @@ class MemoryStore:
         if event.is_volatile:
             return True
         if isinstance(event, AttemptEvent):
-            attempt = event.attempt
-            if self._fences.get(attempt.run_id) != attempt.number:
+            number = event.attempt.number
+            held = self._held.get(event.attempt.run_id)
+            if held is None or held.fence != number:
                 return False
-        if isinstance(event, ProgressReported):
-            rows = self._rows.setdefault(event.attempt.run_id, {})
-            row = rows.get(event.progress.epoch)
-            if row is not None and row.attempt.number >= event.attempt.number:
-                return False
-            rows[event.progress.epoch] = event
+            if type(event) is ProgressReported:
+                row = held.rows.get(event.progress.epoch)
+                if row is not None and row.attempt.number >= number:
+                    return False
+                held.rows[event.progress.epoch] = event
         self._events.append(event)
         return True
 
@@ -47,7 +54,10 @@ class MemoryStore:
         for status in statuses:
             run_id = status.run_id
             self._statuses[run_id] = status
-            self._fences[run_id] = None if status.state in TERMINAL else status.attempt
+            held = self._held.get(run_id)
+            if held is None:
+                held = self._held[run_id] = _Held()
+            held.fence = None if status.state in TERMINAL else status.attempt
 
     def receive(self, at: Seconds) -> Sequence[Event]:
         """Move what people asked for from the inbox to the journal, stamped `at`."""
@@ -77,7 +87,8 @@ class MemoryStore:
 
     def progress(self, run_id: RunId) -> tuple[Progress, ...]:
         """One row per epoch of a run, in the order of epochs."""
-        rows = self._rows.get(run_id, {})
+        held = self._held.get(run_id)
+        rows = {} if held is None else held.rows
         return tuple(rows[epoch].progress for epoch in sorted(rows))
 
     def digest(self) -> str:
