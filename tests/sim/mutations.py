@@ -32,20 +32,20 @@ MUTATIONS = (
     Mutation(
         "the fence is not checked",
         STORE,
-        "if self._fences.get(attempt.run_id) != attempt.number:",
-        "if attempt.run_id not in self._fences:",
+        "if held is None or held.fence != number:",
+        "if held is None:",
     ),
     Mutation(
         "a terminal run may still be written to",
         STORE,
-        "self._fences[run_id] = None if status.state in TERMINAL else status.attempt",
-        "self._fences[run_id] = status.attempt",
+        "held.fence = None if status.state in TERMINAL else status.attempt",
+        "held.fence = status.attempt",
     ),
     Mutation(
         "an epoch is counted twice",
         STORE,
-        "if row is not None and row.attempt.number >= event.attempt.number:",
-        "if row is not None and row.attempt.number > event.attempt.number:",
+        "if row is not None and row.attempt.number >= number:",
+        "if row is not None and row.attempt.number > number:",
     ),
     Mutation(
         "a wish with a known key is taken again", STORE, "if key in self._keys:", "if not key:"
