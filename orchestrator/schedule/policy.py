@@ -16,7 +16,8 @@ class Candidate:
 
     `speedups[i]` is how many times faster it trains to its end with `widths[i]` cards than with
     one; `speedups_now[i]` is that of the work that comes next, None where it is the same.
-    `left_seconds` is what is left at the speed of one card; None while nothing is known.
+    `left_seconds` is what is left at the speed of one card; None while nothing is known. With
+    `is_foreseen` it is told beforehand, and not inferred from epochs.
     """
 
     run_id: RunId
@@ -29,6 +30,7 @@ class Candidate:
     priority: int
     order: int  # FIFO inside a priority
     speedups_now: tuple[float, ...] | None = None
+    is_foreseen: bool = True
 
 
 class Policy(Protocol):

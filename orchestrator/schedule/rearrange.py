@@ -124,6 +124,7 @@ class Rearrange:
             submitted_at=record.submitted_at,
             priority=record.priority,
             order=record.order,
+            is_foreseen=known.foresight is not None,
         )
 
     def _left(self, record: RunRecord) -> Seconds | None:

@@ -1,11 +1,15 @@
 """How much faster a run trains with more cards: measured widths, and a curve between them.
 
 With `w` cards an epoch takes `work / w + sync`: the work is divided, what ranks tell one another
-is not (Amdahl's law). Two measured widths give both numbers; with one, `sync` is taken to be
-`ASSUMED_SYNC` of the work.
+is not (Amdahl's law). So seconds are a straight line over `1 / w`, and between two widths that
+were measured they are taken from the line through both. Beyond them the line goes on from the
+nearest one with the slope that fits all of them best; with a single width, with the slope at which
+`sync` is as large a part of `work` as it usually is: the mean over the kinds of runs of which two
+widths were measured, and `ASSUMED_SYNC` as one more of them.
 """
 
-from collections.abc import Callable
+from bisect import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,6 +21,23 @@ __all__ = ["Speedups"]
 ASSUMED_SYNC = 0.05  # of the work of an epoch; about a third of the speed is lost at 8 cards
 
 Known: TypeAlias = Callable[[RunSpec, int], float]
+_Points: TypeAlias = Sequence[tuple[float, Seconds]]  # 1 / width and seconds, the widest first
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Runs of one signature: their mean seconds by width."""
+
+    seconds: dict[int, Seconds] = field(default_factory=dict)
+    points: list[tuple[float, Seconds]] = field(default_factory=list)
+
+    def add(self, width: int, seconds: Seconds) -> None:
+        """Take in one epoch."""
+        mean = self.seconds.get(width)
+        if mean is not None:
+            seconds = mean * MEMORY + seconds * (1.0 - MEMORY)
+        self.seconds[width] = seconds
+        self.points = sorted((1.0 / each, told) for each, told in self.seconds.items())
 
 
 @dataclass(slots=True)
@@ -27,42 +48,56 @@ class Speedups:
     """
 
     known: Known | None = None
-    _seconds: dict[Signature, dict[int, Seconds]] = field(default_factory=dict)
+    _kinds: dict[Signature, _Kind] = field(default_factory=dict)
+    _syncs: dict[Signature, float] = field(default_factory=dict)  # as parts of the work
 
     def progressed(self, spec: RunSpec, width: int, seconds: Seconds) -> None:
         """An epoch took so long with so many cards."""
         if width < 1 or seconds <= 0:
             return
-        measured = self._seconds.setdefault(signature(spec), {})
-        mean = measured.get(width)
-        measured[width] = seconds if mean is None else mean * MEMORY + seconds * (1.0 - MEMORY)
+        name = signature(spec)
+        kind = self._kinds.setdefault(name, _Kind())
+        kind.add(width, seconds)
+        if len(kind.points) > 1:
+            work, sync = _fit(kind.points)
+            self._syncs[name] = min(max(sync / work, 0.0), 1.0) if work > 0.0 else 1.0
 
     def seconds_of_one(self, spec: RunSpec) -> Seconds | None:
         """Seconds of an epoch on one card, by runs of this kind; None while there were none."""
-        measured = self._seconds.get(signature(spec))
-        if not measured:
-            return None
-        ones = [seconds * self.of(spec, width) for width, seconds in measured.items()]
-        return sum(ones) / len(ones)
+        kind = self._kinds.get(signature(spec))
+        return None if kind is None else _at(kind.points, 1, self._usual_sync)
 
     def of(self, spec: RunSpec, width: int) -> float:
-        """How many times faster than one card; at least 1."""
+        """How many times faster than one card."""
         if self.known is not None:
             return self.known(spec, width)
-        work, sync = _fit(self._seconds.get(signature(spec), {}))
-        return (work + sync) / (work / width + sync)
+        kind, usual = self._kinds.get(signature(spec)), self._usual_sync
+        points = kind.points if kind is not None else [(1.0, 1.0)]
+        return _at(points, 1, usual) / _at(points, width, usual)
+
+    @property
+    def _usual_sync(self) -> float:
+        return (ASSUMED_SYNC + sum(self._syncs.values())) / (1 + len(self._syncs))
 
 
-def _fit(measured: dict[int, Seconds]) -> tuple[float, float]:
-    """Work and sync of the least squares over widths; a negative one is taken for none."""
-    points = [(1.0 / width, seconds) for width, seconds in sorted(measured.items())]
-    if len(points) < 2:
-        return 1.0, ASSUMED_SYNC
+def _at(points: _Points, width: int, usual_sync: float) -> Seconds:
+    """Seconds of an epoch with so many cards."""
+    x = 1.0 / width
+    at = bisect(points, (x, float("inf")))
+    if at and points[at - 1][0] == x:
+        return points[at - 1][1]
+    if 0 < at < len(points):
+        (x0, y0), (x1, y1) = points[at - 1 : at + 1]
+        return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    near, seconds = points[0] if at == 0 else points[-1]
+    slope = _fit(points)[0] if len(points) > 1 else seconds / (near + usual_sync)
+    return max(seconds + max(slope, 0.0) * (x - near), seconds * min(x / near, 1.0))
+
+
+def _fit(points: _Points) -> tuple[float, float]:
+    """Work and sync of the least squares over widths."""
     mean_x = sum(x for x, _ in points) / len(points)
     mean_y = sum(y for _, y in points) / len(points)
     spread = sum((x - mean_x) ** 2 for x, _ in points)
     work = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-    sync = mean_y - work * mean_x
-    if work <= 0.0:
-        return 1e-9, 1.0  # more cards did not help
-    return (work, sync) if sync > 0.0 else (mean_y / mean_x, 0.0)
+    return work, mean_y - work * mean_x

@@ -19,7 +19,8 @@ included where k is not what it has now.
    own x_k.
 5. Nobody ends later than the makespan: to the runs that seem to end last, `tail_weight` more are
    added in 2, divided by how near they come to the longest. Runs of one width are left out: it
-   could only change their order.
+   could only change their order. So are runs whose end is inferred from their epochs: who seems
+   to end last then is often one whose speed is not known yet, and cards would follow the mistake.
 
 Of runs of one fixed width this is shortest remaining card-time first; of runs that scale alike it
 gives short ones more, as heSRPT does (Berg et al., 2020), yet cards go to whoever uses them
@@ -67,8 +68,8 @@ class ShortestFlow:
 
     Classes of priority are served one after the other, the highest first, with what is left.
     `tail_weight` is how many runs more are counted to end with the last ones: it shortens the
-    makespan and the longest completion times, for a little of the mean. Where progress is known
-    only from epochs, or a change costs an epoch, large weights do harm.
+    makespan and the longest completion times, for a little of the mean. Where a change costs an
+    epoch, large weights do harm.
     """
 
     round_seconds: Seconds = 60.0
@@ -153,7 +154,7 @@ class ShortestFlow:
         near = [math.exp((key / longest - 1.0) / _TAIL) for key in keys]
         part = self.tail_weight / sum(near)
         return [
-            1.0 + part * each * (len(candidate.widths) > 1)
+            1.0 + part * each * (candidate.is_foreseen and len(candidate.widths) > 1)
             for each, candidate in zip(near, group, strict=True)
         ]
 

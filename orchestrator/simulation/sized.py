@@ -106,6 +106,7 @@ class Sized:
             priority=0,
             order=number,
             speedups_now=self._speedups_now(job, widths, machine),
+            is_foreseen=factor is not None,
         )
 
     def _speedups_now(

@@ -177,6 +177,34 @@ def test_speedups_are_learned_from_two_widths() -> None:
     assert speedups.seconds_of_one(spec) == pytest.approx(100.0)
 
 
+def test_a_width_that_was_measured_counts_as_it_was_measured() -> None:
+    speedups, spec = Speedups(), make_spec("r", num_gpus=8, min_gpus=1, batch=8)
+    for width, seconds in ((4, 40.0), (8, 60.0)):  # wider than a node, and slower
+        speedups.progressed(spec, width, seconds)
+    assert speedups.of(spec, 4) / speedups.of(spec, 8) == pytest.approx(60.0 / 40.0)
+    assert speedups.of(spec, 4) >= speedups.of(spec, 6) >= speedups.of(spec, 8), "between both"
+    assert speedups.of(spec, 16) <= 2 * speedups.of(spec, 8)
+
+
+def test_no_width_is_taken_to_be_faster_than_its_cards_could_be() -> None:
+    speedups, spec = Speedups(), make_spec("r", num_gpus=64, min_gpus=1, batch=64)
+    for width, seconds in ((1, 100.0), (2, 20.0)):  # better than in proportion
+        speedups.progressed(spec, width, seconds)
+    assert speedups.of(spec, 2) == pytest.approx(5.0)
+    assert speedups.of(spec, 8) == pytest.approx(20.0)
+
+
+def test_what_ranks_cost_one_kind_of_runs_is_expected_of_others() -> None:
+    speedups, other = Speedups(), make_spec("other", num_gpus=8, min_gpus=1, batch=16)
+    spec = make_spec("r", num_gpus=8, min_gpus=1, batch=8)
+    before = speedups.of(other, 8)
+    for width, seconds in ((1, 100.0), (2, 100.0)):
+        speedups.progressed(spec, width, seconds)
+    assert 1.0 < speedups.of(other, 8) < before
+    speedups.progressed(other, 8, 30.0)
+    assert speedups.seconds_of_one(other) == pytest.approx(30.0 * speedups.of(other, 8))
+
+
 def test_a_policy_can_be_chosen_and_left_while_runs_wait_and_train() -> None:
     policy = Told({"a": 2, "b": 1})
     desk = Desk(Scheduler(policies={"told": policy}))

@@ -185,6 +185,14 @@ def test_the_weight_of_the_tail_does_not_change_the_order_of_runs_of_one_width()
     assert ShortestFlow(tail_weight=100.0).widths(0.0, runs, 8) == {"0": 4, "1": 4}
 
 
+def test_the_weight_of_the_tail_is_only_for_ends_that_are_foreseen() -> None:
+    runs = [run_of(str(number), left=1000.0 * 4**number) for number in range(3)]
+    inferred = [replace(run, is_foreseen=False) for run in runs]
+    heavy, none = ShortestFlow(tail_weight=4.0), ShortestFlow(tail_weight=0.0)
+    assert heavy.widths(0.0, inferred, 12) == none.widths(0.0, inferred, 12)
+    assert heavy.widths(0.0, runs, 12) != none.widths(0.0, runs, 12)
+
+
 def test_of_ten_thousand_equal_runs_the_first_are_chosen() -> None:
     runs = [run_of(str(number), left=100.0 + number) for number in range(10_000)]
     chosen = ShortestFlow().widths(0.0, runs, 64)
