@@ -65,7 +65,10 @@ class Speedups:
     def seconds_of_one(self, spec: RunSpec) -> Seconds | None:
         """Seconds of an epoch on one card, by runs of this kind; None while there were none."""
         kind = self._kinds.get(signature(spec))
-        return None if kind is None else _at(kind.points, 1, self._usual_sync)
+        if kind is None:
+            return None
+        ones = [seconds * self.of(spec, width) for width, seconds in kind.seconds.items()]
+        return sum(ones) / len(ones)
 
     def of(self, spec: RunSpec, width: int) -> float:
         """How many times faster than one card."""

@@ -194,6 +194,14 @@ def test_no_width_is_taken_to_be_faster_than_its_cards_could_be() -> None:
     assert speedups.of(spec, 8) == pytest.approx(20.0)
 
 
+def test_what_is_known_beforehand_goes_before_what_was_measured() -> None:
+    speedups, spec = Speedups(known=lambda _, width: width**0.5), make_spec("r", num_gpus=16)
+    for width, seconds in ((4, 50.0), (16, 30.0)):
+        speedups.progressed(spec, width, seconds)
+    assert speedups.of(spec, 16) == pytest.approx(4.0)
+    assert speedups.seconds_of_one(spec) == pytest.approx((50.0 * 2 + 30.0 * 4) / 2)
+
+
 def test_what_ranks_cost_one_kind_of_runs_is_expected_of_others() -> None:
     speedups, other = Speedups(), make_spec("other", num_gpus=8, min_gpus=1, batch=16)
     spec = make_spec("r", num_gpus=8, min_gpus=1, batch=8)
