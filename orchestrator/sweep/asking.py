@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.client.access import Client
+from orchestrator.config.fields import memory_size
 from orchestrator.config.yaml import read_yaml, write_yaml
 from orchestrator.errors import ConfigError, NotFoundError
 from orchestrator.store.sweeps import SweepRow
@@ -15,6 +16,7 @@ from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.reading import load_sweep, with_changes
 from orchestrator.sweep.records import read_sweep
 from orchestrator.sweep.trials import SweepState, Trial
+from orchestrator.types import Bytes
 
 __all__ = ["best_config", "continued", "create", "stop"]
 
@@ -126,4 +128,15 @@ def best_config(client: Client, name: str, trial: int | None = None) -> tuple[Tr
             block.setdefault(first, {})[rest] = setting
         else:
             block[first] = setting
+    _hold(block, record.definition.limits.memory_bytes)
     return chosen, write_yaml(json.loads(json.dumps(value)))
+
+
+def _hold(block: dict[str, Any], limit: Bytes | None) -> None:
+    """Hold a project to the memory that its trials were held to: it decides the micro-batch."""
+    if limit is None:
+        return
+    resources = block.setdefault("resources", {})
+    given = resources.get("memory")
+    if given in (None, "auto") or memory_size(given) > limit:
+        resources["memory"] = f"{limit}B"

@@ -54,9 +54,16 @@ class SweepRecord:
     @property
     def front(self) -> tuple[Trial, ...]:
         """The trials that no other one beats in every metric: the Pareto front, by number."""
-        scored = [(trial, self.score(trial)) for trial in self.trials]
-        scored = [pair for pair in scored if pair[1]]
-        return tuple(t for t, own in scored if not any(_beats(other, own) for _, other in scored))
+        scored = [(self.score(trial), trial) for trial in self.trials]
+        scored = [pair for pair in scored if pair[0]]
+        # Whoever beats another one comes before it in this order, and is beaten by one of the front
+        # or by nobody, so that the front alone is compared with.
+        scored.sort(key=lambda pair: pair[0], reverse=True)
+        found: list[tuple[Sequence[float], Trial]] = []
+        for own, trial in scored:
+            if not any(_beats(other, own) for other, _ in found):
+                found.append((own, trial))
+        return tuple(sorted((trial for _, trial in found), key=lambda trial: trial.number))
 
     def known(self) -> tuple[Known, ...]:
         """What another sweep may learn from this one."""

@@ -118,3 +118,9 @@ def test_a_sweep_goes_on_longer_but_not_elsewhere(path: Path, tmp_path: Path) ->
     with pytest.raises(NotFoundError) as missing:
         asking.continued(client, "nigth")
     assert "night" in missing.value.why[0]
+
+
+def test_the_config_that_comes_along_is_a_sweep() -> None:
+    definition = load_sweep(Path(__file__).parents[2] / "configs" / "sweep.yaml")
+    assert (definition.name, definition.trials) == ("digits", 6)
+    assert set(definition.space) == {"optimizer", "lr0", "batch"}

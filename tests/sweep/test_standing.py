@@ -1,8 +1,10 @@
 """Where a sweep stands: every trial is counted once, and its end is foretold."""
 
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.sweep.records import SweepRecord
 from orchestrator.sweep.standing import Scores, seconds_left, standing_of
@@ -19,7 +21,7 @@ def trial(number: int, state: TrialState, begin: float, end: float | None, score
     )
 
 
-def test_every_suggestion_is_counted_once(tmp_path: Path) -> None:
+def test_every_suggestion_is_counted_once() -> None:
     def need(settings: object) -> int:
         assert isinstance(settings, dict)
         return 1 << 40 if settings["batch"] == 128 else 0
@@ -57,3 +59,37 @@ def test_the_end_is_foretold_from_the_trials_that_have_ended() -> None:
     assert seconds_left(definition, (*ended, *active), 12.0) == pytest.approx(38.0)
     # A trial that takes longer than the others is not foretold to have ended before now.
     assert seconds_left(define(trials=3), (*ended, active[0]), 99.0) == 0.0
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), max_size=30))
+def test_the_front_is_who_no_other_one_beats(scores: list[tuple[int, int, int]]) -> None:
+    names = ("a", "b", "c")
+    modes = ("max", "min", "max")
+    trials = tuple(
+        replace(
+            trial(number, TrialState.FINISHED, 0.0, 1.0, 0.0),
+            epochs=(
+                TrialEpoch(
+                    epoch=1, metrics=dict(zip(names, map(float, each), strict=True)), seconds=1.0
+                ),
+            ),
+        )
+        for number, each in enumerate(scores, 1)
+    )
+    record = SweepRecord(
+        definition=define(metrics=names, modes=modes),
+        state=SweepState.FINISHED,
+        at=0.0,
+        trials=trials,
+    )
+    signed = [(a, -b, c) for a, b, c in scores]
+    unbeaten = [
+        number
+        for number, own in enumerate(signed, 1)
+        if not any(
+            other != own and all(x >= y for x, y in zip(other, own, strict=True))
+            for other in signed
+        )
+    ]
+    assert [each.number for each in record.front] == unbeaten

@@ -35,7 +35,7 @@ def both(settings: Values, epoch: int) -> dict[str, float]:
     rate, batch = settings["lr0"], settings["batch"]
     assert isinstance(rate, float)
     assert isinstance(batch, int)
-    return {"score": -abs(math.log10(rate) + 2.0) * batch, "val/loss": float(batch) / epoch}
+    return {"score": -abs(math.log10(rate) + 2.0) * batch, "val/loss": 1.0 / (batch * epoch)}
 
 
 def exported(record: SweepRecord, folder: Path) -> Any:
@@ -79,8 +79,9 @@ def same(trial: Trial, made: Any) -> None:
         assert span == pytest.approx(trial.ended_at - trial.at)
 
 
-def test_of_several_metrics_the_front_is_that_of_the_sweep(tmp_path: Path) -> None:
-    record = make_record(StubRuns(metrics=both), **TWO, scheduler="none")
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_of_several_metrics_the_front_is_that_of_the_sweep(tmp_path: Path, search: str) -> None:
+    record = make_record(search=search, runs=StubRuns(metrics=both), **TWO, scheduler="none")
     study = exported(record, tmp_path)
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     front = {trial.user_attrs["trial"] for trial in study.best_trials}

@@ -1,6 +1,8 @@
 """`orc sweep ls|show|stop|best|export`: what people and programs read."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,50 @@ def test_a_sweep_learns_from_earlier_ones_that_fit_its_space(tmp_path: Path) -> 
     assert study.best_value == pytest.approx(best)
     with pytest.raises(ConfigError):
         asking.continued(client, "wide", config(), space={"lr0": [0.1]}, **block)
+
+
+def test_a_sweep_goes_on_longer_but_not_over_another_space(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = {"name": "night", "trials": 2, "search": "random", "space": {"batch": [16, 32]}}
+    path = tmp_path / "night.yaml"
+    path.write_text(json.dumps({**config(), "sweep": block}))
+    client = Client(tmp_path / "home")
+    asking.create(client, path)
+    before = read_sweep(client, "night")
+    assert orc(client, "resume", "night", str(path), "sweep.space={batch: [16, 64]}") == 2
+    said = capsys.readouterr().err
+    assert "E1061" in said
+    assert "changed in the space: batch" in said
+    assert "sweep.warm=[night]" in said
+    assert read_sweep(client, "night") == before
+    assert orc(client, str(path)) == 2  # there is one of this name
+    said = capsys.readouterr().err
+    assert "E5030" in said
+    assert "orc sweep resume night" in said
+    assert asking.continued(client, "night", path, ["sweep.trials=5"]).trials == 5
+
+
+def test_the_job_is_an_entry_point_with_the_exit_codes_of_the_command(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "jobs.sweep", str(tmp_path / "none.yaml"), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 3
+    assert json.loads(told.stdout)["error"]["code"] == "E5001"
+
+
+@pytest.mark.parametrize(("given", "held"), [("auto", 3 << 30), ("2GiB", 2 << 30)])
+def test_the_best_is_held_to_the_memory_that_its_trials_were_held_to(
+    tmp_path: Path, given: str, held: int
+) -> None:
+    client = Client(tmp_path)
+    asked = config(resources={"memory": given}, epochs=1)
+    block: dict[str, Any] = {"name": "night", "trials": 1, "search": "random"}
+    asking.create(client, asked, space={"lr0": [0.1]}, limits={"memory": "3GiB"}, **block)
+    conduct_stored(client, "night", StubRuns(epochs=1))
+    path = tmp_path / "best.yaml"
+    assert orc(client, "best", "night", "--write", str(path)) == 0
+    assert load_config(path).projects[0].template.memory_bytes == held
