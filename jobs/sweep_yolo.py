@@ -34,7 +34,8 @@ def architectures(scales: str) -> Iterator[str]:
     folder = Path(ultralytics.__file__).parent / "cfg" / "models"
     for path in sorted(folder.rglob("*.yaml")):
         known = yaml.safe_load(path.read_text(encoding="utf-8")).get("scales")
-        if not known or re.search(r"v\d+[a-z]$", path.stem):  # yolov10n.yaml: the scale is named
+        # yolov10n.yaml, rtdetr-l.yaml: the name says the scale
+        if not known or re.search(r"v\d+[a-z]$|^rtdetr-", path.stem):
             yield path.name
             continue
         stem, dash, rest = path.stem.partition("-")

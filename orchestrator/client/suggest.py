@@ -10,7 +10,7 @@ from orchestrator.config.types import Fitting
 from orchestrator.device.catalogue import CardModel, catalogue
 from orchestrator.errors import OrchestratorError
 from orchestrator.plan.budget import Target, budget_of
-from orchestrator.plan.choose import Choice, Ladder, need_of
+from orchestrator.plan.choose import Choice, Ladder, bare_need, need_of
 from orchestrator.plan.job import Facts, job_of
 from orchestrator.plan.ladder import Rung, carried_out, climbed, smaller_model
 from orchestrator.plan.workload import OptimizerState
@@ -46,10 +46,14 @@ def suggestions(
         planner: Predicts each suggestion before it is made.
     """
     found: list[str] = []
-    with suppress(OrchestratorError):  # a suggestion that cannot be predicted is none
-        found += _precision(spec, facts, fitting, target, planner)
-        found += _sizes(spec, facts, fitting, target, choice, planner)
-        found += _models(spec, facts, fitting, target, planner)
+    # Where a process that has not begun is too much already, only another card helps.
+    is_hopeless = bare_need(choice.job, target, planner.scales) > choice.budget_bytes
+    # A suggestion that cannot be predicted is none.
+    if not is_hopeless:
+        with suppress(OrchestratorError):
+            found += _precision(spec, facts, fitting, target, planner)
+            found += _sizes(spec, facts, fitting, target, choice, planner)
+            found += _models(spec, facts, fitting, target, planner)
     with suppress(OrchestratorError):
         found += _cards(spec, facts, fitting, target, planner)
     return tuple(found)

@@ -17,6 +17,7 @@ __all__ = [
     "Choice",
     "Ladder",
     "Scales",
+    "bare_need",
     "choose",
     "cut_sizes",
     "infer_batch",
@@ -123,13 +124,17 @@ def choose(
     """Climb the ladder until the job fits, and take the largest micro-batch that does.
 
     The effective batch never changes. More memory never means more rungs, nor, with the same
-    rungs, a smaller micro-batch. A rung that changes nothing for this job is passed over.
+    rungs, a smaller micro-batch. A rung that changes nothing for this job is passed over, and so is
+    every one but the cut where the weights alone are too much: each would have to be traced.
     """
     ladder = ladder or Ladder()
     sizes = cut_sizes(job.rank_batch, job.limit)
     allowed, given = sizes[:1], []
     found = _largest(job, allowed, target, budget, scales)
-    for rung in ladder.rungs:
+    rungs = ladder.rungs
+    if not found.fits and bare_need(job, target, scales, has_weights=True) > budget:
+        rungs = [rung for rung in rungs if rung is Rung.CUT]
+    for rung in rungs:
         if found.fits:
             break
         if rung is Rung.CUT:
@@ -209,6 +214,22 @@ def need_of(job: Job, size: int, target: Target, budget: Bytes, scales: Scales) 
         traced_bytes=predicted,
         correction=found,
     )
+
+
+def bare_need(job: Job, target: Target, scales: Scales, *, has_weights: bool = False) -> Bytes:
+    """What a card must have free for any process that trains, with the job's weights or without.
+
+    No rung makes it less. 0 for gangs and emulated cards, whose needs do not follow from it.
+    """
+    if job.world_size > 1 or target.is_emulated:
+        return 0
+    held = 0
+    if has_weights:
+        sizes = known_sizes(job, StepKind.TRAIN, is_cut=job.train.is_cut)
+        # Copies in half precision, which autocast may drop, are at most a third of them.
+        held = scales.lookup(job.train, sizes).parts.get("weights", 0) * 2 // 3
+    demand = Demand(micro_batch=1, allocated_bytes=held, reserved_bytes=held, least_bytes=held)
+    return scales.need(job.train, demand, target)
 
 
 def scaled(demand: Demand, factor: float) -> Demand:

@@ -10,7 +10,7 @@ from orchestrator.plan.job import Job
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from orchestrator.types import Bytes
 
-__all__ = ["GIB", "MIB", "Lines", "job", "need", "scales", "target"]
+__all__ = ["CONTEXT", "GIB", "MIB", "Lines", "job", "need", "scales", "target"]
 
 GIB = 2**30
 MIB = 2**20

@@ -1,7 +1,7 @@
 """The laws of the plan: the batch is exact, the budget is kept, more memory never takes away."""
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.plan.batch import balanced
@@ -17,7 +17,7 @@ from orchestrator.plan.choose import (
 )
 from orchestrator.plan.ladder import DEFAULT_LADDER, Rung
 from orchestrator.plan.workload import StepKind
-from tests.plan.hand_made import GIB, MIB, Lines, job, need, scales, target
+from tests.plan.hand_made import CONTEXT, GIB, MIB, Lines, job, need, scales, target
 
 BATCHES = st.integers(1, 200)
 LINES = st.builds(
@@ -55,6 +55,7 @@ def test_there_is_one_size_for_each_number_of_pieces(batch: int, limit: int | No
     assert sizes[-1] == 1
 
 
+@settings(deadline=None)
 @given(
     rank_batch=BATCHES, world=st.integers(1, 8), limit=st.none() | BATCHES, budget=BUDGETS,
     lines=LINES, ladder=LADDERS,
@@ -117,6 +118,21 @@ def test_rungs_are_climbed_in_the_order_of_the_config_and_named() -> None:
     none = climb(500 * MIB, *DEFAULT_LADDER)
     assert not none.fits
     assert none.batch.micro_batch == 1
+
+
+def test_nothing_but_the_cut_is_tried_where_no_process_would_fit() -> None:
+    lines = Lines(fixed=200 * MIB)  # of which 50 are weights
+    for budget, is_tried in (
+        (CONTEXT, False),
+        (CONTEXT + 33 * MIB, False),
+        (CONTEXT + 300 * MIB, True),
+    ):
+        lines.asked.clear()
+        found = choose(job(batch=64), target(), budget, scales(lines))
+        assert not any(each.is_checkpointed for each in lines.asked) is not is_tried
+        assert any(each.is_cut for each in lines.asked)
+        assert found.fits is is_tried
+        assert found.need_bytes > budget or is_tried
 
 
 def test_smaller_pictures_only_where_they_are_allowed() -> None:
