@@ -131,10 +131,7 @@ def choose(
     sizes = cut_sizes(job.rank_batch, job.limit)
     allowed, given = sizes[:1], []
     found = _largest(job, allowed, target, budget, scales)
-    rungs = ladder.rungs
-    if not found.fits and bare_need(job, target, scales, has_weights=True) > budget:
-        rungs = [rung for rung in rungs if rung is Rung.CUT]
-    for rung in rungs:
+    for rung in () if found.fits else _promising(ladder, job, target, budget, scales):
         if found.fits:
             break
         if rung is Rung.CUT:
@@ -154,6 +151,15 @@ def choose(
     named = (Rung.CUT, *given) if is_cut else tuple(given)
     order = {rung: at for at, rung in enumerate(ladder.rungs)}
     return replace(found, rungs=tuple(sorted(named, key=order.__getitem__)))
+
+
+def _promising(
+    ladder: Ladder, job: Job, target: Target, budget: Bytes, scales: Scales
+) -> Sequence[Rung]:
+    """The rungs that may help."""
+    if bare_need(job, target, scales, has_weights=True) <= budget:
+        return ladder.rungs
+    return [rung for rung in ladder.rungs if rung is Rung.CUT]
 
 
 def _beside(validate: Workload, train: Workload) -> Workload:
