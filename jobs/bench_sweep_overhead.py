@@ -1,7 +1,9 @@
 """Trials per second of a sweep of stub runs, against plain Ray Tune with the same function.
 
 `python -m jobs.bench_sweep_overhead [TRIALS] [PLAIN]` conducts so many trials through store, queue,
-driver and workers, and lets Tune run (as many, or PLAIN) as functions in its own processes.
+driver and workers, and lets Tune run (as many, or PLAIN) as functions in its own processes, a new
+one for each as by default. The memory of our driver and of who conducts is sampled at even numbers
+of trials; its slope is that of a line through the second half, when caches are full.
 """
 
 import json
@@ -11,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import linear_regression
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -25,6 +29,7 @@ from orchestrator.sweep.conductor import Conductor
 __all__ = ["main", "ours", "plain"]
 
 _CONCURRENT = 4
+_LOOKS = 25
 _SPACE = {"lr0": {"loguniform": [1e-4, 1.0]}, "batch": [16, 32, 64, 128]}
 _CONFIG = {
     "projects": [
@@ -50,20 +55,37 @@ _CONFIG = {
 }
 
 
+class _Look(NamedTuple):
+    """Memory, once so many trials were started."""
+
+    trials: int
+    seconds: float
+    driver_mib: float
+    conductor_mib: float
+
+
 def ours(num_trials: int, home: Path) -> dict[str, Any]:
     """Conduct so many trials; times count from the moment when the driver is there."""
     client = Client(home)
     asking.create(client, _CONFIG, [f"sweep.trials={num_trials}", f"runs={home / 'runs'}"])
     seen: dict[str, float] = {}
-    memory: list[float] = []
+    looks: list[_Look] = []
 
     def watch(conductor: Conductor) -> None:
         seen.setdefault("first", time.monotonic())
-        if conductor.study.num_events // 400 >= len(memory):
-            driver = next(iter(_drivers(home)), None)
-            memory.append(driver.memory_info().rss / 2**20 if driver else 0.0)
+        started = conductor.study.num_started
+        driver = next(iter(_drivers(home)), None)
+        if driver is not None and started >= len(looks) * num_trials / _LOOKS:
+            looks.append(
+                _Look(
+                    started,
+                    round(time.monotonic() - seen["first"], 1),
+                    round(driver.memory_info().rss / 2**20, 1),
+                    round(psutil.Process().memory_info().rss / 2**20, 1),
+                )
+            )
 
-    record = conduct(client, "overhead", said=print, watch=watch, command=service_command(home))
+    record = conduct(client, "overhead", said=_said, watch=watch, command=service_command(home))
     seconds = time.monotonic() - seen["first"]
     pids: set[int] = set()
     with client.store() as store:
@@ -75,8 +97,18 @@ def ours(num_trials: int, home: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "trials_per_second": round(len(record.started) / seconds, 3),
         "worker_processes": len(pids),
-        "driver_mib": [round(value) for value in memory],
+        "looks": [look._asdict() for look in looks],
+        "driver_mib_per_100_trials": _slope([(x.trials, x.driver_mib) for x in looks]),
+        "conductor_mib_per_100_trials": _slope([(x.trials, x.conductor_mib) for x in looks]),
     }
+
+
+def _slope(points: Sequence[tuple[int, float]]) -> float:
+    """Of a line through the second half, by least squares, per 100 trials."""
+    late = points[len(points) // 2 :]
+    if len(late) < 2:
+        return 0.0
+    return round(100.0 * linear_regression(*zip(*late, strict=True)).slope, 3)
 
 
 def _drivers(home: Path) -> list[psutil.Process]:
@@ -123,10 +155,15 @@ def plain(num_trials: int) -> dict[str, Any]:
     }
 
 
+def _said(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
 def main(num_trials: int, num_plain: int) -> None:
     """Print both rates and their ratio."""
     with tempfile.TemporaryDirectory() as name:
         own = ours(num_trials, Path(name))
+    print(json.dumps({"ours": own}), flush=True)
     words = [sys.executable, "-m", "jobs.bench_sweep_overhead", "plain", str(num_plain)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)  # noqa: S603

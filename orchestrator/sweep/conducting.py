@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from threading import Event as Pause
 
 from orchestrator.client.access import Client
-from orchestrator.client.planner import planner_of
 from orchestrator.errors import NotFoundError
 from orchestrator.messages import QueueChanged
 from orchestrator.store.sql import SqlStore
@@ -18,7 +17,7 @@ from orchestrator.sweep.records import StoreRecorder, SweepRecord, read_events, 
 from orchestrator.sweep.search import GridSearch, Outcome, RandomSearch, Searcher
 from orchestrator.sweep.service import Service, serve_command
 from orchestrator.sweep.space import sample, settings_of
-from orchestrator.sweep.store_runs import StoreRuns
+from orchestrator.sweep.store_runs import StoreRuns, trial_planner
 from orchestrator.sweep.trials import SweepState
 from orchestrator.types import QueueRule, Seconds
 
@@ -66,7 +65,7 @@ def conduct(
                 rule = QueueRule(name=definition.queue, max_gpus=definition.gpus)
                 client.ask([QueueChanged(at=time.time(), rule=rule)])
             runs = StoreRuns(
-                definition, client, store, service.nodes(), lambda: planner_of(client, said)
+                definition, client, store, service.nodes(), lambda: trial_planner(client, said)
             )
             conductor = Conductor(
                 definition, searcher_of(definition), runs, recorder, time.time, said

@@ -132,7 +132,8 @@ def scores_of(
 def outcome_of(trial: Trial, names: Sequence[str], modes: Sequence[str]) -> Outcome:
     """What a searcher is told of a trial: its best epoch, by the first metric."""
     if any(value > 0.0 for value in trial.violations.values()):
-        return Outcome(violations=trial.violations)
+        is_refused = trial.state is TrialState.REFUSED
+        return Outcome(violations=trial.violations, is_refused=is_refused)
     found = [(scores_of(row.metrics, names, modes), row.epoch) for row in trial.epochs]
     scored = [(scores, epoch) for scores, epoch in found if all(map(math.isfinite, scores))]
     scores, _ = max(scored, default=((), 0), key=lambda pair: pair[0][:1])

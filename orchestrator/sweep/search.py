@@ -15,13 +15,15 @@ class Outcome:
     """What came of a suggestion.
 
     `scores` are one for each metric, the higher the better; empty where there are none. A value of
-    `violations` above 0 is a limit that was broken, and by how much of it.
+    `violations` above 0 is a limit that was broken, and by how much of it. `is_refused`: planning
+    showed that, and nothing was started.
     """
 
     scores: Sequence[float] = ()
     epoch: int = 0
     is_whole: bool = True  # False: stopped early, after `epoch`
     violations: Mapping[str, float] = field(default_factory=dict)
+    is_refused: bool = False
 
     @property
     def is_feasible(self) -> bool:

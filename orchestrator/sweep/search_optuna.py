@@ -54,7 +54,9 @@ class OptunaSearch:
         for name, value in outcome.violations.items():
             trial.set_constraint(name, value)
         scores = list(outcome.scores)
-        if not outcome.is_feasible:
+        if outcome.is_refused:
+            self.study.tell(trial, state=TrialState.FAIL)  # kept, and left out of the model
+        elif not outcome.is_feasible:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif not scores:
             self.study.tell(trial, state=TrialState.FAIL)

@@ -10,6 +10,7 @@ from orchestrator.client.access import Client, new_run_id
 from orchestrator.client.feasible import check_on
 from orchestrator.client.fitting import kinds_of
 from orchestrator.client.keys import keyed
+from orchestrator.client.planner import planner_of
 from orchestrator.client.plans import Planner
 from orchestrator.client.prepare import Order, order_runs, submit_orders
 from orchestrator.config.load import Config
@@ -22,10 +23,11 @@ from orchestrator.store.sql import SqlStore
 from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.ports import Judgement, Look
 from orchestrator.sweep.reading import config_of
+from orchestrator.sweep.rounding import RoundedLabels
 from orchestrator.sweep.space import Values
 from orchestrator.types import CheckpointRef, Node, RunId, RunState, RunStatus
 
-__all__ = ["StoreRuns", "power_watts"]
+__all__ = ["StoreRuns", "power_watts", "trial_planner"]
 
 _TOO_LARGE = ("E2001", "E2020", "E2022")  # no card can hold it
 _FAR = 1.0  # a violation whose size nobody knows
@@ -184,6 +186,15 @@ class StoreRuns:
         ]
         need = [p.predicted_peak_bytes / p.budget_bytes for p in plans if p.predicted_peak_bytes]
         return max(need, default=1.0 + _FAR) - 1.0
+
+
+def trial_planner(client: Client, note: Callable[[str], None]) -> Planner:
+    """What plans the trials of sweeps: they share traces. `note` is told when one is made."""
+    from orchestrator.memory.traced import TracedPredictor
+
+    return planner_of(
+        client, note, RoundedLabels(TracedPredictor(client.home / "memory", note=note))
+    )
 
 
 def power_watts(name: str) -> float | None:

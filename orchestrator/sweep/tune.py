@@ -12,14 +12,13 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from orchestrator.client.access import Client
-from orchestrator.client.planner import planner_of
 from orchestrator.errors import TrainingError
 from orchestrator.store.codec import from_plain, to_plain
 from orchestrator.store.sql import SqlStore
 from orchestrator.sweep.ports import Judgement
 from orchestrator.sweep.reading import load_sweep
 from orchestrator.sweep.space import Values
-from orchestrator.sweep.store_runs import StoreRuns
+from orchestrator.sweep.store_runs import StoreRuns, trial_planner
 from orchestrator.types import Cause, CheckpointRef, RunId, RunState
 
 __all__ = ["Constrained", "Judge", "RunTrainable", "constrained", "trainable"]
@@ -51,7 +50,7 @@ class RunTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             client,
             self._store,
             client.nodes(),
-            lambda: planner_of(client, _unheard),
+            lambda: trial_planner(client, _unheard),
         )
         self._begin(config, None)
 
@@ -149,7 +148,7 @@ def constrained(
         home: The folder of the store, whose driver knows the cards.
     """
     definition, client = load_sweep(config), Client(home)
-    planner = cache(partial(planner_of, client, _unheard))  # what it has traced stays
+    planner = cache(partial(trial_planner, client, _unheard))  # what it has traced stays
 
     def judge(settings: Values) -> Judgement:
         with client.store() as store:

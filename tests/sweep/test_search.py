@@ -1,0 +1,78 @@
+"""What a searcher learns of suggestions that were refused, and what trials share of predictions."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from orchestrator.plan.footprint import Footprint
+from orchestrator.plan.workload import Labels, Workload
+from orchestrator.sweep.rounding import RoundedLabels, rounded
+from orchestrator.sweep.search import Outcome
+from orchestrator.types import Bytes
+from tests.sweep.journal import SPACE
+
+
+class Notes:
+    """A predictor that notes what it is asked, and has no answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[Workload] = []
+
+    def footprints(self, asked: Sequence[tuple[Workload, Sequence[int]]]) -> list[Footprint]:
+        self.asked += [workload for workload, _ in asked]
+        return []
+
+    def breakdown(
+        self, workload: Workload, micro_batch: int
+    ) -> tuple[Mapping[str, Bytes], Mapping[str, Bytes]]:
+        self.asked.append(workload)
+        return {}, {}
+
+
+def workload(labels: Labels | None) -> Workload:
+    return Workload(
+        trainer="yolo", model="yolo11n.yaml", imgsz=64, num_classes=3, task="detect", labels=labels
+    )
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 64, 65, 777])
+def test_rounded_labels_are_never_fewer_and_less_than_twice_as_many(most: int) -> None:
+    given = Labels(most=most, mean=most * 0.7)
+    found = rounded(given)
+    assert given.most <= found.most <= 2 * given.most
+    assert given.mean <= found.mean <= max(1.0, 2 * given.mean)
+    assert found.area == given.area
+    assert rounded(found) == found
+
+
+def test_trials_that_differ_in_their_mosaic_share_a_prediction() -> None:
+    notes = Notes()
+    predictor = RoundedLabels(notes)
+    for most, mean in ((40, 18.2), (53, 25.0), (64, 31.9)):
+        predictor.footprints([(workload(Labels(most=most, mean=mean)), [4])])
+        predictor.breakdown(workload(Labels(most=most, mean=mean)), 4)
+    assert set(notes.asked) == {workload(Labels(most=64, mean=32.0))}
+
+
+def test_what_has_no_boxes_is_predicted_as_it_is() -> None:
+    notes = Notes()
+    RoundedLabels(notes).footprints([(workload(None), [4])])
+    assert notes.asked == [workload(None)]
+
+
+def test_refused_suggestions_are_kept_and_do_not_bend_the_model() -> None:
+    optuna = pytest.importorskip("optuna")
+    from orchestrator.sweep.search_optuna import OptunaSearch
+
+    bare, told = OptunaSearch(SPACE, seed=1), OptunaSearch(SPACE, seed=1)
+    for number in range(1, 21):
+        values = {"lr0": 10.0 ** -(number % 4), "batch": 16 << number % 5}
+        for search in (bare, told):
+            search.take(number, values)
+            search.tell(number, Outcome(scores=(float(number % 7),)))
+    for number in range(21, 31):
+        told.take(number, {"lr0": 0.5, "batch": 256})
+        told.tell(number, Outcome(violations={"memory": 0.5}, is_refused=True))
+    assert told.suggest(31) == bare.suggest(31)
+    kept = [t for t in told.study.trials if t.state is optuna.trial.TrialState.FAIL]
+    assert [trial.constraints for trial in kept] == [{"memory": 0.5}] * 10
