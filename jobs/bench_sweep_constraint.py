@@ -1,8 +1,9 @@
 """Memory as a constraint of a search, against infeasible as zero and against clipping; paired.
 
-`python -m jobs.bench_sweep_constraint [FIRST LAST]` searches made-up landscapes (jobs.landscapes),
-of which 60 % fits no card, three times for each seed from FIRST to LAST, with the same searcher
-(Optuna's TPE, ten suggestions by chance) and 100 trials each. The seed draws the landscape too.
+`python -m jobs.bench_sweep_constraint [FIRST LAST [SEARCH]]` searches made-up landscapes
+(jobs.landscapes), of which 60 % fits no card, three times for each seed from FIRST to LAST, with
+the same searcher (gp or tpe, ten suggestions by chance) and 100 trials each. The seed draws the
+landscape too.
 
 * constraint: as the product does it. What does not fit is refused, which is no trial.
 * zero: it is started, runs out of memory, and has the score zero.
@@ -21,7 +22,7 @@ from typing import Any
 from scipy.stats import wilcoxon
 
 from jobs.landscapes import SPACE, Landscape, capacity, clipped, fits, need
-from orchestrator.sweep.conducting import searcher_of
+from orchestrator.sweep.conducting import fits_of, searcher_of
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.fold import Study
@@ -35,8 +36,9 @@ __all__ = ["as_zero", "by_clipping", "constrained", "main"]
 _TRIALS = 100
 
 
-def _definition(seed: int, num_trials: int) -> Definition:
+def _definition(seed: int, search: str, num_trials: int = _TRIALS) -> Definition:
     return Definition(
+        search=search,
         name="bench",
         metrics=("score",),
         modes=("max",),
@@ -51,7 +53,9 @@ def _definition(seed: int, num_trials: int) -> Definition:
     )
 
 
-def constrained(seed: int, num_trials: int = _TRIALS) -> tuple[float, Mapping[str, int]]:
+def constrained(
+    seed: int, search: str, num_trials: int = _TRIALS
+) -> tuple[float, Mapping[str, int]]:
     """The best score as the product searches, and how many runs were launched and refused."""
     landscape = Landscape.drawn(seed)
     runs = StubRuns(
@@ -60,8 +64,9 @@ def constrained(seed: int, num_trials: int = _TRIALS) -> tuple[float, Mapping[st
         need=need,
         metrics=lambda values, _: {"score": landscape.score(values)},
     )
-    definition = _definition(seed, num_trials)
-    conductor = Conductor(definition, searcher_of(definition), runs, _Forgets(), time.time)
+    definition = _definition(seed, search, num_trials)
+    searcher = searcher_of(definition, fits_of(definition, runs))
+    conductor = Conductor(definition, searcher, runs, _Forgets(), time.time)
     while not conductor.is_done:
         conductor.advance()
     misfits = sum(not fits(settings) for settings in runs.launches)
@@ -77,30 +82,30 @@ def _best(study: Study) -> float:
     return max(row.metrics["score"] for trial in started for row in trial.epochs)
 
 
-def as_zero(seed: int) -> float:
+def as_zero(seed: int, search: str) -> float:
     """The best feasible score where infeasible trials count as zero."""
     landscape = Landscape.drawn(seed)
 
     def judged(values: Values) -> float:
         return landscape.score(values) if fits(values) else 0.0
 
-    return _searched(seed, judged)
+    return _searched(seed, search, judged)
 
 
-def by_clipping(seed: int) -> float:
+def by_clipping(seed: int, search: str) -> float:
     """The best score where infeasible values are trained as the nearest feasible ones."""
     landscape = Landscape.drawn(seed)
-    return _searched(seed, lambda values: landscape.score(clipped(values)))
+    return _searched(seed, search, lambda values: landscape.score(clipped(values)))
 
 
-def _searched(seed: int, judged: Callable[[Values], float]) -> float:
-    search = searcher_of(_definition(seed, _TRIALS))
+def _searched(seed: int, search: str, judged: Callable[[Values], float]) -> float:
+    searcher = searcher_of(_definition(seed, search))
     best = 0.0
     for number in range(1, _TRIALS + 1):
-        values = search.suggest(number)
+        values = searcher.suggest(number)
         assert values is not None
         score = judged(values)
-        search.tell(number, Outcome(scores=(score,)))
+        searcher.tell(number, Outcome(scores=(score,)))
         best = max(best, score)
     return best
 
@@ -124,17 +129,21 @@ def _compared(ours: list[float], others: Mapping[str, list[float]]) -> dict[str,
     }
 
 
-def main(first: int, last: int) -> None:
+def main(first: int, last: int, search: str) -> None:
     """Print the figures as JSON."""
     chance = random.Random(1)
     share = sum(not fits(sample(SPACE, chance)) for _ in range(20_000)) / 20_000
     began = time.perf_counter()
     seeds = range(first, last + 1)
-    found = [constrained(seed) for seed in seeds]
+    found = [constrained(seed, search) for seed in seeds]
     ours, counts = [best for best, _ in found], [count for _, count in found]
-    others = {"zero": [as_zero(s) for s in seeds], "clipping": [by_clipping(s) for s in seeds]}
-    _, launches = constrained(last + 1, 200)
+    others = {
+        "zero": [as_zero(seed, search) for seed in seeds],
+        "clipping": [by_clipping(seed, search) for seed in seeds],
+    }
+    _, launches = constrained(last + 1, search, 200)
     told = {
+        "search": search,
         "share_that_does_not_fit": round(share, 3),
         "of_200_trials": launches,
         "seeds": [first, last],
@@ -151,5 +160,5 @@ def main(first: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    words = [int(word) for word in sys.argv[1:]] or [1000, 1009]
-    main(words[0], words[-1])
+    words = dict(enumerate(sys.argv[1:]))
+    main(int(words.get(0, "1000")), int(words.get(1, "1009")), words.get(2, "gp"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.client.access import Client
+from orchestrator.device.catalogue import find_card
 from orchestrator.messages import GangFailed, GangFinished, GangStarted, GangYielded
 from orchestrator.store.sql import SqlStore
 from orchestrator.sweep.conductor import Conductor
@@ -102,7 +103,7 @@ def ours(budget: Budget, folder: Path) -> dict[str, Any]:
         ),
         "refused": len(record.trials) - len(record.started),
         "epochs": sum(len(trial.epochs) for trial in record.started),
-        "limit_mib": _mib_of(budget) * budget.concurrent,
+        "limit_mib": budget.concurrent * find_card(budget.card).memory_bytes >> 20,
         **_summary(scores),
         **told,
         "trial_seconds": [_seconds(trial) for trial in record.started],
@@ -113,12 +114,6 @@ def _seconds(trial: Trial) -> tuple[float, float]:
     """From its suggestion to its end, and those of its epochs."""
     whole = (trial.ended_at or trial.at) - trial.at
     return round(whole, 2), round(sum(row.seconds for row in trial.epochs), 2)
-
-
-def _mib_of(budget: Budget) -> int:
-    from orchestrator.device.catalogue import find_card
-
-    return find_card(budget.card).memory_bytes >> 20
 
 
 def _times(store: SqlStore, marks: Mapping[str, float]) -> dict[str, Any]:

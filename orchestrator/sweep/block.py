@@ -106,6 +106,10 @@ def _limits(given: object, path: str) -> Limits:
 
 def _check(definition: Definition, found: Mapping[str, Any]) -> None:
     """What is right alone and wrong together."""
+    if definition.search == "gp":
+        _check_gp(definition, found)
+    if definition.scheduler == "pbt":
+        _check_population(definition)
     if definition.search == "grid":
         for key, dimension in definition.space.items():
             if dimension.kind not in (Kind.CHOICE, Kind.INTEGER):
@@ -114,22 +118,6 @@ def _check(definition: Definition, found: Mapping[str, Any]) -> None:
                     code="E1063",
                     fix=(f"list values of {key}, or search: random",),
                 )
-    if definition.scheduler == "pbt" and definition.trials < 4:
-        raise ConfigError(
-            f"sweep.scheduler is pbt, and a population of {definition.trials} is too small",
-            code="E1063",
-            why=("a quarter of it is replaced after each interval",),
-            fix=("sweep.trials=8",),
-        )
-    if definition.scheduler == "pbt":
-        fixed = [key for key in ("model", "imgsz", "optimizer") if key in definition.space]
-        if fixed:
-            raise ConfigError(
-                f"sweep.scheduler is pbt, and {' and '.join(fixed)} cannot change while it trains",
-                code="E1063",
-                why=("a clone goes on from the checkpoint of another trial",),
-                fix=("search over them in a sweep of its own: scheduler=asha",),
-            )
     if definition.search in ("random", "grid") and found.get("warm"):
         raise ConfigError(
             f"sweep.warm: search {definition.search} learns nothing from earlier sweeps",
@@ -138,10 +126,47 @@ def _check(definition: Definition, found: Mapping[str, Any]) -> None:
         )
 
 
+def _check_population(definition: Definition) -> None:
+    if definition.trials < 4:
+        raise ConfigError(
+            f"sweep.scheduler is pbt, and a population of {definition.trials} is too small",
+            code="E1063",
+            why=("a quarter of it is replaced after each interval",),
+            fix=("sweep.trials=8",),
+        )
+    fixed = [key for key in ("model", "imgsz", "optimizer") if key in definition.space]
+    if fixed:
+        raise ConfigError(
+            f"sweep.scheduler is pbt, and {' and '.join(fixed)} cannot change while it trains",
+            code="E1063",
+            why=("a clone goes on from the checkpoint of another trial",),
+            fix=("search over them in a sweep of its own: scheduler=asha",),
+        )
+
+
+def _check_gp(definition: Definition, found: Mapping[str, Any]) -> None:
+    if found.get("scheduler") in ("asha", "hyperband", "pbt"):
+        raise ConfigError(
+            f"sweep.search is gp, and the scheduler {definition.scheduler} ends trials early",
+            code="E1063",
+            why=("a Gaussian process learns from whole trainings alone",),
+            fix=("scheduler: none", "or search: tpe"),
+        )
+    if definition.limits.seconds_per_epoch or definition.limits.energy:
+        raise ConfigError(
+            "sweep.search is gp, which knows no limits of time and energy",
+            code="E1063",
+            why=("its border is what planning knows: memory",),
+            fix=("search: tpe",),
+        )
+
+
 def _rounded(definition: Definition, found: Mapping[str, Any]) -> Definition:
     """What follows from other keys: BOHB is TPE with HyperBand; a grid has as many trials."""
     if definition.search == "bohb" and "scheduler" not in found:
         definition = replace(definition, scheduler="hyperband")
+    if definition.search == "gp":
+        definition = replace(definition, scheduler="none")
     if definition.search == "grid" and "trials" not in found:
         from orchestrator.sweep.space import grid
 

@@ -16,12 +16,12 @@ from orchestrator.sweep.reading import config_of
 from orchestrator.sweep.records import StoreRecorder, SweepRecord, read_events, read_sweep
 from orchestrator.sweep.search import GridSearch, Outcome, RandomSearch, Searcher
 from orchestrator.sweep.service import Service, serve_command
-from orchestrator.sweep.space import sample, settings_of
+from orchestrator.sweep.space import Values, sample, settings_of
 from orchestrator.sweep.store_runs import StoreRuns, trial_planner
 from orchestrator.sweep.trials import SweepState
 from orchestrator.types import QueueRule, Seconds
 
-__all__ = ["conduct", "searcher_of", "survey"]
+__all__ = ["conduct", "fits_of", "searcher_of", "survey"]
 
 _POLL: Seconds = 0.1
 _END_SECONDS: Seconds = 20.0  # for runs that are ended; the driver ends the rest later
@@ -29,6 +29,7 @@ _PROBES = 12  # suggestions by chance that are planned before anything starts
 _LEAST_PROBES = 4
 _PROBE_SECONDS: Seconds = 15.0
 _MOSTLY = 0.5
+_PLANNED = ("memory", "config")  # limits that are held before anything starts
 
 
 def conduct(
@@ -67,9 +68,8 @@ def conduct(
             runs = StoreRuns(
                 definition, client, store, service.nodes(), lambda: trial_planner(client, said)
             )
-            conductor = Conductor(
-                definition, searcher_of(definition), runs, recorder, time.time, said
-            )
+            searcher = searcher_of(definition, fits_of(definition, runs))
+            conductor = Conductor(definition, searcher, runs, recorder, time.time, said)
             conductor.replay(event for _, event in read_events(store, name))
             if not conductor.study.trials:
                 survey(definition, runs, said)
@@ -79,8 +79,21 @@ def conduct(
     return read_sweep(client, name)
 
 
-def searcher_of(definition: Definition) -> Searcher:
+def fits_of(definition: Definition, runs: Runs) -> Callable[[Values], bool]:
+    """Whether values can run, as planning knows it; asked without starting anything."""
+
+    def fits(values: Values) -> bool:
+        return runs.judge(settings_of(definition.space, values, definition.batch)).fits
+
+    return fits
+
+
+def searcher_of(definition: Definition, fits: Callable[[Values], bool] | None = None) -> Searcher:
     """The searcher of a definition, with what is known from earlier sweeps.
+
+    Args:
+        definition: Of the sweep.
+        fits: Whether values can run; None does not know.
 
     Raises:
         ConfigError: E1110, Optuna is needed and not installed.
@@ -91,9 +104,19 @@ def searcher_of(definition: Definition) -> Searcher:
         return RandomSearch(definition.space, definition.seed)
     from orchestrator.sweep.search_optuna import OptunaSearch
 
-    found = OptunaSearch(definition.space, num_scores=len(definition.metrics), seed=definition.seed)
+    found = OptunaSearch(
+        definition.space,
+        num_scores=len(definition.metrics),
+        seed=definition.seed,
+        model="gp" if definition.search == "gp" else "tpe",
+        fits=fits,
+    )
     for known in definition.known:
-        found.know(known.values, Outcome(scores=known.scores, violations=known.violations))
+        is_refused = any(known.violations.get(limit, 0.0) > 0.0 for limit in _PLANNED)
+        found.know(
+            known.values,
+            Outcome(scores=known.scores, violations=known.violations, is_refused=is_refused),
+        )
     return found
 
 

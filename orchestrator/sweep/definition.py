@@ -12,7 +12,7 @@ from orchestrator.sweep.space import Dimension, Values
 
 __all__ = ["SCHEDULERS", "SEARCHES", "Definition", "Known", "Limits", "read_definition"]
 
-SEARCHES = ("tpe", "random", "grid", "bohb")
+SEARCHES = ("tpe", "gp", "random", "grid", "bohb")
 SCHEDULERS = ("none", "asha", "hyperband", "pbt")
 _MAY_CHANGE = ("trials", "max_concurrent", "gpus")  # of a sweep that goes on
 

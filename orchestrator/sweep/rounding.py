@@ -11,13 +11,16 @@ from orchestrator.types import Bytes
 
 __all__ = ["RoundedLabels", "rounded"]
 
+_LEAST = 64
+
 
 class RoundedLabels:
     """Implements Predictor around another one.
 
     How many boxes a batch has follows from its size and from mosaic, mixup and the like, which a
     sweep draws anew for each trial; each new number would be traced for seconds. Here it is rounded
-    up to a power of two, so that a whole sweep has a few of them. The demand is never less for it.
+    up to a power of two, and to 64 at least, so that a whole sweep has one or two of them. The
+    demand is never less for it, and little more: 64 boxes weigh little beside the activations.
 
     Args:
         inner: Says what steps demand.
@@ -38,7 +41,7 @@ class RoundedLabels:
 
 
 def rounded(labels: Labels) -> Labels:
-    """Labels with the most and the mean boxes of an image rounded up to powers of two."""
+    """Labels with the most and the mean boxes of an image rounded up; without boxes, the same."""
     return replace(labels, most=int(_power(labels.most)), mean=_power(labels.mean))
 
 
@@ -48,4 +51,4 @@ def _shared(workload: Workload) -> Workload:
 
 
 def _power(value: float) -> float:
-    return float(1 << max(0, ceil(log2(value)))) if value > 0 else 0.0
+    return max(_LEAST, 2.0 ** ceil(log2(value))) if value > 0 else 0.0

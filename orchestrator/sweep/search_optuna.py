@@ -1,10 +1,11 @@
-"""Optuna's tree-structured Parzen estimator as a searcher that can be rebuilt from a record."""
+"""Optuna's models as a searcher that can be rebuilt from a record."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import optuna
-from optuna.samplers import TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
 from orchestrator.sweep.search import Outcome
@@ -17,24 +18,37 @@ __all__ = ["OptunaSearch"]
 class OptunaSearch:
     """Suggests what a model of the trials so far expects to be good, and to fit.
 
-    Infeasible suggestions are told as broken constraints: the model learns the border, and their
-    scores, which they do not have, do not bend it (Watanabe and Hutter 2023, arXiv 2211.14411).
-    Every suggestion has a seed of its own, so that it depends on the record alone.
+    Trials that broke a limit are told as broken constraints: the model learns that border, and
+    their scores, which they do not have, do not bend it (Watanabe and Hutter 2023, arXiv
+    2211.14411). What was refused is kept in the study and left out of the model: its border is
+    known without one. Every suggestion has a seed of its own, so that it depends on the record
+    alone.
 
     Args:
         space: What may be chosen.
         num_scores: How many metrics there are; of several, the Pareto front is sought.
         seed: Equal seeds and equal records give equal suggestions.
         num_startup: Suggestions by chance before the model is used.
+        model: `tpe`, or `gp`: a Gaussian process, which learns from whole trainings alone.
+        fits: Whether values can run, for the `gp`; None does not know.
     """
 
     def __init__(
-        self, space: Space, *, num_scores: int = 1, seed: int = 0, num_startup: int = 10
+        self,
+        space: Space,
+        *,
+        num_scores: int = 1,
+        seed: int = 0,
+        num_startup: int = 10,
+        model: str = "tpe",
+        fits: Callable[[Values], bool] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
         self._seed = seed
         self._num_startup = num_startup
+        self._model = model
+        self._fits = fits
         self.study = optuna.create_study(directions=["maximize"] * num_scores)
         self._open: dict[int, Any] = {}
 
@@ -81,9 +95,13 @@ class OptunaSearch:
         self._open[number] = trial
         return values
 
-    def _sampler(self, number: int) -> TPESampler:
-        text = f"{self._seed}/{number}/tpe".encode()
+    def _sampler(self, number: int) -> BaseSampler:
+        text = f"{self._seed}/{number}/{self._model}".encode()
         seed = int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
+        if self._model == "gp":
+            from orchestrator.sweep.search_gp import BorderedGPSampler
+
+            return BorderedGPSampler(self._fits, seed=seed, num_startup=self._num_startup)
         return TPESampler(
             seed=seed,
             constant_liar=True,  # trials that still train count as not good

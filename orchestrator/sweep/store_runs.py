@@ -30,6 +30,7 @@ from orchestrator.types import CheckpointRef, Node, RunId, RunState, RunStatus
 __all__ = ["StoreRuns", "power_watts", "trial_planner"]
 
 _TOO_LARGE = ("E2001", "E2020", "E2022")  # no card can hold it
+_MOST_PLANNED = 64  # what is judged is submitted next
 _FAR = 1.0  # a violation whose size nobody knows
 
 
@@ -158,6 +159,8 @@ class StoreRuns:
             if limit is not None and (asked is None or asked > limit):
                 found = self._order({**settings, "resources.memory": f"{limit}B"})
             check_on([found[0].spec], self._nodes)
+            if len(self._planned) >= _MOST_PLANNED:
+                del self._planned[next(iter(self._planned))]
             self._planned[name] = found
         return self._planned[name]
 

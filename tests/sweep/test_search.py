@@ -39,8 +39,8 @@ def workload(labels: Labels | None) -> Workload:
 def test_rounded_labels_are_never_fewer_and_less_than_twice_as_many(most: int) -> None:
     given = Labels(most=most, mean=most * 0.7)
     found = rounded(given)
-    assert given.most <= found.most <= 2 * given.most
-    assert given.mean <= found.mean <= max(1.0, 2 * given.mean)
+    assert given.most <= found.most <= max(64, 2 * given.most)
+    assert given.mean <= found.mean <= max(64.0, 2 * given.mean)
     assert found.area == given.area
     assert rounded(found) == found
 
@@ -48,10 +48,10 @@ def test_rounded_labels_are_never_fewer_and_less_than_twice_as_many(most: int) -
 def test_trials_that_differ_in_their_mosaic_share_a_prediction() -> None:
     notes = Notes()
     predictor = RoundedLabels(notes)
-    for most, mean in ((40, 18.2), (53, 25.0), (64, 31.9)):
+    for most, mean in ((140, 18.2), (153, 25.0), (256, 61.9)):
         predictor.footprints([(workload(Labels(most=most, mean=mean)), [4])])
         predictor.breakdown(workload(Labels(most=most, mean=mean)), 4)
-    assert set(notes.asked) == {workload(Labels(most=64, mean=32.0))}
+    assert set(notes.asked) == {workload(Labels(most=256, mean=64.0))}
 
 
 def test_what_has_no_boxes_is_predicted_as_it_is() -> None:
