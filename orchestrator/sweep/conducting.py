@@ -19,7 +19,7 @@ from orchestrator.sweep.service import Service, serve_command
 from orchestrator.sweep.space import Values, sample, settings_of
 from orchestrator.sweep.store_runs import StoreRuns, trial_planner
 from orchestrator.sweep.trials import SweepState
-from orchestrator.types import QueueRule, Seconds
+from orchestrator.types import QueueRule, Scalar, Seconds
 
 __all__ = ["conduct", "fits_of", "searcher_of", "survey"]
 
@@ -29,6 +29,41 @@ _PROBES = 12  # suggestions by chance that are planned before anything starts
 _LEAST_PROBES = 4
 _PROBE_SECONDS: Seconds = 15.0
 _MOSTLY = 0.5
+_WEIGHTLESS = frozenset(  # keys of rates and of augmentation, in ultralytics' names and ours
+    [
+        "lr0",
+        "lrf",
+        "momentum",
+        "weight_decay",
+        "warmup_epochs",
+        "warmup_momentum",
+        "warmup_bias_lr",
+        "box",
+        "cls",
+        "dfl",
+        "hsv_h",
+        "hsv_s",
+        "hsv_v",
+        "degrees",
+        "translate",
+        "scale",
+        "shear",
+        "perspective",
+        "flipud",
+        "fliplr",
+        "bgr",
+        "mosaic",
+        "mixup",
+        "cutmix",
+        "copy_paste",
+        "close_mosaic",
+        "erasing",
+        "label_smoothing",
+        "drop_path",
+        "seed",
+        "patience",
+    ]
+)
 _PLANNED = ("memory", "config")  # limits that are held before anything starts
 
 
@@ -80,10 +115,20 @@ def conduct(
 
 
 def fits_of(definition: Definition, runs: Runs) -> Callable[[Values], bool]:
-    """Whether values can run, as planning knows it; asked without starting anything."""
+    """Whether values can run, as planning knows it; asked without starting anything.
+
+    A guide for searchers that ask about many candidates: keys that hardly bear on memory are left
+    out, so that few combinations are planned. What is suggested is planned with all of them.
+    """
+    known: dict[tuple[tuple[str, Scalar], ...], bool] = {}
 
     def fits(values: Values) -> bool:
-        return runs.judge(settings_of(definition.space, values, definition.batch)).fits
+        own = {key: value for key, value in values.items() if key not in _WEIGHTLESS}
+        name = tuple(sorted(own.items()))
+        if name not in known:
+            settings = settings_of(definition.space, own, definition.batch)
+            known[name] = runs.judge(settings).fits
+        return known[name]
 
     return fits
 

@@ -10,14 +10,13 @@ from orchestrator.types import Scalar
 
 __all__ = ["BorderedGPSampler"]
 
-Array: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _FAR = 1024  # candidates by chance, anywhere
 _NEAR = 512  # and around the best trials, in steps between these parts of a range
 _LEAST_STEP, _LARGEST_STEP = 0.01, 0.3
 _SHARE_MOVED = 0.5  # of the keys of a candidate near the best
 _SHARE_REDRAWN = 0.15  # of its choices
-_MOST_ASKED = 200  # candidates of one suggestion
 
 
 class BorderedGPSampler(GPSampler):  # type: ignore[misc]  # Optuna is not followed
@@ -25,7 +24,7 @@ class BorderedGPSampler(GPSampler):  # type: ignore[misc]  # Optuna is not follo
 
     The border is asked for, not learned, so neither a cliff nor a plateau is told to the process,
     which is smooth (as input constraints in Gelbart et al. 2014, arXiv 1403.5607, but known).
-    Candidates are asked about from the best on until one fits: a few questions a suggestion.
+    Candidates are asked about from the best on until one fits.
 
     Args:
         fits: Whether values can run; None takes every candidate.
@@ -44,7 +43,7 @@ class BorderedGPSampler(GPSampler):  # type: ignore[misc]  # Optuna is not follo
         space = acqf.search_space
         candidates = self._candidates(space, best_params)
         order = np.argsort(-acqf.eval_acqf_no_grad(candidates), kind="stable")
-        for index in order[:_MOST_ASKED] if self._fits else ():
+        for index in order:
             values = space.get_unnormalized_param(candidates[index])
             if self._fits is None or self._fits(values):
                 return np.asarray(candidates[index])

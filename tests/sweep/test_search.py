@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from orchestrator.errors import ConfigError
 from orchestrator.plan.footprint import Footprint
 from orchestrator.plan.workload import Labels, Workload
+from orchestrator.sweep.block import read_block
 from orchestrator.sweep.rounding import RoundedLabels, rounded
 from orchestrator.sweep.search import Outcome
+from orchestrator.sweep.space import Values
 from orchestrator.types import Bytes
-from tests.sweep.journal import SPACE
+from tests.sweep.journal import SPACE, define
 
 
 class Notes:
@@ -76,3 +79,44 @@ def test_refused_suggestions_are_kept_and_do_not_bend_the_model() -> None:
     assert told.suggest(31) == bare.suggest(31)
     kept = [t for t in told.study.trials if t.state is optuna.trial.TrialState.FAIL]
     assert [trial.constraints for trial in kept] == [{"memory": 0.5}] * 10
+
+
+def test_a_gaussian_process_asks_for_nothing_beyond_a_border_that_is_known() -> None:
+    pytest.importorskip("optuna")
+    from orchestrator.sweep.search_optuna import OptunaSearch
+
+    def fits(values: Values) -> bool:
+        return values["batch"] in (16, 32)
+
+    def suggested() -> list[Values]:
+        search, found = OptunaSearch(SPACE, seed=4, num_startup=4, model="gp", fits=fits), []
+        for number in range(1, 25):
+            values = search.suggest(number)
+            assert values is not None
+            found.append(values)
+            # the best lies beyond the border, and the process learns that it goes that way
+            outcome = Outcome(scores=(float(str(values["batch"])),))
+            if not fits(values):
+                outcome = Outcome(violations={"memory": 1.0}, is_refused=True)
+            search.tell(number, outcome)
+        return found
+
+    found = suggested()
+    assert found == suggested()
+    fitting = [values for values in found if fits(values)]
+    by_chance = found.index(fitting[3]) + 1
+    assert by_chance < 20
+    assert all(fits(values) for values in found[by_chance:])
+
+
+@pytest.mark.parametrize("block", [{"scheduler": "asha"}, {"limits": {"seconds_per_epoch": 3.0}}])
+def test_a_gaussian_process_with_what_it_cannot_learn_from_is_refused(
+    block: dict[str, object],
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_block({"search": "gp", **block}, define())
+    assert caught.value.code == "E1063"
+
+
+def test_a_gaussian_process_never_ends_trials_early() -> None:
+    assert read_block({"search": "gp"}, define(scheduler="asha")).scheduler == "none"
