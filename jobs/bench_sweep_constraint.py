@@ -135,12 +135,15 @@ def main(first: int, last: int, search: str) -> None:
     share = sum(not fits(sample(SPACE, chance)) for _ in range(20_000)) / 20_000
     began = time.perf_counter()
     seeds = range(first, last + 1)
-    found = [constrained(seed, search) for seed in seeds]
-    ours, counts = [best for best, _ in found], [count for _, count in found]
-    others = {
-        "zero": [as_zero(seed, search) for seed in seeds],
-        "clipping": [by_clipping(seed, search) for seed in seeds],
-    }
+    ours, counts, others = [], [], {"zero": list[float](), "clipping": list[float]()}
+    for seed in seeds:
+        best, count = constrained(seed, search)
+        ours.append(best)
+        counts.append(count)
+        others["zero"].append(as_zero(seed, search))
+        others["clipping"].append(by_clipping(seed, search))
+        now = {name: round(scores[-1], 4) for name, scores in others.items()}
+        print(json.dumps({"seed": seed, "constraint": round(best, 4), **now}), flush=True)
     _, launches = constrained(last + 1, search, 200)
     told = {
         "search": search,

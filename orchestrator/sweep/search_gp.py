@@ -30,13 +30,21 @@ class BorderedGPSampler(GPSampler):  # type: ignore[misc]  # Optuna is not follo
         fits: Whether values can run; None takes every candidate.
         seed: Equal seeds and equal studies give equal suggestions.
         num_startup: Suggestions by chance before the process is used.
+        is_wide: Whether candidates near the best trials are left out, so that a search does not
+            settle where other models or optimizers were tried too little.
     """
 
     def __init__(
-        self, fits: Callable[[Mapping[str, Scalar]], bool] | None, *, seed: int, num_startup: int
+        self,
+        fits: Callable[[Mapping[str, Scalar]], bool] | None,
+        *,
+        seed: int,
+        num_startup: int,
+        is_wide: bool = False,
     ) -> None:
         super().__init__(seed=seed, n_startup_trials=num_startup, warn_independent_sampling=False)
         self._fits = fits
+        self._is_wide = is_wide
 
     def _optimize_acqf(self, acqf: Any, best_params: Array | None) -> Array:
         """Optuna's place for another optimiser: the best candidate that fits, else the best."""
@@ -53,7 +61,7 @@ class BorderedGPSampler(GPSampler):  # type: ignore[misc]  # Optuna is not follo
         """Rows of normalised values, each from 0 to 1, or the index of a choice."""
         chance = self._rng.rng
         far: Array = space.sample_normalized_params(_FAR, chance)
-        if best is None:
+        if best is None or self._is_wide:
             return far
         near = best[chance.randint(len(best), size=_NEAR)]
         steps = np.exp(chance.uniform(np.log(_LEAST_STEP), np.log(_LARGEST_STEP), (_NEAR, 1)))

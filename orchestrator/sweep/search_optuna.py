@@ -14,6 +14,8 @@ from orchestrator.types import Scalar
 
 __all__ = ["OptunaSearch"]
 
+_WIDE_EVERY = 3  # of so many suggestions of a Gaussian process, one looks anywhere
+
 
 class OptunaSearch:
     """Suggests what a model of the trials so far expects to be good, and to fit.
@@ -101,7 +103,12 @@ class OptunaSearch:
         if self._model == "gp":
             from orchestrator.sweep.search_gp import BorderedGPSampler
 
-            return BorderedGPSampler(self._fits, seed=seed, num_startup=self._num_startup)
+            return BorderedGPSampler(
+                self._fits,
+                seed=seed,
+                num_startup=self._num_startup,
+                is_wide=number % _WIDE_EVERY == 0,
+            )
         return TPESampler(
             seed=seed,
             constant_liar=True,  # trials that still train count as not good
