@@ -25,12 +25,13 @@ from orchestrator.sweep.ports import Judgement, Look
 from orchestrator.sweep.reading import config_of
 from orchestrator.sweep.rounding import RoundedLabels
 from orchestrator.sweep.space import Values
-from orchestrator.types import CheckpointRef, Node, RunId, RunState, RunStatus
+from orchestrator.types import Bytes, Card, CheckpointRef, Node, RunId, RunState, RunStatus
 
-__all__ = ["StoreRuns", "power_watts", "trial_planner"]
+__all__ = ["StoreRuns", "even_share", "power_watts", "trial_planner"]
 
 _TOO_LARGE = ("E2001", "E2020", "E2022")  # no card can hold it
 _MOST_PLANNED = 64  # what is judged is submitted next
+_PARTS = 8
 _FAR = 1.0  # a violation whose size nobody knows
 
 
@@ -158,6 +159,11 @@ class StoreRuns:
             asked = found[0].spec.memory_bytes
             if limit is not None and (asked is None or asked > limit):
                 found = self._order({**settings, "resources.memory": f"{limit}B"})
+            order, config = found
+            asked = order.spec.memory_bytes
+            if asked is not None and config.projects[0].template.memory_bytes is None:
+                share = even_share(asked, self._cards, limit)
+                found = replace(order, spec=replace(order.spec, memory_bytes=share)), config
             check_on([found[0].spec], self._nodes)
             if len(self._planned) >= _MOST_PLANNED:
                 del self._planned[next(iter(self._planned))]
@@ -189,6 +195,18 @@ class StoreRuns:
         ]
         need = [p.predicted_peak_bytes / p.budget_bytes for p in plans if p.predicted_peak_bytes]
         return max(need, default=1.0 + _FAR) - 1.0
+
+
+def even_share(asked: Bytes, cards: Sequence[Card], limit: Bytes | None = None) -> Bytes:
+    """A predicted share rounded up to eighths of the smallest card, where it is at most half of it.
+
+    A worker process is kept for the next trial only where that has the same share.
+    """
+    step = min((card.memory_bytes for card in cards), default=0) // _PARTS
+    if not step or asked > step * _PARTS // 2:
+        return asked
+    even = -(-asked // step) * step
+    return even if limit is None else max(asked, min(even, limit))
 
 
 def trial_planner(client: Client, note: Callable[[str], None]) -> Planner:

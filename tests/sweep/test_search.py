@@ -11,7 +11,8 @@ from orchestrator.sweep.block import read_block
 from orchestrator.sweep.rounding import RoundedLabels, rounded
 from orchestrator.sweep.search import Outcome
 from orchestrator.sweep.space import Values
-from orchestrator.types import Bytes
+from orchestrator.sweep.store_runs import even_share
+from orchestrator.types import Bytes, Card
 from tests.sweep.journal import SPACE, define
 
 
@@ -120,3 +121,13 @@ def test_a_gaussian_process_with_what_it_cannot_learn_from_is_refused(
 
 def test_a_gaussian_process_never_ends_trials_early() -> None:
     assert read_block({"search": "gp"}, define(scheduler="asha")).scheduler == "none"
+
+
+def test_predicted_shares_are_evened_so_that_processes_can_be_kept() -> None:
+    cards = [Card(index=0, name="small", memory_bytes=8 << 30)]
+    cards.append(Card(index=1, name="large", memory_bytes=80 << 30))
+    asked = [100 << 20, 700 << 20, 1 << 30, (1 << 30) + 1, 4 << 30]
+    assert [even_share(each, cards) >> 30 for each in asked] == [1, 1, 1, 2, 4]
+    assert even_share(5 << 30, cards) == 5 << 30  # more than half a card is left as it is
+    assert even_share(700 << 20, cards, limit=800 << 20) == 800 << 20
+    assert even_share(700 << 20, []) == 700 << 20
