@@ -75,7 +75,7 @@ def ours(budget: Budget, folder: Path) -> dict[str, Any]:
         "runs": str(folder / "runs"),
         "projects": [{"name": "cells", "model": budget.model, "amp": "fp32", **budget.arguments}],
     }
-    block = {
+    block: dict[str, Any] = {
         "name": "bench",
         "metric": METRIC,
         "trials": budget.trials,
