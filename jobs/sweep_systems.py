@@ -21,9 +21,9 @@ from orchestrator.store.sql import SqlStore
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.trials import Trial, TrialState
 
-__all__ = ["SYSTEMS", "Budget", "main"]
+__all__ = ["SYSTEMS", "Budget", "main", "ours", "plain_tune", "plain_tune_reused", "yolo_tune"]
 
-METRIC = "metrics/mAP50-95(B)"  # what YOLO.tune maximises, whatever is asked
+_METRIC = "metrics/mAP50-95(B)"  # what YOLO.tune maximises, whatever is asked
 _SECOND = "metrics/mAP50(B)"
 _BAD = (TrialState.FAILED, TrialState.INFEASIBLE)
 _SPACE: Mapping[str, Any] = {
@@ -77,7 +77,7 @@ def ours(budget: Budget, folder: Path) -> dict[str, Any]:
     }
     block: dict[str, Any] = {
         "name": "bench",
-        "metric": METRIC,
+        "metric": _METRIC,
         "trials": budget.trials,
         "max_concurrent": budget.concurrent,
         "scheduler": "asha" if budget.is_early else "none",
@@ -197,7 +197,7 @@ def _plain(budget: Budget, folder: Path, *, is_reused: bool) -> dict[str, Any]:
         tune.with_resources(train, {"CPU": 1}),
         param_space=_tune_space(),
         tune_config=tune.TuneConfig(
-            metric=METRIC,
+            metric=_METRIC,
             mode="max",
             num_samples=budget.trials,
             max_concurrent_trials=budget.concurrent,
@@ -264,7 +264,7 @@ def _told(grid: Any, seconds: float) -> dict[str, Any]:
 
 def _best_of(rows: Any) -> tuple[float, float]:
     """The best epoch of a trial by the metric, and its mAP50."""
-    pairs = [(float(row[METRIC]), float(row[_SECOND])) for row in rows if METRIC in row]
+    pairs = [(float(row[_METRIC]), float(row[_SECOND])) for row in rows if _METRIC in row]
     return max(pairs, default=(0.0, 0.0))
 
 
