@@ -90,7 +90,7 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
     _part(life, record, event.progress)
     life.forecasts.progressed(record, event.progress, life.now)
     if life.sizing is not None:
-        life.sizing.progressed(record, event.progress.seconds)
+        life.sizing.progressed(record, event.progress.seconds, life.now)
 
 
 def _part(life: Lifecycle, record: RunRecord, progress: Progress) -> None:

@@ -66,8 +66,8 @@ class Sizing(Protocol):
         """Take a run under the policy's care; False for one that it does not size."""
         ...
 
-    def progressed(self, record: RunRecord, seconds: Seconds) -> None:
-        """An epoch of a run took so long."""
+    def progressed(self, record: RunRecord, seconds: Seconds, now: Seconds) -> None:
+        """An epoch of a run took so long, and ends now."""
         ...
 
 

@@ -6,6 +6,7 @@ new one from its checkpoint; one that shall have none waits *aside*, out of the 
 later round gives it some. The effective batch stays what it is: only its cut over ranks changes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -20,6 +21,7 @@ from orchestrator.types import (
     RunSpec,
     RunState,
     Seconds,
+    StopMode,
     StopReason,
 )
 
@@ -71,6 +73,8 @@ class Rearrange:
     knowledge: Knowledge
     runs: dict[RunId, RunRecord] = field(default_factory=dict)  # sized by the policy, unfinished
     next_at: Seconds = float("-inf")
+    _epoch_began: dict[RunId, Seconds] = field(default_factory=dict)  # where one ended before
+    _broken_off: dict[RunId, int] = field(default_factory=dict)  # epochs complete at that time
 
     def joins(self, record: RunRecord) -> bool:
         """Take a run under the policy's care; False for one that it does not size."""
@@ -95,6 +99,8 @@ class Rearrange:
         self.next_at = life.now + self.policy.round_seconds
         for run_id in [run_id for run_id, r in self.runs.items() if r.state.is_terminal]:
             del self.runs[run_id]
+            self._epoch_began.pop(run_id, None)
+            self._broken_off.pop(run_id, None)
         movable = [record for record in self.runs.values() if _is_movable(record)]
         candidates = [self._candidate(record, life.now) for record in movable]
         widths = self.policy.widths(life.now, candidates, self._num_gpus(life))
@@ -159,11 +165,36 @@ class Rearrange:
         if width == record.placement.world_size:
             return
         record.wanted_gpus = width
-        is_up = record.state is RunState.RUNNING
-        mode = self.policy.resize_mode if is_up else None
+        mode = self._mode(record, life.now)
         old = record.placement.world_size
         life.stop(record, Resized, StopReason.PREEMPTED, mode)
         record.detail = f"from {old} to {width} cards" if width else "makes room: others go first"
+
+    def _mode(self, record: RunRecord, now: Seconds) -> StopMode | None:
+        """How a gang is to leave: at once where less of its epoch is done than is left of it.
+
+        To wait costs what others could do meanwhile with the cards, to leave what is repeated. An
+        epoch is broken off once; then the gang may complete it.
+        """
+        if record.state is not RunState.RUNNING:
+            return None
+        mode, run_id = self.policy.resize_mode, record.spec.run_id
+        if mode is StopMode.AT_BATCH or self._broken_off.get(run_id) == record.epoch:
+            return mode
+        assert record.attempt_started_at is not None, "a gang that trains has started"
+        began = max(record.attempt_started_at, self._epoch_began.get(run_id, -math.inf))
+        whole = self._epoch_seconds(record)
+        if whole is None or now - began >= whole / 2:
+            return mode
+        self._broken_off[run_id] = record.epoch
+        return StopMode.AT_BATCH
+
+    def _epoch_seconds(self, record: RunRecord) -> Seconds | None:
+        """Of the epoch that is under way, with the cards that it has."""
+        speedups, spec = self.knowledge.speedups, record.spec
+        one = record.pace_of_one or speedups.seconds_of_one(spec)
+        width = record.placement.world_size if record.placement is not None else 0
+        return one / speedups.of(spec, width) if one is not None and width else None
 
     def adopt(self, life: Lifecycle) -> None:
         """Take all runs that there are under the policy's care; those that wait, wait aside."""
@@ -194,8 +225,9 @@ class Rearrange:
                 record.wanted_gpus = record.spec.num_gpus
         self.runs.clear()
 
-    def progressed(self, record: RunRecord, seconds: Seconds) -> None:
+    def progressed(self, record: RunRecord, seconds: Seconds, now: Seconds) -> None:
         """An epoch of a run is complete."""
+        self._epoch_began[record.spec.run_id] = now
         width = record.placement.world_size if record.placement is not None else 0
         self.knowledge.speedups.progressed(record.spec, width, seconds)
         if width and seconds > 0:

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import settings
 
-from orchestrator.messages import Event, PolicyChanged, PreemptGang, StartGang
+from orchestrator.messages import Action, Event, PolicyChanged, PreemptGang, StartGang
 from orchestrator.schedule.policy import Candidate, legal_widths
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
@@ -122,6 +122,56 @@ def test_a_gang_grows_and_shrinks_at_its_checkpoint(old: int, new: int) -> None:
     assert start.batch.effective_batch == 8
     assert start.batch.micro_batch == 2  # what a card holds is another question
     assert [ref.epoch for ref in start.checkpoints] == [1]
+
+
+def epoch_of(desk: Desk, name: str, seconds: Seconds) -> None:
+    """An epoch that takes so long."""
+    desk.world.now += seconds
+    told = desk.world.progress(desk.attempt(name))
+    desk.world.tell(replace(told, progress=replace(told.progress, seconds=seconds)))
+
+
+def mode_of(actions: Sequence[Action]) -> StopMode:
+    (preempted,) = [action for action in actions if isinstance(action, PreemptGang)]
+    return preempted.mode
+
+
+@pytest.mark.parametrize(
+    ("since", "mode"), [(100.0, StopMode.AT_BATCH), (600.0, StopMode.AFTER_EPOCH)]
+)
+@pytest.mark.parametrize("new", [0, 4])
+def test_an_epoch_is_broken_off_where_less_is_done_than_left(
+    since: Seconds, mode: StopMode, new: int
+) -> None:
+    desk, policy = desk_of({"r": 2})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))
+    desk.up("r")
+    epoch_of(desk, "r", 1000.0)
+    policy.wanted["r"] = new
+    assert mode_of(desk.pass_time(since)) is mode
+
+
+def test_an_epoch_is_broken_off_once() -> None:
+    desk, policy = desk_of({"r": 2})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))
+    desk.up("r")
+    epoch_of(desk, "r", 1000.0)
+    for wanted, mode in ((4, StopMode.AT_BATCH), (2, StopMode.AFTER_EPOCH)):
+        policy.wanted["r"] = wanted
+        assert mode_of(desk.pass_time(61.0)) is mode
+        desk.yield_("r")
+        desk.up("r")
+    epoch_of(desk, "r", 1000.0)
+    policy.wanted["r"] = 4
+    assert mode_of(desk.pass_time(61.0)) is StopMode.AT_BATCH, "this is the next epoch"
+
+
+def test_nobody_breaks_off_an_epoch_of_unknown_length() -> None:
+    desk, policy = desk_of({"r": 2})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8))
+    desk.up("r")
+    policy.wanted["r"] = 4
+    assert mode_of(desk.pass_time(61.0)) is StopMode.AFTER_EPOCH
 
 
 def test_a_gang_that_is_to_stop_waits_aside_and_its_cards_go_to_others() -> None:
