@@ -82,7 +82,7 @@ def test_a_sweep_outlives_its_driver_and_becomes_a_result_grid(tmp_path: Path) -
 
 
 def test_a_trial_that_is_stopped_early_frees_its_card_and_leaves_no_process(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     client = Client(tmp_path)
     given = config(tmp_path)
@@ -105,7 +105,7 @@ def test_a_trial_that_is_stopped_early_frees_its_card_and_leaves_no_process(
             seconds[trial.number] = own[-1].at - trial.ended_at
             assert len(store.progress(trial.run_id)) < 40
     assert max(seconds.values()) < 5.0, seconds  # from the decision to the free card
-    record_property("seconds to a free card", seconds)
+    record_testsuite_property("seconds to a free card", seconds)
     pids = {pid for event in every if isinstance(event, GangStarted) for pid in event.pids}
     assert pids
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
