@@ -12,8 +12,10 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from orchestrator.errors import ConfigError, ConflictError
 from orchestrator.sweep import trials
@@ -34,7 +36,7 @@ _STATES = {
 }
 
 
-def study_of(record: SweepRecord, storage: str | None = None) -> optuna.Study:
+def study_of(record: SweepRecord, storage: BaseStorage | None = None) -> optuna.Study:
     """A sweep as a study: every suggestion is a trial, in order, with what was reported.
 
     Early-stopped trials are PRUNED with their last epoch's intermediate value (of several metrics
@@ -44,7 +46,7 @@ def study_of(record: SweepRecord, storage: str | None = None) -> optuna.Study:
 
     Args:
         record: Of the sweep.
-        storage: The URL of a database; None keeps the study in memory.
+        storage: Optuna's; None keeps the study in memory.
     """
     definition = record.definition
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,14 +93,15 @@ def export_study(record: SweepRecord, url: str) -> int:
     """
     name = record.definition.name
     try:
-        if name in optuna.get_all_study_names(url):
-            _demand_own(record, url)
-            optuna.delete_study(study_name=name, storage=url)
+        storage = _opened(url)
+        if name in optuna.get_all_study_names(storage):
+            _demand_own(record, storage, url)
+            optuna.delete_study(study_name=name, storage=storage)
         try:
-            study = study_of(record, url)
+            study = study_of(record, storage)
         except BaseException:
-            if name in optuna.get_all_study_names(url):  # no half of a study stays behind
-                optuna.delete_study(study_name=name, storage=url)
+            if name in optuna.get_all_study_names(storage):  # no half of a study stays behind
+                optuna.delete_study(study_name=name, storage=storage)
             raise
     except (SQLAlchemyError, ImportError) as error:
         raise ConfigError(
@@ -112,7 +115,7 @@ def export_study(record: SweepRecord, url: str) -> int:
 
 def load_study(name: str, url: str) -> optuna.Study:
     """A study that was exported."""
-    return optuna.load_study(study_name=name, storage=url)
+    return optuna.load_study(study_name=name, storage=_opened(url))
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:
@@ -125,9 +128,14 @@ def distribution_of(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=is_log)
 
 
-def _demand_own(record: SweepRecord, url: str) -> None:
+def _opened(url: str) -> BaseStorage:
+    """A database of studies that keeps no connection between two questions."""
+    return RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+
+
+def _demand_own(record: SweepRecord, storage: BaseStorage, url: str) -> None:
     name = record.definition.name
-    found = optuna.load_study(study_name=name, storage=url)
+    found = optuna.load_study(study_name=name, storage=storage)
     if found.user_attrs.get(_MADE_OF) != record.definition.substance:
         raise ConflictError(
             f"{url} has another study {name}, which was not made of this sweep",

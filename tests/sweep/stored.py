@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.pool import NullPool
+
 from orchestrator.client.access import Client
 from orchestrator.sweep import asking
 from orchestrator.sweep.block import read_space
@@ -15,7 +17,7 @@ from orchestrator.sweep.stub_runs import StubRuns
 from orchestrator.sweep.trials import SweepState
 from tests.sweep.journal import Journal, define
 
-__all__ = ["SPACE", "conduct_stored", "config", "make_sweep"]
+__all__ = ["SPACE", "conduct_stored", "config", "make_sweep", "studies"]
 
 SPACE = {
     "lr0": {"loguniform": [1e-4, 1.0]},
@@ -23,6 +25,13 @@ SPACE = {
     "optimizer": ["SGD", "AdamW"],
     "momentum": {"uniform": [0.5, 0.99], "when": {"optimizer": "SGD"}},
 }
+
+
+def studies(url: str) -> Any:
+    """Optuna's own storage of a database, which leaves no connection open."""
+    from optuna.storages import RDBStorage
+
+    return RDBStorage(url, engine_kwargs={"poolclass": NullPool})
 
 
 def config(**project: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from orchestrator.sweep.records import SweepRecord
 from orchestrator.sweep.space import Values
 from orchestrator.sweep.stub_runs import StubRuns
 from orchestrator.sweep.trials import Trial, TrialState
-from tests.sweep.stored import make_record
+from tests.sweep.stored import make_record, studies
 
 optuna = pytest.importorskip("optuna")
 
@@ -43,7 +43,7 @@ def exported(record: SweepRecord, folder: Path) -> Any:
 
     url = f"sqlite:///{folder / 'study.db'}"
     assert export_study(record, url) == len(record.trials)
-    return optuna.load_study(study_name="night", storage=url)
+    return optuna.load_study(study_name="night", storage=studies(url))
 
 
 def test_a_study_has_every_trial_as_it_was_recorded(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_sweep_that_goes_on_has_running_trials_and_is_exported_again(tmp_path:
 def test_a_study_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     record = make_record(trials=2)
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    optuna.create_study(study_name="night", storage=url)
+    optuna.create_study(study_name="night", storage=studies(url))
     with pytest.raises(ConflictError) as caught:
         exported(record, tmp_path)
     assert caught.value.code == "E5034"

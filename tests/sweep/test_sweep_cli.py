@@ -17,7 +17,7 @@ from orchestrator.sweep.records import SweepRecord, read_sweep
 from orchestrator.sweep.space import Values
 from orchestrator.sweep.stub_runs import StubRuns
 from orchestrator.sweep.trials import SweepState, TrialState
-from tests.sweep.stored import conduct_stored, config, make_sweep
+from tests.sweep.stored import conduct_stored, config, make_sweep, studies
 
 SPACE = {"lr0": {"loguniform": [1e-4, 1.0]}, "resources.memory": ["2GiB", "4GiB", "64GiB"]}
 
@@ -131,7 +131,7 @@ def test_export_writes_a_study(
     url = f"sqlite:///{tmp_path / 'study.db'}"
     told = orc_json(client, capsys, "export", "night", "--study", url)
     assert told["trials"] == len(record.trials)
-    study = optuna.load_study(study_name="night", storage=url)
+    study = optuna.load_study(study_name="night", storage=studies(url))
     assert len(study.trials) == len(record.trials)
     assert orc(client, "export", "night") == 2
     assert "--study" in capsys.readouterr().err
