@@ -109,7 +109,12 @@ def _tune(storage: Path) -> dict[str, Any]:
     for word in ("run", "restore"):
         words = [sys.executable, "-m", "jobs.tune_restore", word, str(storage)]
         subprocess.run(  # noqa: S603 - ourselves
-            words, env=environment, check=False, timeout=_SECONDS, stderr=subprocess.DEVNULL
+            words,
+            env=environment,
+            check=False,
+            timeout=_SECONDS,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
     return {
         name: json.loads((storage / f"{name}.json").read_text()) for name in ("before", "after")
