@@ -121,15 +121,22 @@ def lists(client: Client, when: str) -> None:
 
 
 def watched(client: Client, driver: psutil.Process, minutes: float, at: range, folds: int) -> None:
-    """Watch a driver for some minutes, and ask it for one more project every second."""
+    """Watch a driver for some minutes, and ask it for one more project every second.
+
+    The same is asked of a store beside it that nobody drives: what takes longer with the driver is
+    waiting for it, the rest is the work itself and whatever else the machine does.
+    """
     until = time.monotonic() + minutes * 60
     sizes: list[float] = []
     waits: list[Took] = []
+    others: list[Took] = []
     more = submits(client, at, folds)
+    beside = submits(Client(client.home / "beside"), at, folds)
     while time.monotonic() < until and driver.is_running():
         with contextlib.suppress(psutil.Error):
             sizes.append(driver.memory_info().rss / MIB)
         waits.append(next(more))
+        others.append(next(beside))
         Pause().wait(_LOOK)
     third = max(1, len(sizes) // 3)
     first, last = statistics.fmean(sizes[:third]), statistics.fmean(sizes[-third:])
@@ -139,6 +146,7 @@ def watched(client: Client, driver: psutil.Process, minutes: float, at: range, f
         flush=True,
     )
     told("submit of a project while it drives", waits, GOALS["submit p99"])
+    told("the same beside it, nobody drives", others)
 
 
 def main() -> int:
