@@ -1,20 +1,17 @@
 """A Ray of this machine whose autoscaler brings nodes, each a few processes; for benches and tests.
 
 It is Ray's own autoscaler (v2) and Ray's own provider for tests, which starts every node as
-processes on this machine. Ports and folder are its own, and it ends what it has started by process
-id: `ray stop`, and Ray's class for such clusters, would end every Ray of the machine.
+processes on this machine. Ports and folder are its own, and a guard ends by process id what was
+started here, however this process ends: `ray stop`, and Ray's class for such clusters, would end
+every Ray of the machine.
 """
 
 import contextlib
 import json
 import os
-import secrets
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +23,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
     FakeMultiNodeProvider,
 )
 
-from orchestrator.cluster.guard import TAG_NAME, belonging
+from orchestrator.cluster.session import guarded
 from orchestrator.errors import ClusterError
 
 __all__ = ["OneMachine", "autoscaled_ray", "emulated_type"]
@@ -91,11 +88,19 @@ def autoscaled_ray(
     Raises:
         ClusterError: Ray did not start; says what it wrote.
     """
-    folder = tempfile.mkdtemp(prefix="orc-as-")
-    tag = secrets.token_hex(8)
+    with guarded() as folder:
+        yield _start(types, folder, idle_seconds, environment or {})
+
+
+def _start(
+    types: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    idle_seconds: float,
+    environment: Mapping[str, str],
+) -> str:
     ports = _free_ports(5)
     address = f"{get_node_ip_address()}:{ports[0]}"  # where Ray looks for nodes of this machine
-    path = Path(folder) / "autoscaling.json"
+    path = folder / "autoscaling.json"
     path.write_text(json.dumps(_config(types, address, idle_seconds)))
     words = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head"),
@@ -108,7 +113,6 @@ def autoscaled_ray(
         *("--min-worker-port=0", "--max-worker-port=0"),  # free ones: other Rays may be here
     ]
     own = {
-        TAG_NAME: tag,
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_enable_autoscaler_v2": "1",
@@ -116,24 +120,20 @@ def autoscaled_ray(
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
     }
     given = {name: text for name, text in os.environ.items() if name != "RAY_ADDRESS"}
-    try:
-        path = Path(folder) / "start.log"
-        with path.open("wb") as log:
-            done = subprocess.run(  # noqa: S603 - Ray's own command
-                words,
-                env={**given, **(environment or {}), **own},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                check=False,
-            )
-        if done.returncode:
-            told = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-            raise ClusterError("Ray did not start", code="E4001", why=tuple(told[-_TAIL:]))
-        yield address
-    finally:
-        _end(tag, folder)
-        shutil.rmtree(folder, ignore_errors=True)
+    path = folder / "start.log"
+    with path.open("wb") as log:
+        done = subprocess.run(  # noqa: S603 - Ray's own command
+            words,
+            env={**given, **environment, **own},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    if done.returncode:
+        told = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        raise ClusterError("Ray did not start", code="E4001", why=tuple(told[-_TAIL:]))
+    return address
 
 
 def _config(
@@ -174,11 +174,3 @@ def _free_ports(num: int) -> list[int]:
         for each in sockets:
             each.bind(("", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def _end(tag: str, folder: str) -> None:
-    """End every process that was started here, until none is left."""
-    while left := belonging(tag, folder, os.getpid()):
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)

@@ -3,11 +3,12 @@
 import argparse
 import multiprocessing
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from orchestrator.cluster.address import free_port
 
 __all__ = ["counted", "main"]
 
@@ -49,9 +50,7 @@ def _has_cards(count: int) -> bool:
 
 
 def _gang(given: argparse.Namespace, compression: str) -> list[tuple[int, int, float]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     ranks = [

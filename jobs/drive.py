@@ -1,5 +1,6 @@
 """Be the driver of a store: Ray, the scheduler, and what is shown, until every run has ended."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from orchestrator.client.machine import cpu_count, free_bytes, ram_bytes
 from orchestrator.client.rules import ask_rules
 from orchestrator.config.load import Config
 from orchestrator.console import live, report
+from orchestrator.console.cluster import warn_open
 from orchestrator.console.follow import DRIVER_LOST, hand_over
 from orchestrator.console.say import say
 from orchestrator.console.stop import interruptible
@@ -61,6 +63,8 @@ def opened_cluster(
             home=client.home,
         )
     )
+    if cards is None and os.environ.get("RAY_AUTH_MODE") == "disabled" and not is_in_job():
+        warn_open(address or "auto")  # of a job its submitter is warned
     cluster: TimedCluster = RayCluster(
         parts or LocalParts(), list_cards=list_cards, local_cards=cards
     )

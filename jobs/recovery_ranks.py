@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.recovery_runs import Done, Fill, Work, run
+from orchestrator.cluster.address import free_port
 
 __all__ = ["Gang", "serve"]
 
@@ -43,9 +43,7 @@ class Gang:
 @contextmanager
 def serve(work: Work, folder: Path) -> Iterator[Gang]:
     """Start both ranks; they end when this does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     answers, orders = context.Queue(), [context.Queue() for _ in range(2)]
     ranks = [

@@ -13,10 +13,11 @@ from pathlib import Path
 from orchestrator.client.access import Client
 from orchestrator.client.names import new_run_id
 from orchestrator.client.upload import MAX_BYTES, Upload, put_together, staged
-from orchestrator.cluster.address import job_url
+from orchestrator.cluster.address import job_url, lets_anyone_in
 from orchestrator.cluster.job import JobState, JobWish
 from orchestrator.cluster.jobs import JobServer, server_of
 from orchestrator.config.load import load_config
+from orchestrator.console.cluster import warn_open
 from orchestrator.console.say import emit, emit_json, say, size_text
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.store.private import check_name
@@ -89,6 +90,8 @@ def submit_remote(
     if is_dry:
         return _show(upload, as_json=as_json)
     server = server_of(options.address, Client(home).home)
+    if lets_anyone_in(server.url):
+        warn_open(server.url)
     with tempfile.TemporaryDirectory(prefix="orc-upload-") as folder:
         staged(upload, Path(folder))
         wish = _wish(submission_id, path, words, options, upload, Path(folder))

@@ -1,13 +1,22 @@
 """Addresses of Rays and of their job servers: what is one, and whether anybody answers."""
 
 import socket
+from urllib.error import URLError
 from urllib.parse import urlsplit
+from urllib.request import build_opener
 
 from orchestrator.cluster.tokens import ADMISSION_FIX
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.types import Seconds
 
-__all__ = ["demand_address", "demand_answer", "job_url", "listening_port"]
+__all__ = [
+    "demand_address",
+    "demand_answer",
+    "free_port",
+    "job_url",
+    "lets_anyone_in",
+    "listening_port",
+]
 
 _CONNECT_SECONDS: Seconds = 5.0
 
@@ -68,6 +77,11 @@ def listening_port(wanted: int | None, usual: int, host: str) -> int:
     raise AssertionError("the last try either returned or raised")
 
 
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listened a moment ago."""
+    return listening_port(None, 0, "127.0.0.1")
+
+
 def job_url(address: str) -> str:
     """The URL of the job server that `HOST:PORT` or `http://HOST:PORT` names.
 
@@ -92,6 +106,15 @@ def job_url(address: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default = 443 if parts.scheme == "https" else 8265
     return f"{parts.scheme}://{host}:{port or default}"
+
+
+def lets_anyone_in(url: str) -> bool:
+    """True for a job server that answers who shows no token: he may run what he likes there."""
+    try:
+        build_opener().open(f"{url}/api/version", timeout=_CONNECT_SECONDS).close()
+    except (URLError, OSError):  # 401 is one of them
+        return False
+    return True
 
 
 def _without_secret(address: str) -> str:

@@ -23,6 +23,7 @@ from orchestrator.types import Bytes, Card, Seconds
 
 __all__ = [
     "RAY_ENVIRONMENT",
+    "guarded",
     "joined_ray",
     "local_ray",
     "opened_ray",
@@ -95,7 +96,7 @@ def local_ray(
     if any(card.is_emulated for card in cards):  # Ray refuses more GPUs than it makes visible
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     with (
-        _guarded() as folder,
+        guarded() as folder,
         _connected(
             address="local",
             num_cpus=num_cpus,
@@ -242,10 +243,11 @@ def set_token_mode() -> None:
 
 
 @contextmanager
-def _guarded() -> Iterator[Path]:
+def guarded() -> Iterator[Path]:
     """A folder for Ray, and nothing left of it or of Ray's processes when this process is gone.
 
-    The path is short: Unix sockets allow 107 characters.
+    What is started inside belongs to it, however this process ends. The path is short: Unix sockets
+    allow 107 characters.
     """
     folder = tempfile.mkdtemp(prefix="orc-")
     if sys.platform != "linux":  # the guard reads /proc

@@ -10,7 +10,7 @@ from orchestrator.cluster.up import RayWish, start_ray
 from orchestrator.console.say import emit, emit_json, say, size_text
 from orchestrator.errors import StoreError
 
-__all__ = ["bring_down", "bring_up", "show_up"]
+__all__ = ["bring_down", "bring_up", "show_up", "warn_open"]
 
 
 def bring_up(wish: RayWish, home: Path, *, as_json: bool) -> int:
@@ -95,3 +95,10 @@ def _plain(running: RunningRay) -> dict[str, Any]:
         "nodes": list(running.nodes),
         "started_at": running.started_at,
     }
+
+
+def warn_open(where: str) -> None:
+    """Warn of a Ray that demands no token."""
+    say(f"warning: the Ray at {where} demands no token: whoever reaches it runs code on its nodes")
+    say("  fix: start it with orc up, or `ray get-auth-token --generate` on its head, and export")
+    say("       RAY_AUTH_MODE=token before each `ray start`")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.address import job_url
+from orchestrator.cluster.address import job_url, lets_anyone_in
 from orchestrator.cluster.job import JobState
 from orchestrator.cluster.jobs import server_of
 from orchestrator.errors import ClusterError
@@ -63,9 +63,11 @@ def test_what_is_no_address_is_refused_and_no_password_is_repeated(address: str)
 class _Other(BaseHTTPRequestHandler):
     """A web server that is no Ray."""
 
+    status = 200
+
     def do_GET(self) -> None:
         body = b"<html>hello</html>"
-        self.send_response(200)
+        self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -95,6 +97,14 @@ def test_a_web_server_that_is_no_ray_is_told_apart(other: str, tmp_path: Path) -
     with pytest.raises(ClusterError) as info:
         server_of(other, tmp_path)
     assert (info.value.code, info.value.exit_code) == ("E4009", 6)
+
+
+@pytest.mark.parametrize(("status", "is_open"), [(200, True), (401, False)])
+def test_a_job_server_that_asks_for_no_token_is_seen(
+    other: str, status: int, is_open: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Other, "status", status)
+    assert lets_anyone_in(other) is is_open
 
 
 def test_a_head_that_is_gone_is_told_at_once(other: str, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Addresses and tokens, without a Ray."""
 
 import os
-import socket
 import stat
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster.address import free_port
 from orchestrator.cluster.session import joined_ray, token_file
 from orchestrator.errors import ClusterError
 
@@ -33,9 +33,7 @@ def test_an_address_that_cannot_be_joined_is_refused_with_a_remedy(
 
 def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with pytest.raises(ClusterError) as info, joined_ray(address):
         pass
     assert (info.value.code, info.value.exit_code) == ("E4001", 6)

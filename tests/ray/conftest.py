@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster.pulse import Patience
+from orchestrator.cluster.ray import RayCluster
 from orchestrator.cluster.session import local_ray
 from orchestrator.types import Card
+from tests.ray.drills import Drill
 from tests.ray.parts import EmulatedCards, FakeParts
 
 
@@ -22,9 +25,20 @@ def no_real_cards() -> Sequence[Card]:
 
 
 @pytest.fixture
-def cluster(session: Path) -> Iterator[object]:
-    from orchestrator.cluster.ray import RayCluster
+def patience() -> Patience:
+    """How long silence is taken for work; a module may have another."""
+    return Patience()
 
-    made = RayCluster(FakeParts(), list_cards=no_real_cards, local_cards=EmulatedCards)
+
+@pytest.fixture
+def cluster(session: Path, patience: Patience) -> Iterator[RayCluster]:
+    made = RayCluster(
+        FakeParts(), list_cards=no_real_cards, local_cards=EmulatedCards, patience=patience
+    )
     yield made
     made.close()
+
+
+@pytest.fixture
+def drill(cluster: RayCluster, tmp_path: Path) -> Drill:
+    return Drill(cluster, tmp_path)

@@ -2,12 +2,10 @@
 
 import os
 import signal
-from pathlib import Path
 
 import psutil
 import pytest
 
-from orchestrator.cluster.ray import RayCluster
 from orchestrator.messages import (
     GangFinished,
     GangYielded,
@@ -19,11 +17,6 @@ from orchestrator.types import AttemptId, Cause, Placement, Share, StopMode
 from tests.ray.drills import Drill
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def drill(cluster: RayCluster, tmp_path: Path) -> Drill:
-    return Drill(cluster, tmp_path)
 
 
 def test_a_worker_that_is_killed_is_told_within_three_seconds(drill: Drill) -> None:

@@ -2,14 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator.cluster.pulse import Patience
-from orchestrator.cluster.ray import RayCluster
 from orchestrator.messages import (
     GangFinished,
     GangYielded,
@@ -18,9 +17,7 @@ from orchestrator.messages import (
     ProgressReported,
 )
 from orchestrator.types import Cause, CheckpointRef, StopMode
-from tests.ray.conftest import no_real_cards
 from tests.ray.drills import Drill
-from tests.ray.parts import EmulatedCards, FakeParts
 
 pytestmark = pytest.mark.ray
 
@@ -28,12 +25,8 @@ QUICK = Patience(start_seconds=50.0, floor_seconds=3.0, multiple=3.0, answer_sec
 
 
 @pytest.fixture
-def drill(session: Path, tmp_path: Path) -> Iterator[Drill]:
-    cluster = RayCluster(
-        FakeParts(), list_cards=no_real_cards, local_cards=EmulatedCards, patience=QUICK
-    )
-    yield Drill(cluster, tmp_path)
-    cluster.close()
+def patience() -> Patience:
+    return QUICK
 
 
 def reports(drill: Drill) -> list[ProgressReported]:

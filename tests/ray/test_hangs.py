@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,12 +21,8 @@ QUICK = Patience(start_seconds=6.0, floor_seconds=2.0, multiple=3.0, answer_seco
 
 
 @pytest.fixture
-def drill(session: Path, tmp_path: Path) -> Iterator[Drill]:
-    cluster = RayCluster(
-        FakeParts(), list_cards=no_real_cards, local_cards=EmulatedCards, patience=QUICK
-    )
-    yield Drill(cluster, tmp_path)
-    cluster.close()
+def patience() -> Patience:
+    return QUICK
 
 
 def stacks(drill: Drill, name: str) -> str:

@@ -1,22 +1,14 @@
 """What gangs count of a node's CPUs and RAM is in Ray's books too, while they are there."""
 
-from pathlib import Path
-
 import pytest
 import ray
 
-from orchestrator.cluster.ray import RayCluster
 from orchestrator.messages import KillGang
 from tests.ray.drills import Drill
 
 pytestmark = pytest.mark.ray
 
 MIB = 1024**2
-
-
-@pytest.fixture
-def drill(cluster: RayCluster, tmp_path: Path) -> Drill:
-    return Drill(cluster, tmp_path)
 
 
 def free() -> tuple[float, float]:

@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
+
+from orchestrator.cluster.address import free_port
 
 __all__ = ["found_by_ranks", "in_turn"]
 
@@ -13,9 +14,7 @@ _PATIENCE = 900.0  # seconds: a busy machine needs minutes to import torch
 
 def found_by_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
     """Call `work(rank, *given)` in `count` processes; its results in the order of ranks."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     ranks = [

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import random
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.cluster.address import free_port
 from orchestrator.device.cpu import CpuDevice
 from orchestrator.device.emulated import EmulatedDevice
 from orchestrator.errors import ConfigError, TrainingError
@@ -372,9 +372,7 @@ def test_a_leak_is_told_in_the_log_and_in_the_record(
 
 
 def test_all_ranks_cut_alike_when_one_runs_out(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     ranks = [
