@@ -99,6 +99,8 @@ def drive_or_follow(
     Returns:
         The exit code.
     """
+    if shared.address is not None:
+        cards = None  # those that a driver has now were good for planning; the Ray tells its own
     if driver := client.driver():
         return _follow(client, submit, driver, cards, shared, as_json=as_json)
     if cards is not None:
