@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import psutil
 
@@ -216,9 +215,11 @@ def _freeze_node(drill: Drill) -> None:
             each.resume()
     drill.frozen += attempts
     num = len(drill.hangs)
-    drill.until("a zombie goes on", lambda: _num_beyond(drill, known) > len(known), 8.0)
-    del drill.hangs[num:]  # a worker may end by itself at once: that is as good
-    drill.num_zombie_epochs += _num_beyond(drill, known)
+    drill.until(
+        "a zombie writes on", lambda: any(n > 1 for n in _beyond(drill, known).values()), 8.0
+    )
+    del drill.hangs[num:]  # that is as it should be
+    drill.zombie_checkpoints.update(_beyond(drill, known))
     with suppress(psutil.NoSuchProcess):
         raylet.resume()
     drill.doom(raylet, *workers)
@@ -273,14 +274,14 @@ def _recorded(drill: Drill, attempt: AttemptId) -> int:
     return max((event.progress.epoch for event in told), default=0)
 
 
-def _num_beyond(drill: Drill, known: Mapping[AttemptId, int]) -> int:
-    """Epochs for which attempts have written a checkpoint that the journal does not have."""
-    num = 0
+def _beyond(drill: Drill, known: Mapping[AttemptId, int]) -> dict[AttemptId, int]:
+    """How many checkpoints each attempt has written that the journal does not have; all counted."""
+    found: dict[AttemptId, int] = {}
     for attempt, last in known.items():
-        folder = Path(drill.home / "runs" / attempt.run_id / "checkpoints" / str(attempt.number))
+        folder = drill.home / "runs" / attempt.run_id / "checkpoints" / str(attempt.number)
         epochs = [int(file.name[6:10]) for file in folder.glob("epoch-*.ckpt")]
-        num += max(max(epochs, default=last) - last, 0)
-    return num
+        found[attempt] = sum(epoch > last for epoch in epochs)
+    return found
 
 
 def _num_lost(drill: Drill) -> int:

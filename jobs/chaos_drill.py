@@ -56,7 +56,7 @@ class Drill:
     hurts: list[Hurt] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
     frozen: list[AttemptId] = field(default_factory=list)
-    num_zombie_epochs: int = 0
+    zombie_checkpoints: dict[AttemptId, int] = field(default_factory=dict)
     asked: list[RunId] = field(default_factory=list)
     hangs: list[str] = field(default_factory=list)
     survivors: list[str] = field(default_factory=list)

@@ -28,6 +28,7 @@ def verdict(drill: Drill) -> list[str]:
     if submitted != set(drill.asked):
         wrong.append(f"asked for and not recorded, or otherwise: {submitted ^ set(drill.asked)}")
     wrong += _unfenced(events)
+    wrong += _zombies(drill)
     wrong += [f"hang: {what}" for what in drill.hangs]
     wrong += [f"survived {GONE_WITHIN:.0f} s: {who}" for who in drill.survivors]
     seconds = recoveries(drill)
@@ -37,7 +38,7 @@ def verdict(drill: Drill) -> list[str]:
         f"{tally.kills} kills, {tally.runs} runs, {tally.epochs} epochs, {tally.attempts} attempts,"
         f" {tally.repeated} epochs repeated, {len(drill.starts)} drivers,"
         f" {len(drill.frozen)} attempts let go on after their lease,"
-        f" {drill.num_zombie_epochs} checkpoints that they wrote and nobody counts"
+        f" {sum(drill.zombie_checkpoints.values())} checkpoints that they wrote and nobody counts"
     )
     for kind, values in seconds.items():
         print(f"recovery after {kind:<16} {_spread(values)}")
@@ -99,6 +100,20 @@ def _unfenced(events: Sequence[Event]) -> list[str]:
         if has_ended(event):
             ended.add(attempt)
     return wrong
+
+
+def _zombies(drill: Drill) -> list[str]:
+    """Attempts that wrote on after they could know that they were given up.
+
+    Before a checkpoint a worker waits until the epoch before is recorded or refused. So it may
+    write one that nobody counts, of the epoch in which it was stopped: that is the first report to
+    be refused.
+    """
+    return [
+        f"{attempt} wrote {num} checkpoints after it was given up"
+        for attempt, num in drill.zombie_checkpoints.items()
+        if num > 1
+    ]
 
 
 def _spread(values: Sequence[Seconds]) -> str:

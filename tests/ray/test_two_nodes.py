@@ -24,4 +24,5 @@ def test_a_node_that_goes_on_after_it_was_given_up_writes_what_nobody_counts(
     drill = play(["stop-node", "head"], tmp_path, seed=1)
     assert verdict(drill) == []
     assert drill.frozen
-    assert drill.num_zombie_epochs <= len(drill.frozen), "one that none waits for, then no more"
+    assert set(drill.zombie_checkpoints) == set(drill.frozen)
+    assert max(drill.zombie_checkpoints.values()) <= 1, "that of the epoch in which it was stopped"
