@@ -49,7 +49,11 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.ensure()
+        try:
+            self.ensure()
+        except BaseException:  # nobody else would end what was started
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -58,6 +62,9 @@ class Service:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         process = self._process
         if process is None or process.poll() is not None:
             return
