@@ -24,6 +24,7 @@ from orchestrator.types import Cause, CheckpointRef, RunId, RunState
 __all__ = ["Constrained", "Judge", "RunTrainable", "constrained", "trainable"]
 
 _POLL = 0.1
+_LEAST_CPU = 0.001  # Tune refuses a trial that holds nothing at all
 
 
 class RunTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
@@ -120,8 +121,8 @@ class RunTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
 def trainable(config: Path | str | Mapping[str, Any], *, home: Path | str | None = None) -> Any:
     """What `tune.Tuner` takes: trials that submit runs of this config's project to the queue.
 
-    The trials hold no card and no CPU. They read the store, so they have to run on its machine,
-    and a driver (`orc serve`) has to run. `param_space` has keys of the config.
+    The trials hold no card, and of a CPU next to nothing. They read the store, so they have to run
+    on its machine, and a driver (`orc serve`) has to run. `param_space` has keys of the config.
 
     Args:
         config: A config with one project.
@@ -130,7 +131,7 @@ def trainable(config: Path | str | Mapping[str, Any], *, home: Path | str | None
     folder = str(Client(home).home.resolve())
     text = load_sweep(config).text()
     with_definition = tune.with_parameters(RunTrainable, definition=text, home=folder)
-    return tune.with_resources(with_definition, {"CPU": 0})
+    return tune.with_resources(with_definition, {"CPU": _LEAST_CPU})
 
 
 Judge: TypeAlias = Callable[[Values], Judgement]
