@@ -105,6 +105,9 @@ class TwoNodes:
                     os.kill(pid, signal.SIGKILL)
         if self.host is not None:
             self.host.wait()
+            for pipe in (self.host.stdin, self.host.stdout):
+                assert pipe is not None
+                pipe.close()
 
     def _hear(self) -> dict[str, Any]:
         assert self.host is not None
