@@ -68,6 +68,11 @@ class BorderedGPSampler(GPSampler):  # type: ignore[misc]  # Optuna is not follo
         is_moved = chance.uniform(size=near.shape) < _SHARE_MOVED
         moved = np.clip(near + chance.normal(size=near.shape) * steps * is_moved, 0.0, 1.0)
         is_choice = np.asarray(space.is_categorical)
+        steps_of = zip(space.discrete_indices, space.get_choices_of_discrete_params(), strict=True)
+        for column, values in steps_of:
+            if not is_choice[column]:  # a value between two steps would be drawn anew, by chance
+                nearest = np.abs(moved[:, [column]] - values).argmin(axis=1)
+                moved[:, column] = values[nearest]
         is_redrawn = chance.uniform(size=near.shape) < _SHARE_REDRAWN
         redrawn = np.where(is_redrawn, space.sample_normalized_params(_NEAR, chance), near)
         return np.vstack([far, np.where(is_choice, redrawn, moved)])

@@ -10,7 +10,7 @@ from orchestrator.plan.workload import Labels, Workload
 from orchestrator.sweep.block import read_block
 from orchestrator.sweep.rounding import RoundedLabels, rounded
 from orchestrator.sweep.search import Outcome
-from orchestrator.sweep.space import Values
+from orchestrator.sweep.space import Values, integer
 from orchestrator.sweep.store_runs import even_share
 from orchestrator.types import Bytes, Card
 from tests.sweep.journal import SPACE, define
@@ -86,17 +86,19 @@ def test_a_gaussian_process_asks_for_nothing_beyond_a_border_that_is_known() -> 
     pytest.importorskip("optuna")
     from orchestrator.sweep.search_optuna import OptunaSearch
 
+    space = {**SPACE, "imgsz": integer(64, 640, 32)}
+
     def fits(values: Values) -> bool:
-        return values["batch"] in (16, 32)
+        return values["batch"] in (16, 32) and float(str(values["imgsz"])) <= 480
 
     def suggested() -> list[Values]:
-        search, found = OptunaSearch(SPACE, seed=4, num_startup=4, model="gp", fits=fits), []
+        search, found = OptunaSearch(space, seed=4, num_startup=4, model="gp", fits=fits), []
         for number in range(1, 25):
             values = search.suggest(number)
             assert values is not None
             found.append(values)
             # the best lies beyond the border, and the process learns that it goes that way
-            outcome = Outcome(scores=(float(str(values["batch"])),))
+            outcome = Outcome(scores=(float(str(values["batch"])) + float(str(values["imgsz"])),))
             if not fits(values):
                 outcome = Outcome(violations={"memory": 1.0}, is_refused=True)
             search.tell(number, outcome)
