@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import cache, partial
 from pathlib import Path
 from threading import Event as Pause
 from typing import Any, TypeAlias
@@ -12,9 +11,11 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from orchestrator.client.access import Client
+from orchestrator.client.plans import Planner
 from orchestrator.errors import TrainingError
 from orchestrator.store.codec import from_plain, to_plain
 from orchestrator.store.sql import SqlStore
+from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.ports import Judgement
 from orchestrator.sweep.reading import load_sweep
 from orchestrator.sweep.space import Values
@@ -148,15 +149,29 @@ def constrained(
         config: A config with one project.
         home: The folder of the store, whose driver knows the cards.
     """
-    definition, client = load_sweep(config), Client(home)
-    planner = cache(partial(trial_planner, client, _unheard))  # what it has traced stays
+    return Constrained(searcher, _Planned(load_sweep(config), Client(home)))
 
-    def judge(settings: Values) -> Judgement:
+
+class _Planned:
+    """Judges by planning on the cards of a store's driver. Tune pickles it: traces stay behind."""
+
+    def __init__(self, definition: Definition, client: Client) -> None:
+        self._definition, self._client = definition, client
+        self._planner: Planner | None = None
+
+    def __call__(self, settings: Values) -> Judgement:
+        client = self._client
         with client.store() as store:
-            runs = StoreRuns(definition, client, store, client.nodes(), planner)
+            runs = StoreRuns(self._definition, client, store, client.nodes(), self._its_planner)
             return runs.judge(settings)
 
-    return Constrained(searcher, judge)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_planner": None}
+
+    def _its_planner(self) -> Planner:
+        if self._planner is None:
+            self._planner = trial_planner(self._client, _unheard)
+        return self._planner
 
 
 class Constrained(Searcher):  # type: ignore[misc]  # Ray has no types

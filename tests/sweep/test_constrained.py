@@ -67,3 +67,13 @@ def test_a_trial_holds_no_card_and_next_to_no_cpu(tmp_path: Path) -> None:
     made = sweep.trainable(config(), home=tmp_path)
     (bundle,) = made.default_resource_request({}).bundles
     assert bundle == {"CPU": pytest.approx(0.001)}
+
+
+def test_tune_can_keep_the_searcher_in_a_file(tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    from orchestrator import sweep
+
+    searcher = sweep.constrained(optuna_search(), config(), home=tmp_path)
+    again = cloudpickle.loads(cloudpickle.dumps(searcher))
+    assert (again.metric, again.mode) == ("score", "max")

@@ -87,7 +87,7 @@ def test_a_trial_that_is_stopped_early_frees_its_card_and_leaves_no_process(
     client = Client(tmp_path)
     given = config(tmp_path)
     given["projects"][0] |= {"epochs": 40, "epoch_seconds": 0.1}
-    block = {"search": "grid", "trials": 4, "max_concurrent": 2}
+    block = {"search": "grid", "trials": 4, "max_concurrent": 1}
     rates = {"lr0": [0.01, 0.4, 0.7, 1.0]}  # the first is the best: the others stop at their rung
     given["sweep"] = {**BLOCK, **block, "space": rates}
     asking.create(client, given)
