@@ -32,7 +32,7 @@ def spec(folder: Path, name: str, *, epochs: int, most: int) -> RunSpec:
         run_id=run_id,
         project=name,
         trainer="together",
-        settings=TrainSettings(model=name, data="none", imgsz=32, epochs=epochs),
+        settings=TrainSettings(model="alike", data="none", imgsz=32, epochs=epochs),
         effective_batch=8,
         folder=str(folder / run_id),
         num_gpus=most,
