@@ -180,13 +180,15 @@ def _add(path: Path, text: str) -> None:
 
 def _point(project: int, run_id: str) -> None:
     """Make ``latest`` a link to the run, unless a person put something else there."""
+    # Named after the run: several processes may make folders of one project at once.
+    fresh = f".{_LATEST}.{run_id}.tmp"
     with suppress(OSError):  # mostly it is not there; if it cannot go, making the link tells why
-        os.unlink(f".{_LATEST}.tmp", dir_fd=project)
+        os.unlink(fresh, dir_fd=project)
     try:
         os.readlink(_LATEST, dir_fd=project)
     except FileNotFoundError:
         pass  # the first run of the project
     except OSError:
         return  # a file or folder that a person made: it stays, and the run needs no link
-    os.symlink(run_id, f".{_LATEST}.tmp", dir_fd=project)
-    os.rename(f".{_LATEST}.tmp", _LATEST, src_dir_fd=project, dst_dir_fd=project)
+    os.symlink(run_id, fresh, dir_fd=project)
+    os.rename(fresh, _LATEST, src_dir_fd=project, dst_dir_fd=project)

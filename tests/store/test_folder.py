@@ -3,6 +3,7 @@
 import json
 import math
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_a_run_gets_a_private_folder_and_latest_points_to_it(tmp_path: Path) -> 
     assert (runs / "cells" / "latest").resolve() == second
     assert create_run_folder(runs, "cells", "run-1") == first
     assert (runs / "cells" / "latest").readlink() == Path("run-1")
+
+
+def test_folders_of_one_project_are_made_at_once(tmp_path: Path) -> None:
+    names = [f"run-{number}" for number in range(200)]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        made = list(pool.map(lambda name: create_run_folder(tmp_path, "cells", name), names))
+    assert [path.name for path in made] == names
+    assert (tmp_path / "cells" / "latest").resolve() in made
+    assert {path.name for path in (tmp_path / "cells").iterdir()} == {*names, "latest"}
 
 
 def test_something_else_called_latest_is_left_alone(tmp_path: Path) -> None:
