@@ -30,7 +30,7 @@ class _Watched:
     folder: Path
     pulse: Pulse
     asked: Any = None  # the ref of rank 0's answer
-    dumping: dict[Any, int] | None = None  # refs of the tasks that take the stacks, by rank
+    dumping: dict[Any, list[int]] | None = None  # tasks that take the stacks of these ranks
     has_stacks: dict[int, bool] = field(default_factory=dict)  # by rank
     deadline: Seconds = 0.0  # of the answer or the stacks
 
@@ -103,7 +103,8 @@ class HangWatch:
         """Take an answer or the stacks; yields an attempt that hangs, to be killed."""
         for attempt, one in tuple(self._watched.items()):
             if one.dumping is not None and ref in one.dumping:
-                one.has_stacks[one.dumping.pop(ref)] = bool(_answer(ref))
+                ranks = one.dumping.pop(ref)
+                one.has_stacks.update(zip(ranks, _answer(ref) or (), strict=False))
                 if not one.dumping:
                     self.end(attempt)
                     yield attempt, _verdict(one)
@@ -121,12 +122,16 @@ class HangWatch:
 
     def _take_stacks(self, one: _Watched) -> None:
         one.dumping = {}
+        # One task a node: on a busy machine the next one would begin when the time is up.
+        by_node: dict[str, list[tuple[int, int]]] = {}
         for rank, ray_node in zip(one.gang.ranks, one.ray_nodes, strict=True):
             assert rank.started is not None
+            by_node.setdefault(ray_node, []).append((rank.number, rank.started.pid))
+        for ray_node, ranks in by_node.items():
             place = NodeAffinitySchedulingStrategy(ray_node, soft=False)
             task = self._dump.options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-            ref = task.remote(rank.started.pid, str(one.file(rank.number)))
-            one.dumping[ref] = rank.number
+            ref = task.remote([(pid, str(one.file(number))) for number, pid in ranks])
+            one.dumping[ref] = [number for number, _ in ranks]
         one.deadline = time.monotonic() + self._patience.answer_seconds
 
 

@@ -4,7 +4,7 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,21 +44,35 @@ def dumped_on_signal(path: Path) -> Iterator[None]:
         path.unlink()
 
 
-def dump(pid: int, path: str) -> bool:
-    """Let a process of this machine write its stacks; False when it did not in time.
+def dump(workers: Sequence[tuple[int, str]]) -> list[bool]:
+    """Let processes of this machine write their stacks; False of each that did not in time.
 
-    The file must be the one that the process opened: without it nothing is sent.
+    All are asked before one is waited for: a process that is stopped never writes.
+
+    Args:
+        workers: Of each the process and the file that it opened; without the file nothing is sent.
     """
-    file = Path(path)
-    if not file.exists():
+    files = [Path(path) for _, path in workers]
+    waited = {path for (pid, _), path in zip(workers, files, strict=True) if _ask(pid, path)}
+    limit, sizes = time.monotonic() + _WRITE_SECONDS, dict.fromkeys(waited, -1)
+    while waited and time.monotonic() < limit:
+        time.sleep(_LOOK_SECONDS)
+        for path in tuple(waited):
+            before, sizes[path] = sizes[path], _size(path)
+            if before == sizes[path] > 0:
+                waited.remove(path)
+    return [sizes.get(path, 0) > 0 for path in files]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0  # who ends in peace removes its file
+
+
+def _ask(pid: int, path: Path) -> bool:
+    if not path.exists():
         return False
     try:
         os.kill(pid, _SIGNAL)
     except ProcessLookupError:
         return False
-    limit = time.monotonic() + _WRITE_SECONDS
-    size, last = file.stat().st_size, -1
-    while time.monotonic() < limit and (size == 0 or size != last):
-        time.sleep(_LOOK_SECONDS)
-        size, last = file.stat().st_size, size
-    return size > 0
+    return True
