@@ -174,10 +174,15 @@ class StoreReader:
             raise _not_found(run_id, is_waiting=False)
         return found.spec
 
-    def progress(self, run_id: str) -> tuple[Progress, ...]:
-        """One row per completed epoch, in the order of epochs; of the newest attempt each."""
+    def progress(self, run_id: str, after: int = 0) -> tuple[Progress, ...]:
+        """One row per completed epoch, in the order of epochs; of the newest attempt each.
+
+        Args:
+            run_id: The run.
+            after: Only later epochs than this one.
+        """
         with self._database.transaction(write=False) as connection:
-            return rows.progress_of(connection, run_id)
+            return rows.progress_of(connection, run_id, after)
 
     def checkpoints(self, run_id: str) -> tuple[CheckpointRef, ...]:
         """The recorded checkpoints, the last recorded first. Older files may have been removed."""

@@ -154,9 +154,10 @@ def submission(connection: Connection, run_id: str) -> RunSubmitted | None:
     return event if isinstance(event, RunSubmitted) else None
 
 
-def progress_of(connection: Connection, run_id: str) -> tuple[Progress, ...]:
-    """One row per completed epoch of a run."""
-    query = select(progress.c.body).where(progress.c.run_id == run_id).order_by(progress.c.epoch)
+def progress_of(connection: Connection, run_id: str, after: int = 0) -> tuple[Progress, ...]:
+    """One row per completed epoch of a run after the given one."""
+    query = select(progress.c.body).where(progress.c.run_id == run_id, progress.c.epoch > after)
+    query = query.order_by(progress.c.epoch)
     return tuple(_value(Progress, body) for body in connection.scalars(query))
 
 

@@ -126,10 +126,10 @@ class StoreRuns:
     def _one(self, run_id: RunId, known: int, status: RunStatus | None) -> Look:
         if status is None:
             return Look(state=RunState.PENDING)
-        rows = self._store.progress(run_id) if status.epoch > known else ()
+        # The published row is older than its epochs, and so it is read first.
         return Look(
             state=status.state,
-            epochs=tuple(row for row in rows if row.epoch > known),
+            epochs=self._store.progress(run_id, known) if status.attempt else (),
             why=status.detail if status.state is RunState.FAILED else "",
             watts=self._watts(status) if self._definition.limits.energy else None,
         )

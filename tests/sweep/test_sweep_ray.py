@@ -2,17 +2,21 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.stub_sweep import service_command
 from orchestrator.client.access import Client
-from orchestrator.messages import GangStarted
+from orchestrator.console.board import run_of
+from orchestrator.messages import AttemptEvent, GangStarted
 from orchestrator.sweep import asking
 from orchestrator.sweep.conducting import conduct
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.trials import SweepState, TrialState
+from orchestrator.types import RunState
 
 pytestmark = pytest.mark.ray
 
@@ -27,7 +31,7 @@ BLOCK = {
 }
 
 
-def config(home: Path) -> dict[str, object]:
+def config(home: Path) -> dict[str, Any]:
     project = {
         "name": "stub",
         "model": "fake",
@@ -75,3 +79,33 @@ def test_a_sweep_outlives_its_driver_and_becomes_a_result_grid(tmp_path: Path) -
     assert record.best is not None
     assert best.config == dict(record.best.settings)
     assert best.checkpoint is not None
+
+
+def test_a_trial_that_is_stopped_early_frees_its_card_and_leaves_no_process(
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    client = Client(tmp_path)
+    given = config(tmp_path)
+    given["projects"][0] |= {"epochs": 40, "epoch_seconds": 0.1}
+    block = {"search": "grid", "trials": 4, "max_concurrent": 1}
+    rates = {"lr0": [0.01, 0.4, 0.7, 1.0]}  # the first is the best: the others stop at their rung
+    given["sweep"] = {**BLOCK, **block, "space": rates}
+    asking.create(client, given)
+    record = conduct(client, "night", said=print, command=service_command(tmp_path))
+    first, *others = record.trials
+    assert first.state is TrialState.FINISHED
+    assert [trial.state for trial in others] == [TrialState.STOPPED] * 3
+    with client.store() as store:
+        every, seconds = [event for _, event in store.events()], dict[int, float]()
+        for trial in others:
+            assert trial.run_id is not None
+            own = [e for e in every if isinstance(e, AttemptEvent) and run_of(e) == trial.run_id]
+            assert client.run(trial.run_id).state is RunState.CANCELLED
+            assert trial.ended_at is not None
+            seconds[trial.number] = own[-1].at - trial.ended_at
+            assert len(store.progress(trial.run_id)) < 40
+    assert max(seconds.values()) < 5.0, seconds  # from the decision to the free card
+    record_testsuite_property("seconds to a free card", seconds)
+    pids = {pid for event in every if isinstance(event, GangStarted) for pid in event.pids}
+    assert pids
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
