@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.store.sql import SqlStore
-from orchestrator.store.sweeps import SweepRow
 from orchestrator.sweep.conducting import searcher_of
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.events import Launched, SweepEvent, entry_of
 from orchestrator.sweep.ports import Judgement, Look
-from orchestrator.sweep.records import StoreRecorder, read_events
+from orchestrator.sweep.records import StoreRecorder, create_sweep, read_events
 from orchestrator.sweep.space import Values, choice, loguniform
 from orchestrator.sweep.stopping import Rung
 from orchestrator.sweep.stub_runs import StubRuns
@@ -123,15 +122,7 @@ def _conduct(folder: Path, definition: Definition, pace: float) -> Conductor:
 
 def _created(folder: Path, definition: Definition) -> None:
     with SqlStore(str(folder / "orchestrator.db")) as store:
-        row = SweepRow(
-            name=_NAME,
-            at=0.0,
-            epoch=0,
-            state="RUNNING",
-            substance=definition.substance,
-            body=definition.text(),
-        )
-        store.sweeps.create(row)
+        create_sweep(store, definition, 0.0)
 
 
 def _recorded(folder: Path) -> list[tuple[str, Any]]:

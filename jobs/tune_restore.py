@@ -18,11 +18,10 @@ from typing import Any
 
 from jobs.bench_sweep_durable import LastingRuns
 from orchestrator.store.sql import SqlStore
-from orchestrator.store.sweeps import SweepRow
 from orchestrator.sweep.conducting import searcher_of
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.definition import Definition
-from orchestrator.sweep.records import StoreRecorder, read_events
+from orchestrator.sweep.records import StoreRecorder, create_sweep, read_events
 from orchestrator.sweep.space import uniform
 from orchestrator.sweep.stopping import Rung
 from orchestrator.sweep.stub_runs import StubRuns
@@ -137,15 +136,7 @@ def _ours(folder: Path) -> dict[str, Any]:
         epochs=_EPOCHS,
     )
     with SqlStore(str(folder / "orchestrator.db")) as store:
-        row = SweepRow(
-            name="drill",
-            at=0.0,
-            epoch=0,
-            state="RUNNING",
-            substance=definition.substance,
-            body=definition.text(),
-        )
-        store.sweeps.create(row)
+        create_sweep(store, definition, 0.0)
     child = os.fork()
     if child == 0:
         _conduct(folder, definition, is_killed=True)

@@ -11,10 +11,9 @@ from orchestrator.client.access import Client
 from orchestrator.config.fields import memory_size
 from orchestrator.config.yaml import read_yaml, write_yaml
 from orchestrator.errors import ConfigError, NotFoundError
-from orchestrator.store.sweeps import SweepRow
 from orchestrator.sweep.definition import Definition
 from orchestrator.sweep.reading import load_sweep, with_changes
-from orchestrator.sweep.records import read_sweep
+from orchestrator.sweep.records import create_sweep, read_sweep
 from orchestrator.sweep.trials import SweepState, Trial
 from orchestrator.types import Bytes
 
@@ -55,16 +54,7 @@ def create(
     ]
     definition = replace(definition, known=tuple(known))
     with client.store() as store:
-        store.sweeps.create(
-            SweepRow(
-                name=definition.name,
-                at=time.time(),
-                epoch=0,
-                state=SweepState.RUNNING.value,
-                substance=definition.substance,
-                body=definition.text(),
-            )
-        )
+        create_sweep(store, definition, time.time())
     return definition
 
 

@@ -13,7 +13,14 @@ from orchestrator.sweep.fold import Study, fold, outcome_of
 from orchestrator.sweep.trials import SweepState, Trial, TrialState
 from orchestrator.types import Seconds
 
-__all__ = ["StoreRecorder", "SweepRecord", "every_sweep", "read_events", "read_sweep"]
+__all__ = [
+    "StoreRecorder",
+    "SweepRecord",
+    "create_sweep",
+    "every_sweep",
+    "read_events",
+    "read_sweep",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +119,23 @@ def every_sweep(client: Client) -> tuple[SweepRecord, ...]:
         return ()
     with client.store() as store:
         return tuple(_record(store, row) for row in store.sweeps.every())
+
+
+def create_sweep(store: SqlStore, definition: Definition, at: Seconds) -> None:
+    """Record a sweep that nobody conducts yet.
+
+    Raises:
+        ConflictError: E5030, another one has its name.
+    """
+    row = SweepRow(
+        name=definition.name,
+        at=at,
+        epoch=0,
+        state=SweepState.RUNNING.value,
+        substance=definition.substance,
+        body=definition.text(),
+    )
+    store.sweeps.create(row)
 
 
 def read_sweep(client: Client, name: str) -> SweepRecord:

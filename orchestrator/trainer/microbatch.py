@@ -193,8 +193,7 @@ def run_pieces(  # noqa: PLR0913 - each one is a hook of a training loop, all bu
         floor: Least value of a divisor that is summed from the pieces.
         reference: About the divisor of one piece; None takes that of the first.
         parameters: Gives the parameters whose gradients accumulate; needed without `total`.
-        around: Called with "is it the last piece?" for a context around forward and backward,
-            such as `model.no_sync()` of a data-parallel model for all but the last.
+        around: Given "is it the last piece?", a context, such as `model.no_sync()` for the others.
 
     Returns:
         The detached loss of the whole batch and the weights of its pieces.
