@@ -5,6 +5,7 @@ SQLite store, with runs that are formulas and outlive it, and sends it SIGKILL a
 Searchers TPE and random, schedulers ASHA, HyperBand and PBT, reports in fixed turns.
 """
 
+import argparse
 import json
 import os
 import pickle
@@ -203,4 +204,6 @@ def main(num_kills: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kills", nargs="?", type=int, default=100)
+    sys.exit(main(parser.parse_args().kills))
