@@ -168,15 +168,13 @@ class Scheduler:
     def next_wakeup(self) -> Seconds | None:
         """The moment at which `TimePassed` is wanted, if nothing happens before."""
         life, rounds = self._life, self._rounds
-        due = life.timers.next
-        looks = (
-            life.health.next,
-            life.router.offers.look_at,
-            None if rounds is None else rounds.wakeup,
-        )
-        for at in looks:
-            if at is not None and (due is None or at < due):
-                due = at
+        due, tried, look_at = life.timers.next, life.health.next, life.router.offers.look_at
+        if tried is not None and (due is None or tried < due):
+            due = tried
+        if look_at is not None and (due is None or look_at < due):
+            due = look_at
+        if rounds is not None and (wakeup := rounds.wakeup) is not None:
+            return wakeup if due is None else min(due, wakeup)
         return due
 
     @property
