@@ -21,7 +21,7 @@ from orchestrator.schedule import retry
 from orchestrator.schedule.asks import Ask
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.runs import HOLDING, Parted, RunRecord
-from orchestrator.types import Cause, RunState, StopMode, StopReason
+from orchestrator.types import Cause, Progress, RunState, StopMode, StopReason
 
 __all__ = [
     "expired",
@@ -72,32 +72,31 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
     record = _current(life, event)
     if record is None:
         return
-    progress, checkpoint, batch = event.progress, event.checkpoint, record.batch
     record.move(ProgressReported, record.state, life.now)
-    record.progress = progress
-    if checkpoint is not None:
-        record.checkpoints = (checkpoint, *record.checkpoints)
-        if checkpoint.is_best:
-            record.best_epoch = progress.epoch
-    if progress.epoch > record.epoch:
-        record.epoch = progress.epoch
+    record.progress = event.progress
+    if event.checkpoint is not None and event.checkpoint.is_best:
+        record.best_epoch = event.progress.epoch
+    if event.progress.epoch > record.epoch:
+        record.epoch = event.progress.epoch
         record.faults = retry.paid_back(record.faults)
         record.avoid = ()
         life.health.succeeded(record.held, is_finished=False)
-    if batch is not None and 0 < progress.micro_batch < batch.micro_batch:
+    if record.batch and 0 < event.progress.micro_batch < record.batch.micro_batch:
         # The trainer had to cut its steps smaller; the next attempt starts with that cut.
-        record.batch = replace(batch, micro_batch=progress.micro_batch)
+        record.batch = replace(record.batch, micro_batch=event.progress.micro_batch)
         life.changed[record.spec.run_id] = None
-    placing = life.dispatch.finding.placing
-    if placing is not None:
-        _part(life, placing.learn(record, progress, life.now))
-    life.forecasts.progressed(record, progress, life.now)
+    if event.checkpoint is not None:
+        record.checkpoints = (event.checkpoint, *record.checkpoints)
+    _part(life, record, event.progress)
+    life.forecasts.progressed(record, event.progress, life.now)
     if life.sizing is not None:
-        life.sizing.progressed(record, progress.seconds, life.now)
+        life.sizing.progressed(record, event.progress.seconds, life.now)
 
 
-def _part(life: Lifecycle, newer: RunRecord | None) -> None:
-    """Ask the newer run to leave that shares its card with another to the loss of both."""
+def _part(life: Lifecycle, record: RunRecord, progress: Progress) -> None:
+    """Learn from an epoch; ask a run to leave that shares its card to the loss of both."""
+    placing = life.dispatch.finding.placing
+    newer = None if placing is None else placing.learn(record, progress, life.now)
     if newer is not None and newer.state is RunState.RUNNING:
         life.stop(newer, Parted, StopReason.PREEMPTED, StopMode.AFTER_EPOCH)
         newer.detail = "leaves its card: the runs there are slower together than in turn"
