@@ -53,9 +53,9 @@ def option_keys(trainer: str) -> frozenset[str]:
     return frozenset(known() if callable(known) else known)
 
 
-def measurable() -> tuple[str, ...]:
-    """Settings that `auto` leaves to a measurement, for the trainers that measure."""
-    return tuple(pkgutil.resolve_name(_MEASURABLE))
+def measurable(trainer: str) -> tuple[str, ...]:
+    """Settings of a trainer that `auto` leaves to a measurement."""
+    return tuple(pkgutil.resolve_name(_MEASURABLE).get(trainer, ()))
 
 
 def check_option(trainer: str, key: str, value: object) -> None:

@@ -97,7 +97,7 @@ def option_problems(place: Place, values: dict[str, Any]) -> list[Problem]:
 def _option_values(place: Place, trainer: str, options: dict[str, Any]) -> list[Problem]:
     found = []
     for key, value in options.items():
-        if trainer == "timm" and key in measurable() and value == "auto":
+        if key in measurable(trainer) and value == "auto":
             continue  # measured before the run begins
         try:
             check_option(trainer, key, value)
@@ -164,11 +164,16 @@ def _ladder(place: Place, model: ProjectModel) -> list[Problem]:
     return [Problem(f"{name} {text} ({where})", code="E1018", fix=fix)]
 
 
+def _written(model: ProjectModel) -> dict[str, Any]:
+    """The settings among which some may be left to a measurement."""
+    return {"workers": model.workers, "cache": model.cache, **(model.model_extra or {})}
+
+
 def _measured(model: ProjectModel) -> list[str]:
     """The settings that are left to a measurement, by `auto`."""
-    flat = model.model_extra or {}
-    written = {"workers": model.workers, "cache": model.cache, **flat}
-    return [name for name in measurable() if written.get(name) == "auto"]
+    written = _written(model)
+    names = measurable(trainer_of(model.model, model.trainer))
+    return [name for name in names if written.get(name) == "auto"]
 
 
 def own_options(model: ProjectModel) -> dict[str, Scalar]:
@@ -179,14 +184,14 @@ def own_options(model: ProjectModel) -> dict[str, Scalar]:
 
 
 def _measurable(place: Place, model: ProjectModel) -> list[Problem]:
-    """What is to be measured by a trainer that measures nothing."""
-    if trainer_of(model.model, model.trainer) == "timm":
-        return []
+    """Workers and cache, which every trainer has, where a trainer measures nothing."""
+    offered = measurable(trainer_of(model.model, model.trainer))
     found = []
-    for name in _measured(model):
-        key, where = place.of((name,))
-        text = f"{key} is measured for timm classifiers only ({where})"
-        found.append(Problem(text, code="E1018", fix=f"{name}: a value, or leave it out"))
+    for name in ("workers", "cache"):
+        if name not in offered and _written(model)[name] == "auto":
+            key, where = place.of((name,))
+            text = f"{key} is not measured by this trainer ({where})"
+            found.append(Problem(text, code="E1018", fix=f"{name}: a value, or leave it out"))
     return found
 
 

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 BOOK = "choices.json"
 """In the folder of run folders: what was found, by card and model."""
+_LIBRARIES = {"timm": "timm", "yolo": "ultralytics"}
 _BUDGET: Seconds = 120.0  # for all of a trial; torch.compile alone can take minutes on a CPU
 
 
@@ -45,22 +46,37 @@ class Chosen:
 
 
 def chosen(
-    task: TrainTask, device: Device, num_classes: int, *, budget: Seconds = _BUDGET
+    trainer: str,
+    task: TrainTask,
+    device: Device,
+    about: dict[str, Any],
+    *,
+    budget: Seconds = _BUDGET,
 ) -> tuple[Chosen, ...]:
     """What the settings that are left to a measurement should be; tries what is not known yet.
 
     A trial that fails, or takes longer than its budget, leaves things as they are by default, and
     says so: that is remembered as well.
+
+    Args:
+        trainer: timm or yolo.
+        task: The attempt.
+        device: The card that the trial may use as well, before the training does.
+        about: What the trial of this trainer has to know besides, as JSON has it.
+        budget: Seconds after which the trial is ended.
+
+    Raises:
+        ConfigError: E1103, one of them cannot be measured.
     """
-    names = auto_names(task.spec.settings.options)
+    names = auto_names(trainer, task.spec.settings.options)
     if not names:
         return ()
     book = Path(task.spec.folder).parent / BOOK
-    kind = kind_of(task, device)
+    kind = kind_of(trainer, task, device)
     known = _read(book).get(kind, {})
     missing = [name for name in names if name not in known]
     if missing:
-        found = _tried(task, device, num_classes, missing, budget)
+        found = _tried(trainer, task, device, about | {"names": missing}, budget)
         known = known | found
         _write(book, kind, known)
     rows = [Chosen(name=name, **known[name]) for name in names]
@@ -76,9 +92,10 @@ def with_choices(settings: TrainSettings, choices: tuple[Chosen, ...]) -> TrainS
     return replace(settings, options={**settings.options, **values}, **own)  # type: ignore[arg-type] # each of its field's type
 
 
-def kind_of(task: TrainTask, device: Device) -> str:
+def kind_of(trainer: str, task: TrainTask, device: Device) -> str:
     """What a finding holds for: card, model, sizes, precision, CPUs and libraries."""
     settings = task.spec.settings
+    library = _LIBRARIES[trainer]
     parts = {
         "card": device.name,
         "model": settings.model,
@@ -87,17 +104,17 @@ def kind_of(task: TrainTask, device: Device) -> str:
         "amp": settings.amp,
         "cpus": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "torch": metadata.version("torch"),
-        "timm": metadata.version("timm"),
+        library: metadata.version(library),
     }
     return " ".join(f"{key}={value}" for key, value in parts.items())
 
 
 def _tried(
-    task: TrainTask, device: Device, num_classes: int, names: list[str], budget: Seconds
+    trainer: str, task: TrainTask, device: Device, about: dict[str, Any], budget: Seconds
 ) -> dict[str, dict[str, Any]]:
     settings = task.spec.settings
     order = {
-        "names": names,
+        "trainer": trainer,
         "model": settings.model,
         "imgsz": settings.imgsz,
         "micro_batch": task.batch.micro_batch,
@@ -106,7 +123,7 @@ def _tried(
         "seed": settings.seed,
         "workers": settings.workers,
         "options": {k: v for k, v in settings.options.items() if k != "auto"},
-        "num_classes": num_classes,
+        **about,
         "device": device.torch_device,
         "budget_bytes": device.budget_bytes,
     }
@@ -134,13 +151,16 @@ def _tried(
         with suppress(ValueError, TypeError, KeyError):
             row = json.loads(line)
             found[row["name"]] = {"value": row["value"], "told": row["told"]}
-    for name in names:
-        found.setdefault(name, {"value": _default(task, name), "told": why})
+    for name in about["names"]:
+        found.setdefault(name, {"value": _default(trainer, task, device, name), "told": why})
     return found
 
 
-def _default(task: TrainTask, name: str) -> Scalar:
-    return task.spec.settings.workers if name == "workers" else AUTO_KEYS[name]
+def _default(trainer: str, task: TrainTask, device: Device, name: str) -> Scalar:
+    if name == "workers":
+        return task.spec.settings.workers
+    value = AUTO_KEYS[trainer][name]
+    return value and (name != "channels_last" or device.torch_device.startswith("cuda"))
 
 
 def _read(book: Path) -> dict[str, dict[str, dict[str, Any]]]:

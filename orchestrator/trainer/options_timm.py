@@ -92,7 +92,7 @@ def timm_options(options: Mapping[str, Scalar]) -> TimmOptions:
     found = TimmOptions(**{key: _checked(key, value) for key, value in options.items()})
     memory_options(options)
     ddp_options(options)
-    auto_names(options)
+    auto_names("timm", options)
     return found
 
 

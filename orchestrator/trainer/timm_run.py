@@ -91,7 +91,8 @@ class TimmRun:
         check_task(task)
         asked = task.spec.settings
         every, tested = find_pictures(Path(asked.data).expanduser(), asked.seed)
-        found = chosen(task, device, len(every.classes)) if ranks.is_first else ()
+        about = {"num_classes": len(every.classes)}
+        found = chosen("timm", task, device, about) if ranks.is_first else ()
         self._choices: tuple[Chosen, ...] = ranks.of_first(found)
         self._settings = settings = with_choices(asked, self._choices)
         self._task = task = replace(task, spec=replace(task.spec, settings=settings))

@@ -1,6 +1,7 @@
 """YOLO models through ultralytics' own trainers: detect, segment, pose, obb and classify."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def _train(
 ) -> tuple[Outcome, Metrics]:
     import ultralytics.models.yolo as models
 
+    from orchestrator.trainer.choices import Chosen, chosen, with_choices
     from orchestrator.trainer.handover import best_yolo
     from orchestrator.trainer.yolo_attempt import Attempt, Leave
     from orchestrator.trainer.yolo_loop import orchestrated
@@ -79,7 +81,14 @@ def _train(
 
     model = find_model(task.spec.settings.model)
     data = _data(task, model.task, is_fresh=link.resume_from is None)
-    given = overrides(task, torch_device=device.torch_device, data=data, model=model.path)
+    told = {"data": data, "model": model.path}
+    given = overrides(task, torch_device=device.torch_device, **told) | {"task": model.task}
+    found = chosen("yolo", task, device, {"arguments": given}) if ranks.is_first else ()
+    choices: tuple[Chosen, ...] = ranks.of_first(found)
+    if choices:
+        settings = with_choices(task.spec.settings, choices)
+        task = replace(task, spec=replace(task.spec, settings=settings))
+        given |= overrides(task, torch_device=device.torch_device, **told)
     attempt = Attempt(
         task=task,
         device=device,
@@ -88,6 +97,7 @@ def _train(
         ranks=ranks,
         ddp=ddp_options(task.spec.settings.options)[0],
         memory=memory_options(task.spec.settings.options)[0],
+        choices=tuple(map(str, choices)),
     )
     if link.resume_from is not None:
         with on_host(device):
@@ -103,7 +113,7 @@ def _train(
         "classify": models.classify.ClassificationTrainer,
     }[model.task]
     is_finished = attempt.state is not None and bool(attempt.state["finished"])
-    trainer = orchestrated(base, attempt)(given | {"task": model.task})
+    trainer = orchestrated(base, attempt)(given)
     if task.rank == 0:
         note_ours(trainer.save_dir / "args.yaml", task.spec.settings.options)
     trainer.publish_arguments()

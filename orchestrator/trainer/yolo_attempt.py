@@ -36,6 +36,7 @@ class Attempt:
     state: Mapping[str, Any] | None = None
     weights: Mapping[str, "Tensor"] | None = None  # of the run before, for a fresh start
     best: dict[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()  # settings that were measured, and what that said
 
     @property
     def run_folder(self) -> Path:

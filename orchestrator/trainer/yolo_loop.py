@@ -218,6 +218,7 @@ class _Loop(Shared, Update):
                     metrics=self.epoch_metrics(),
                     seconds=time.monotonic() - self._epoch_begin,
                     num_images=len(self.train_loader.dataset),
+                    choices=self.attempt.choices,
                     **asdict(memory),
                 ),
                 self._checkpoint,

@@ -81,7 +81,7 @@ def yolo_option_keys() -> frozenset[str]:
     Raises:
         ConfigError: E1110, ultralytics is not installed.
     """
-    return (frozenset(_defaults()) | frozenset(SHARED_KEYS)) - frozenset(_OURS)
+    return (frozenset(_defaults()) | frozenset(SHARED_KEYS) | {"auto"}) - frozenset(_OURS)
 
 
 @cache
@@ -173,6 +173,7 @@ def note_ours(arguments: Path, options: Mapping[str, Scalar]) -> None:
 def _checked(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
     known = yolo_option_keys()
     given = without_shared(options)
+    given.pop("auto", None)  # what it names was measured before
     for key in given:
         if key in _OURS:
             raise ConfigError(

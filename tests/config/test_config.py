@@ -317,8 +317,15 @@ def test_auto_is_left_to_a_measurement_where_there_is_one(tmp_path: Path) -> Non
     assert settings.options == {"auto": "compile, cache, workers"}
     (again,) = load(tmp_path, yaml.safe_dump(dict(project.resolved) | {"data": "made:x"})).projects
     assert again.template.settings == settings
-    with pytest.raises(ConfigError, match="workers is measured for timm classifiers only"):
-        load(tmp_path, "name: a\nmodel: yolo11n.yaml\ndata: made:x\nworkers: auto\n")
+    text = "name: a\nmodel: yolo11n.yaml\ndata: made:x\nworkers: auto\nchannels_last: auto\n"
+    (project,) = load(tmp_path, text).projects
+    assert project.template.settings.options == {"auto": "channels_last, workers"}
+    (again,) = load(tmp_path, yaml.safe_dump(dict(project.resolved) | {"data": "made:x"})).projects
+    assert again.template.settings == project.template.settings
+    with pytest.raises(ConfigError, match="compile"):
+        load(tmp_path, "name: a\nmodel: yolo11n.yaml\ndata: made:x\ncompile: auto\n")
+    with pytest.raises(ConfigError, match="workers is not measured by this trainer"):
+        load(tmp_path, "name: a\nmodel: x\ntrainer: fake\ndata: made:x\nworkers: auto\n")
     for wrong in ("workers: -1", "workers: many", "channels_last: perhaps"):
         with pytest.raises(ConfigError, match=wrong.split(":")[0]):
             load(tmp_path, f"name: a\nmodel: timm/resnet18\ndata: made:x\n{wrong}\n")

@@ -13,9 +13,11 @@ from orchestrator.trainer.choices import BOOK, chosen, kind_of
 from orchestrator.trainer.compare import compared, verdict_of
 from orchestrator.trainer.options_auto import auto_names
 from orchestrator.trainer.timm import TimmTrainer
+from orchestrator.trainer.yolo import YoloTrainer
 from orchestrator.types import BatchPlan, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of, values
 from tests.trainer.picture_folders import make_pictures
+from tests.trainer.yolo_pictures import make_yolo_data
 
 VIT = "timm/test_vit.r160_in1k"
 BATCH = BatchPlan(effective_batch=8, world_size=1, micro_batch=8)
@@ -53,9 +55,12 @@ def test_both_ways_take_turns_at_going_first() -> None:
 
 
 def test_only_what_can_be_measured_is_left_to_a_measurement() -> None:
-    assert auto_names({"auto": "workers, channels_last"}) == ("channels_last", "workers")
-    with pytest.raises(ConfigError, match="lr0"):
-        auto_names({"auto": "lr0"})
+    assert auto_names("timm", {"auto": "workers, channels_last"}) == ("channels_last", "workers")
+    assert auto_names("yolo", {"auto": "workers, cache"}) == ("cache", "workers")
+    assert auto_names("fake", {}) == ()
+    for trainer, name in (("timm", "lr0"), ("yolo", "compile"), ("fake", "workers")):
+        with pytest.raises(ConfigError, match=f"auto is not offered for {name}"):
+            auto_names(trainer, {"auto": name})
 
 
 def test_a_trial_is_made_once_and_changes_nothing_of_the_training(tmp_path: Path) -> None:
@@ -78,10 +83,10 @@ def test_a_trial_is_made_once_and_changes_nothing_of_the_training(tmp_path: Path
     assert "rounds" in progress.choices[1]
     assert "a step takes" in progress.choices[2]
     # Known now: with no time for a trial, the same is answered.
-    again = chosen(task, CpuDevice(), 3, budget=0.0)
+    again = chosen("timm", task, CpuDevice(), {"num_classes": 3}, budget=0.0)
     assert tuple(map(str, again)) == progress.choices
     book = json.loads((tmp_path / "runs" / BOOK).read_text())
-    assert list(book) == [kind_of(task, CpuDevice())]
+    assert list(book) == [kind_of("timm", task, CpuDevice())]
 
 
 def test_a_trial_that_takes_too_long_is_given_up_and_says_so(tmp_path: Path) -> None:
@@ -89,6 +94,39 @@ def test_a_trial_that_takes_too_long_is_given_up_and_says_so(tmp_path: Path) -> 
         model=VIT, data=str(tmp_path), imgsz=32, epochs=1, options={"auto": "compile"}
     )
     task = attempt_of(settings, tmp_path / "runs" / "one", batch=BATCH)
-    (found,) = chosen(task, CpuDevice(), 3, budget=0.2)
+    (found,) = chosen("timm", task, CpuDevice(), {"num_classes": 3}, budget=0.2)
     assert str(found) == "compile=false (abandoned: the trial took more than 0 s)"
-    assert chosen(task, CpuDevice(), 3) == (found,)  # not tried again
+    assert chosen("timm", task, CpuDevice(), {"num_classes": 3}) == (found,)  # not tried again
+
+
+@pytest.mark.parametrize("kind", ["detect", "classify"])
+def test_a_yolo_model_is_tried_on_its_own_pictures(tmp_path: Path, kind: str) -> None:
+    if kind == "detect":
+        data, model = make_yolo_data(tmp_path / "set", train=8, val=2), "yolov8n.yaml"
+    else:
+        data, model = tmp_path / "set", "yolov8n-cls.yaml"
+        make_pictures(data / "train", each=4)
+        make_pictures(data / "val", each=2, seed=1)
+    settings = TrainSettings(
+        model=model,
+        data=str(data),
+        imgsz=32,
+        epochs=1,
+        workers=1,
+        amp="fp32",
+        optimizer="SGD",
+        options={"auto": "channels_last, cache, workers"},
+    )
+    folder = tmp_path / "runs" / "one"
+    task = attempt_of(settings, folder, batch=BATCH)
+    link = RecordingLink(folder / "checkpoints")
+    YoloTrainer().fit(task, CpuDevice(), link)
+    (progress,) = link.reported
+    names = [text.partition("=")[0] for text in progress.choices]
+    assert names == ["channels_last", "cache", "workers"]
+    assert "on CUDA cards only" in progress.choices[0]
+    assert "5 rounds" in progress.choices[1]
+    assert "a step takes" in progress.choices[2]
+    book = json.loads((tmp_path / "runs" / BOOK).read_text())
+    assert list(book) == [kind_of("yolo", task, CpuDevice())]
+    assert "ultralytics=" in kind_of("yolo", task, CpuDevice())
