@@ -174,9 +174,9 @@ def test_a_run_that_no_node_can_hold_ends_with_5_and_leaves_nothing_behind(head:
 
 
 def test_a_stopped_job_is_no_success_and_its_run_is_saved_and_goes_on(head: Head) -> None:
-    waiting = head.following(head.config("long"), "epochs=300", "--key", "long", "--wait")
+    waiting = head.following(head.config("long"), "epochs=3000", "--key", "long", "--wait")
     assert waiting.stderr is not None
-    assert any("epoch 3/300" in line for line in waiting.stderr)
+    assert any("epoch 3/3000" in line for line in waiting.stderr)
     asked = head.orc("stop", "long", "--address", head.url)
     assert asked.returncode == 0, asked.stderr
     rest = waiting.communicate(timeout=120)[1]
@@ -190,9 +190,9 @@ def test_a_stopped_job_is_no_success_and_its_run_is_saved_and_goes_on(head: Head
 
 
 def test_jobs_share_a_driver_and_one_goes_on_when_another_s_is_stopped(head: Head) -> None:
-    first = head.following(head.config("first"), "epochs=300", "--key", "first", "--wait")
+    first = head.following(head.config("first"), "epochs=3000", "--key", "first", "--wait")
     assert first.stderr is not None
-    assert any("epoch 1/300" in line for line in first.stderr)
+    assert any("epoch 1/3000" in line for line in first.stderr)
     second = head.following(head.config("second"), "epochs=40", "--key", "second", "--wait")
     assert second.stderr is not None
     assert any("epoch 1/40" in line for line in second.stderr), "the first one's driver trains it"
@@ -274,9 +274,9 @@ def test_down_ends_exactly_its_processes_and_who_waits_is_told(head: Head) -> No
     """The last of the module: nothing runs afterwards."""
     running = read_running(head.home)
     assert running is not None
-    waiting = head.following(head.config("late"), "epochs=300", "--key", "late", "--wait")
+    waiting = head.following(head.config("late"), "epochs=3000", "--key", "late", "--wait")
     assert waiting.stderr is not None
-    assert any("epoch 1/300" in line for line in waiting.stderr)
+    assert any("epoch 1/3000" in line for line in waiting.stderr)
     refused = head.orc("down")
     assert refused.returncode == 1
     assert "E5041" in refused.stderr
