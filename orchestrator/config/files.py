@@ -77,6 +77,10 @@ def check_top(document: Document, allowed: frozenset[str] = _TOP) -> dict[str, A
             fix=("begin with `projects:`, or with model: and data:",),
         )
     problems = []
+    if "sweep" in top and "sweep" not in allowed:
+        where = document.where(("sweep",))
+        fix = f"orc sweep {document.name}, or take the block sweep out"
+        raise_problems([Problem(f"this file describes a sweep ({where})", code="E1010", fix=fix)])
     if "projects" in top or "projects" not in allowed:
         problems = [_stray(document, key, allowed) for key in top if key not in allowed]
     for key, kind, words in (("defaults", dict, "a block of keys"), ("projects", list, "a list")):

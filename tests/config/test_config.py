@@ -427,3 +427,11 @@ def test_a_queue_that_could_never_run_anything_is_refused(tmp_path: Path, wrong:
     )
     with pytest.raises(ConfigError, match=r"queues\.night"):
         load_config(file, ())
+
+
+@pytest.mark.parametrize("head", ["name: a\nmodel: yolo11n.yaml\ndata: made:x\n", "projects: []\n"])
+def test_a_file_with_a_sweep_names_the_command_that_conducts_it(tmp_path: Path, head: str) -> None:
+    with pytest.raises(ConfigError, match="describes a sweep") as caught:
+        load(tmp_path, f"{head}sweep: {{trials: 2, space: {{lr0: [0.1, 0.2]}}}}\n")
+    assert caught.value.code == "E1010"
+    assert "orc sweep " in caught.value.fix[0]
