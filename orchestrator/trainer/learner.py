@@ -20,6 +20,7 @@ from orchestrator.trainer.classifier import make_optimizer, make_schedule, preci
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.loading import Batch
 from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
+from orchestrator.trainer.norm_pace import paced
 from orchestrator.trainer.offers import offer_optimizer
 from orchestrator.trainer.optimizer_place import HostMemory, placed
 from orchestrator.trainer.options_ddp import DdpOptions, ddp_options
@@ -243,9 +244,10 @@ class Learner:
         reduction = self._reduction
         if reduction is not None:
             reduction.begin()
+        sizes = sizes_of(num_samples, micro_batch)
         step = run_pieces(
-            cut(batch, sizes_of(num_samples, micro_batch)),
-            self._forward,
+            cut(batch, sizes),
+            paced(self.model, self._forward, sizes),
             backward=self._backward,
             total=num_samples if self._ranks is None else self._ranks.batch.effective_batch,
             around=None if reduction is None else reduction.around,

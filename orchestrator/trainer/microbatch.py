@@ -12,7 +12,8 @@ gradients in range, and what they accumulated is multiplied by `reference / tota
 the last forward and the last backward. At that place the total is known, and a data-parallel
 reduction, which the last backward starts, already sees the right gradients.
 
-What no cut can keep: BatchNorm's batch statistics and the masks of dropout see the piece.
+What no cut can keep: the batch statistics of BatchNorm and the masks of dropout see the piece. (The
+running statistics keep their pace: `norm_pace`.)
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

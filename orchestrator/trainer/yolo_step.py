@@ -44,6 +44,7 @@ from orchestrator.trainer.microbatch import (
     piece_sizes,
     run_pieces,
 )
+from orchestrator.trainer.norm_pace import paced
 from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.step_state import StepState, statistics_kept
 from orchestrator.trainer.yolo_heads import (
@@ -172,7 +173,7 @@ class CutStep:
 
         step = run_pieces(
             cut(batch, sizes),
-            forward,
+            paced(self._model, forward, sizes),
             backward=self._backward,
             total=self._batch.num_images(sum(sizes)),
             around=self._batch.around,
@@ -191,8 +192,8 @@ class CutStep:
         )
         # One piece alone tells its divisors in time: its backward comes after them.
         totals = self._totals(pieces) if not separable and len(pieces) > 1 else None
-        sizes = [float(_images(piece)) for piece in pieces]
-        num_images = self._batch.num_images(int(sum(sizes)))
+        sizes = [_images(piece) for piece in pieces]
+        num_images = self._batch.num_images(sum(sizes))
         # A power of two: what is multiplied by it and divided by it again stays as it was.
         guess = 2.0 ** round(torch.tensor(max(num_objects / len(pieces), 1.0)).log2().item())
 
@@ -206,7 +207,7 @@ class CutStep:
 
         run_pieces(
             pieces,
-            forward,
+            paced(self._model, forward, sizes),
             backward=self._backward,
             total=None if separable else 1.0,
             floor=1.0,
