@@ -45,7 +45,8 @@ def place_runs(config: Config) -> Config:
     if not is_in_job() or not config.runs.is_relative_to(Path.cwd()):
         return config
     runs = default_home().resolve() / config.runs.relative_to(Path.cwd())
-    say(f"runs are kept in {runs}, which every node has to see")
+    kept = config.storage or f"{runs}, which every node has to see"
+    say(f"runs are kept in {kept}")
     if config.emulate and config.address:
         say("cluster.emulate is not used: the job trains on the cards of its cluster")
     return replace(config, runs=runs)

@@ -4,10 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
+from orchestrator.client.names import scratch_root
 from orchestrator.cluster.layout import told_cards
 from orchestrator.errors import ConfigError, PlanError
-from orchestrator.ports import Checkpoints, Device, Trainer
-from orchestrator.types import Bytes, Card, Seconds
+from orchestrator.ports import Checkpoints, Device, StoredRun, Trainer
+from orchestrator.types import AttemptId, Bytes, Card, RunSpec, Seconds
 
 __all__ = ["LocalParts", "list_cards"]
 
@@ -83,6 +84,12 @@ class LocalParts:
         from orchestrator.store.checkpoints import FileCheckpoints
 
         return FileCheckpoints(folder)
+
+    def stored(self, spec: RunSpec, attempt: AttemptId, rank: int) -> StoredRun:
+        """The part here of a run that is kept at an address; `ORC_SCRATCH` says where on a node."""
+        from orchestrator.store.stored import ScratchRun
+
+        return ScratchRun(spec, attempt, rank, root=scratch_root())
 
     def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:
         """Variables to set before torch is imported; OMP_NUM_THREADS of the driver goes first."""

@@ -9,6 +9,7 @@ from orchestrator.client.access import Client
 from orchestrator.client.cpus import counted, hosts_of
 from orchestrator.client.planner import planner_of
 from orchestrator.client.plans import CardPlan
+from orchestrator.client.storage import demand_storage, storage_told
 from orchestrator.client.targets import Cards, targets_of
 from orchestrator.client.together import together
 from orchestrator.config.check import check_files
@@ -42,8 +43,10 @@ def plan(  # noqa: PLR0913 - the options of a command
     if write is not None:
         survey.demand_writable(write, targets, force=force)
     check_files(config.projects)
+    demand_storage(config.storage)
     client = Client(home)
-    for line in filter(None, (remark, *survey.check_splits(config, client))):
+    where = storage_told(config.storage)
+    for line in filter(None, (remark, where, *survey.check_splits(config, client))):
         say(line)
     few = len(targets) <= 4 or verbose
     planner = planner_of(client, say, predictor, has_parts=few and not is_inference)

@@ -20,6 +20,7 @@ from orchestrator.client.feasible import (
 from orchestrator.client.lines import with_followers
 from orchestrator.client.planner import planner_of
 from orchestrator.client.prepare import order_runs, submit_orders
+from orchestrator.client.storage import demand_storage_of
 from orchestrator.config.load import load_config, load_shared
 from orchestrator.console import report
 from orchestrator.console.say import say
@@ -73,6 +74,7 @@ def resume(names: Sequence[str], words: Sequence[str], *, home: Path | None, as_
         say("nothing is unfinished")
         return 0
     specs = [client.show(run_id).spec for run_id in ids]
+    demand_storage_of(specs)
     if client.driver():
         cards = cards_of_driver(specs, shared, client)
     else:

@@ -1,4 +1,4 @@
-"""The seams: Clock, Cluster, Store, Checkpoints, Device, Trainer, RunLink, Parts as Protocols."""
+"""The seams: Clock, Cluster, Store, Checkpoints, Device, Trainer, RunLink, ... as Protocols."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +14,7 @@ from orchestrator.types import (
     Metrics,
     Outcome,
     Progress,
+    RunSpec,
     RunStatus,
     Seconds,
     StepProgress,
@@ -29,6 +30,7 @@ __all__ = [
     "Parts",
     "RunLink",
     "Store",
+    "StoredRun",
     "Trainer",
 ]
 
@@ -118,6 +120,31 @@ class Checkpoints(Protocol):
 
     def verify(self, ref: CheckpointRef) -> bool:
         """True when the file exists and has the recorded SHA-256."""
+        ...
+
+
+class StoredRun(Protocol):
+    """What one rank of an attempt has on its node of a run that is kept at an address.
+
+    Nobody else writes where it writes. `folder`, the run's on this node, goes with the attempt.
+    """
+
+    folder: str
+
+    def checkpoints(self, address: str) -> Checkpoints:
+        """Checkpoints of the run whose folder has this address; verified ones are here as well."""
+        ...
+
+    def here(self, ref: CheckpointRef) -> CheckpointRef:
+        """The same checkpoint as a file of this node, once it was written or verified."""
+        ...
+
+    def put_texts(self) -> None:
+        """Put logs and tables up as they are now; a store that fails is tried again later."""
+        ...
+
+    def close(self) -> None:
+        """Put up all that is left, and remove it here; StoreError where it has to stay here."""
         ...
 
 
@@ -247,6 +274,10 @@ class Parts(Protocol):
 
     def checkpoints(self, folder: str) -> Checkpoints:
         """The checkpoints of the run whose folder this is."""
+        ...
+
+    def stored(self, spec: RunSpec, attempt: AttemptId, rank: int) -> StoredRun:
+        """The part here of a run whose `storage` is an address, for one rank of an attempt."""
         ...
 
     def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
+from orchestrator.address import joined
 from orchestrator.batches import BatchPlan
 from orchestrator.hardware import (
     Bytes,
@@ -145,6 +146,12 @@ class RunSpec:
     start_from: "CheckpointRef | None" = None  # of another run: this one goes on from there
     until: int | None = None  # it ends after so many epochs of `settings.epochs`
     warm: str = ""  # runs of one word may have one process after the other, if it is left clean
+    storage: str = ""  # address of a store that keeps what nodes write; empty writes to `folder`
+
+    @property
+    def address(self) -> str:
+        """Address of the run's folder in its store; empty without one."""
+        return joined(self.storage, self.project, self.run_id) if self.storage else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,3 +255,4 @@ class RunStatus:
     folder: str = ""
     part: Part | None = None
     order: int = 0  # place among unfinished runs of its priority; the smaller goes first
+    address: str = ""  # of its folder, where nodes keep in a store what they write

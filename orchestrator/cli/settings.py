@@ -43,7 +43,7 @@ def _document(config: Config) -> dict[str, object]:
         cluster["address"] = config.address
     return {
         **({"cluster": cluster} if cluster else {}),
-        "runs": str(config.runs),
+        "runs": config.runs_as_written,
         "projects": [dict(project.resolved) for project in config.whole],
     }
 

@@ -12,6 +12,7 @@ from orchestrator.client.names import default_home, find_run, fingerprint, new_r
 from orchestrator.client.places import demand_movable, demand_priority, in_turn, place
 from orchestrator.client.records import Run, RunRecord, asked_run, listed_run, made_at_once
 from orchestrator.client.rules import standing_of
+from orchestrator.client.storage import logs_of
 from orchestrator.errors import ConfigError
 from orchestrator.messages import (
     CancelRequested,
@@ -259,8 +260,8 @@ class Client:
 
     def logs(self, run_id: str) -> tuple[Path, ...]:
         """The log files of a run that exist, oldest attempt first; raises as `run` does."""
-        found = Path(self.run(run_id).folder).glob("logs/*.log")
-        return tuple(sorted(found, key=lambda p: (len(p.name), p.name)))  # 2 before 10
+        record = self.show(run_id)
+        return logs_of(record.spec, Path(record.run.folder))
 
     def wait(self, run_id: str, timeout: Seconds | None = None) -> Run:
         """Return the run once it has ended, or as it is after `timeout` seconds."""

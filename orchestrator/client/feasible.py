@@ -10,6 +10,7 @@ from typing import TypeAlias
 from orchestrator.client.access import Client
 from orchestrator.client.coming import cards_to_come, types_to_come
 from orchestrator.client.machine import cpu_count, ram_bytes
+from orchestrator.client.storage import demand_storage
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config
 from orchestrator.errors import NoDeviceError, PlanError, StoreError
@@ -119,6 +120,7 @@ def ready(config: Config, client: Client, *, to_driver: bool = False) -> Machine
         ConfigError, NoDeviceError, PlanError: As `machine_cards`.
         DataError: A data set is not what its trainer needs.
         StoreError: The disk is nearly full, or a driver holds the store.
+        ConfigError, StoreError: As `storage.demand_storage`.
     """
     templates = [project.template for project in config.projects]
     has_driver = to_driver and client.driver() is not None
@@ -129,6 +131,7 @@ def ready(config: Config, client: Client, *, to_driver: bool = False) -> Machine
     )
     check_files(config.projects)
     check_space(config.runs)
+    demand_storage(config.storage)
     if not to_driver:
         client.demand_no_driver()
     return cards

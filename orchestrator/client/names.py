@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from orchestrator.errors import ConfigError, NotFoundError
 from orchestrator.types import RunId, RunSpec, Seconds
 
-__all__ = ["default_home", "find_run", "fingerprint", "new_run_id"]
+__all__ = ["default_home", "find_run", "fingerprint", "new_run_id", "scratch_root"]
 
 _ADJECTIVES = (
     "amber bold brave brisk bright calm clear cool crisp deep eager early fair fine free fresh"
@@ -36,6 +37,15 @@ def default_home() -> Path:
     import platformdirs
 
     return platformdirs.user_data_path("orchestrator")
+
+
+def scratch_root() -> Path:
+    """Where a node keeps what its attempts have not put up yet: `ORC_SCRATCH`, else in the home.
+
+    The host's name is in it, because nodes may share a home.
+    """
+    named = os.environ.get("ORC_SCRATCH")
+    return (Path(named) if named else default_home() / "scratch") / socket.gethostname()
 
 
 def new_run_id(at: Seconds) -> RunId:

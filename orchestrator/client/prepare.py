@@ -17,6 +17,7 @@ from orchestrator.client.fitting import fit_run, kinds_of, write_plan
 from orchestrator.client.plans import Planner
 from orchestrator.client.ram import host_of, is_predicted, with_ram
 from orchestrator.client.series import Order, bare, part_orders, projects_of, renamed
+from orchestrator.client.storage import put_about
 from orchestrator.config.load import Config, Project
 from orchestrator.config.yaml import write_yaml
 from orchestrator.errors import OrchestratorError
@@ -167,6 +168,8 @@ def _make_folder(order: Order, config: Config, cards: Sequence[Card]) -> None:
     write_environment(folder, _facts(cards))
     if order.fitted is not None and order.fitted.plans:
         write_plan(folder, order.fitted)
+    if order.spec.storage:
+        put_about(order.spec, folder)
 
 
 def _resolved(order: Order, config: Config) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def _resolved(order: Order, config: Config) -> dict[str, Any]:
     block = dict(order.project.resolved)
     if order.project.made is None:
         block["data"] = order.data or order.spec.settings.data
-    return {**cluster, "runs": str(config.runs), "projects": [block]}
+    return {**cluster, "runs": config.runs_as_written, "projects": [block]}
 
 
 def _facts(cards: Sequence[Card]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ _STATES = {state.value: state for state in RunState}
 class Run:
     """One run as people see it. `metrics` are the last epoch's, `best` the best epoch's.
 
+    Where it has an `address`, nodes keep there what they write; `folder` has the driver's files.
+
     Among unfinished runs of one priority the smaller `order` goes first; None is the last.
     """
 
@@ -47,6 +49,7 @@ class Run:
     micro_batch: int | None = None
     effective_batch: int | None = None
     folder: str = ""
+    address: str = ""
     part: Part | None = None
 
     @property
@@ -126,6 +129,7 @@ def listed_run(row: "Listed") -> Run:
         micro_batch=batch.get("micro_batch"),
         effective_batch=batch.get("effective_batch"),
         folder=status.get("folder", ""),
+        address=status.get("address", ""),
         part=_part(status),
     )
 

@@ -10,6 +10,7 @@ from orchestrator.client.feasible import cards_of_driver, check_space
 from orchestrator.client.keys import keyed, made_anew, remove_needless
 from orchestrator.client.planner import planner_of
 from orchestrator.client.prepare import Order, order_runs, submit_orders
+from orchestrator.client.storage import demand_storage
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config, load_config
 from orchestrator.types import RunId
@@ -79,6 +80,7 @@ def submit_config(
     cards = cards_of_driver(templates, config, client)
     check_files(config.projects)
     check_space(config.runs)
+    demand_storage(config.storage)
     heard, at = say or _unheard, time.time()
     orders = order_runs(config, client, at, cards, lambda: planner_of(client, heard))
     if key is not None:

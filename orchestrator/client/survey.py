@@ -225,7 +225,7 @@ def write_config(path: Path, config: Config, plans: Sequence[CardPlan]) -> None:
     cluster = {"cluster": {"emulate": list(config.emulate)}} if config.emulate else {}
     card = plans[0].gpu if plans else "no card"
     head = f"# Planned for {card}: as predicted, nothing was trained for it.\n"
-    body = {**cluster, "runs": str(config.runs), "projects": blocks}
+    body = {**cluster, "runs": config.runs_as_written, "projects": blocks}
     path.write_text(head + write_yaml(body), "utf-8")
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster.attempt_files import attempt_folder
 from orchestrator.cluster.endings import Ending, failure
 from orchestrator.cluster.gang import Gang, Rank
 from orchestrator.cluster.inbox import Report
 from orchestrator.cluster.pulse import Patience, Pulse
 from orchestrator.cluster.stacks import dump, stacks_file, waits_for_others
-from orchestrator.cluster.worker import attempt_folder
 from orchestrator.messages import Recut
 from orchestrator.types import AttemptId, Cause, Seconds
 
@@ -35,7 +35,10 @@ class _Watched:
     deadline: Seconds = 0.0  # of the answer or the stacks
 
     def file(self, rank: int) -> Path:
-        return stacks_file(self.folder, rank)
+        started = self.gang.ranks[rank].started
+        return stacks_file(
+            Path(started.folder) if started and started.folder else self.folder, rank
+        )
 
 
 class HangWatch:

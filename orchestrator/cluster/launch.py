@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster.attempt_files import attempt_folder
 from orchestrator.cluster.endings import Ending, failure
 from orchestrator.cluster.gang import Gang, Rank
 from orchestrator.cluster.groups import CardGroups
@@ -14,7 +15,7 @@ from orchestrator.cluster.host_shares import HostShares
 from orchestrator.cluster.meeting import paths_of
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.spares import Spares
-from orchestrator.cluster.worker import Worker, attempt_folder
+from orchestrator.cluster.worker import Worker
 from orchestrator.messages import Event, NodeLost
 from orchestrator.ports import Parts
 from orchestrator.types import AttemptId, Cause, NodeId, Seconds

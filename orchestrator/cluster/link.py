@@ -10,10 +10,11 @@ from typing import Any, BinaryIO
 
 import ray
 
+from orchestrator.address import above, is_address
 from orchestrator.cluster.inbox import Report
 from orchestrator.errors import TrainingError
 from orchestrator.messages import Recut, StartGang
-from orchestrator.ports import Checkpoints, Device
+from orchestrator.ports import Checkpoints, Device, StoredRun
 from orchestrator.types import (
     AttemptId,
     Cause,
@@ -24,7 +25,15 @@ from orchestrator.types import (
     StopMode,
 )
 
-__all__ = ["RayLink", "Signs", "StopFlag", "first_verified", "verified_start", "verified_weights"]
+__all__ = [
+    "RayLink",
+    "Signs",
+    "StopFlag",
+    "first_verified",
+    "run_folder",
+    "verified_start",
+    "verified_weights",
+]
 
 _STEP_INTERVAL: Seconds = 0.5  # signs of life are for people; more than two a second help nobody
 
@@ -78,7 +87,8 @@ class RayLink:
         device: Asked for the peak where the trainer leaves it 0.
         stop: Set by the worker when the gang is asked to leave.
         signs: Told of every call.
-        resume_from: The newest checkpoint that could be verified.
+        resume_from: The newest checkpoint that could be verified, as a file of this node.
+        stored: The part here of a run that is kept at an address; None for one in a folder.
         until: The epoch after which the run ends, of all its epochs; None trains all.
     """
 
@@ -92,6 +102,7 @@ class RayLink:
         stop: StopFlag,
         signs: Signs,
         resume_from: CheckpointRef | None,
+        stored: StoredRun | None = None,
         until: int | None = None,
     ) -> None:
         self._attempt = attempt
@@ -101,6 +112,8 @@ class RayLink:
         self._stop = stop
         self._signs = signs
         self._resume_from = resume_from
+        self._stored = stored
+        self._away: dict[str, CheckpointRef] = {}  # by the path here, what is to be recorded
         self._until = until
         self._is_complete = bool(until and resume_from and resume_from.epoch >= until)
         self._last_step: Seconds = -_STEP_INTERVAL
@@ -160,7 +173,17 @@ class RayLink:
                     code="E4012",
                     why=("it was taken for lost while it stood still, and another goes on",),
                 )
-        return self._checkpoints.write(self._attempt, epoch, write, is_best=is_best, check=check)
+        if self._stored is None:
+            return self._checkpoints.write(
+                self._attempt, epoch, write, is_best=is_best, check=check
+            )
+        with self._signs.waiting():  # for a store that may be far away, or away for a while
+            away = self._checkpoints.write(
+                self._attempt, epoch, write, is_best=is_best, check=check
+            )
+        here = self._stored.here(away)
+        self._away = {here.path: away}
+        return here
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """Push a completed epoch, and return when the inbox has it."""
@@ -172,12 +195,21 @@ class RayLink:
                 peak_bytes=self._device.peak_bytes(),
                 peak_reserved_bytes=self._device.peak_reserved_bytes(),
             )
+        if checkpoint is not None and self._stored is not None:
+            checkpoint = self._away[checkpoint.path]
         sent = Report(attempt=self._attempt, content=progress, checkpoint=checkpoint)
         with self._signs.waiting():
             self._last_number = ray.get(self._inbox.report.remote(sent))
+            if self._stored is not None:
+                self._stored.put_texts()
         if self._until is not None and progress.epoch >= self._until:
             self._is_complete = True
             self._stop.ask(StopMode.AFTER_EPOCH)
+
+
+def run_folder(ref: CheckpointRef) -> str:
+    """The folder of the run that a checkpoint is of: a path or an address."""
+    return above(ref.path, 3) if is_address(ref.path) else str(Path(ref.path).parents[2])
 
 
 def first_verified(
@@ -207,7 +239,7 @@ def verified_start(
         TrainingError: E5021, it is gone, or is not as it was recorded.
     """
     ref = order.spec.start_from
-    if ref is None or checkpoints(str(Path(ref.path).parents[2])).verify(ref):
+    if ref is None or checkpoints(run_folder(ref)).verify(ref):
         return ref
     raise TrainingError(
         f"the checkpoint of run {ref.attempt.run_id}, from which this one starts, is not there",
@@ -234,7 +266,7 @@ def verified_weights(
     source, ref = order.spec.weights_from, order.weights
     if source is None:
         return None
-    if ref is not None and checkpoints(str(Path(ref.path).parents[2])).verify(ref):
+    if ref is not None and checkpoints(run_folder(ref)).verify(ref):
         return ref
     told = "no checkpoint was recorded" if ref is None else f"missing or changed: {ref.path}"
     raise TrainingError(

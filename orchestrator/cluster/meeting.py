@@ -50,6 +50,7 @@ class Started:
     accelerators: tuple[str, ...]
     place: Place
     resume_from: CheckpointRef | None = None  # the newest that rank 0 of several could verify
+    folder: str = ""  # the attempt's, where it is not that of the order
 
     def is_elsewhere(self, card: Card | None) -> str:
         """Why the worker is not where the ledger put it; empty when it is."""
@@ -171,7 +172,8 @@ def paths_of(spec: RunSpec, folder: Path) -> tuple[str, ...]:
         spec: The run.
         folder: The attempt's own folder.
     """
-    wanted = (str(folder), spec.settings.data, spec.settings.model)
+    own = () if spec.storage else (str(folder),)
+    wanted = (*own, spec.settings.data, spec.settings.model)
     return tuple(path for path in wanted if Path(path).is_absolute() and Path(path).exists())
 
 

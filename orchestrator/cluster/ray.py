@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from orchestrator.cluster.attempt_files import told_log
 from orchestrator.cluster.endings import (
     LOST_CONTACT,
     Ending,
@@ -21,7 +22,6 @@ from orchestrator.cluster.launch import Launcher
 from orchestrator.cluster.meeting import Started
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.pulse import Patience
-from orchestrator.cluster.worker import attempt_log
 from orchestrator.messages import Action, Event, GangStarted, KillGang, PreemptGang, StartGang
 from orchestrator.ports import Parts
 from orchestrator.types import AttemptId, Card, Cause, Outcome, Seconds, StopMode
@@ -259,7 +259,7 @@ class RayCluster:
         return [*events, ending_event(gang.attempt, ending, self.now())]
 
     def _death(self, gang: Gang, rank: Rank, error: Exception) -> Ending:
-        log = f"its output is in {attempt_log(gang.order, rank.number)}"
+        log = f"its output is in {told_log(gang.order, rank.number)}"
         text = f"{gang.told(rank)}: {told_by_ray(error)}; {log}"
         if isinstance(error, ray.exceptions.OutOfMemoryError):
             return failure(Cause.HOST_OUT_OF_MEMORY, text)

@@ -14,21 +14,23 @@ from typing import Any
 
 import ray
 
+from orchestrator.cluster.attempt_files import attempt_folder, attempt_log
 from orchestrator.cluster.endings import Ending, failure_of
 from orchestrator.cluster.link import (
     RayLink,
     Signs,
     StopFlag,
     first_verified,
+    run_folder,
     verified_start,
     verified_weights,
 )
 from orchestrator.cluster.meeting import Meeting, Started, listening, place_here, reach_others_by
 from orchestrator.cluster.stacks import dumped_on_signal, stacks_file
 from orchestrator.cluster.tidy import noted
-from orchestrator.errors import TrainingError
+from orchestrator.errors import StoreError, TrainingError
 from orchestrator.messages import StartGang
-from orchestrator.ports import Device, Parts
+from orchestrator.ports import Checkpoints, Device, Parts, StoredRun
 from orchestrator.types import (
     Card,
     Cause,
@@ -39,20 +41,9 @@ from orchestrator.types import (
     TrainTask,
 )
 
-__all__ = ["Worker", "attempt_folder", "attempt_log"]
+__all__ = ["Worker"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def attempt_log(order: StartGang, rank: int = 0) -> Path:
-    """The file that takes all that a process of the attempt prints."""
-    name = f"attempt-{order.attempt.number}" + (f".rank-{rank}" if rank else "")
-    return Path(order.spec.folder) / "logs" / f"{name}.log"
-
-
-def attempt_folder(order: StartGang) -> Path:
-    """The attempt's own folder."""
-    return Path(order.spec.folder) / "attempts" / str(order.attempt.number)
 
 
 class Worker:
@@ -86,7 +77,7 @@ class Worker:
         self._inbox = inbox
         self._rank = rank
         self._card = card
-        self._checkpoints = parts.checkpoints(order.spec.folder)
+        self._stored: StoredRun | None = None
         self._listener: socket.socket | None = None
         self._stop = StopFlag()
         self._signs = Signs()
@@ -95,7 +86,7 @@ class Worker:
     def renew(self, order: StartGang, paths: Sequence[str]) -> Started | Ending:
         """Be the worker of another attempt on the same share; what `fit` left was clean."""
         self._order = order
-        self._checkpoints = self._parts.checkpoints(order.spec.folder)
+        self._stored = None
         self._stop = StopFlag()
         self._signs = Signs()
         return self.start(paths)
@@ -109,6 +100,9 @@ class Worker:
 
     def _started(self, paths: Sequence[str]) -> Started:
         port, resume_from = 0, None
+        if (spec := self._order.spec).storage:
+            self._stored = self._parts.stored(spec, self._order.attempt, self._rank)
+            self._order = replace(self._order, spec=replace(spec, folder=self._stored.folder))
         if self._rank == 0 and self._order.placement.world_size > 1:
             self._listener = listening()
             port = int(self._listener.getsockname()[1])
@@ -119,6 +113,7 @@ class Worker:
             accelerators=tuple(map(str, accelerators)),
             place=place_here(ray.util.get_node_ip_address(), port, paths),
             resume_from=resume_from,
+            folder=str(attempt_folder(self._order)) if self._stored else "",
         )
 
     def ask_stop(self, mode: StopMode) -> None:
@@ -153,6 +148,8 @@ class Worker:
             train,
             lambda error: device is not None and device.is_out_of_memory(error),
         )
+        if self._stored is not None:
+            ending = _put_up(self._stored, ending)
         if not self._order.spec.warm or device is None or ending.cause is not None:
             return ending
         left = before.put_back(device)
@@ -168,9 +165,26 @@ class Worker:
         listener = None if self._listener is None else self._listener.detach()
         return self._parts.process_group(self._card, listener=listener, timeout=meeting.timeout)
 
+    def _checkpoints(self, folder: str) -> Checkpoints:
+        """The checkpoints of the run whose folder has this path or address."""
+        return (self._stored or self._parts).checkpoints(folder)
+
+    @property
+    def _own(self) -> Checkpoints:
+        return self._checkpoints(self._order.spec.address or self._order.spec.folder)
+
     def _newest(self) -> CheckpointRef | None:
-        found = first_verified(self._checkpoints, self._order.checkpoints)
-        return found or verified_start(self._order, self._parts.checkpoints)
+        found = first_verified(self._own, self._order.checkpoints)
+        return found or verified_start(self._order, self._checkpoints)
+
+    def _here(self, ref: CheckpointRef | None) -> CheckpointRef | None:
+        return ref if ref is None or self._stored is None else self._stored.here(ref)
+
+    def _fetch_best(self, resume_from: CheckpointRef | None) -> None:
+        """Have the best epoch's checkpoint on this node too: its weights are left at the end."""
+        if self._stored is not None and resume_from is not None and self._rank == 0:
+            known = (ref for ref in self._order.checkpoints if ref.epoch <= resume_from.epoch)
+            first_verified(self._own, [ref for ref in known if ref.is_best][:1])
 
     def _start_from(self, meeting: Meeting | None) -> CheckpointRef | None:
         if meeting is None:
@@ -178,7 +192,7 @@ class Worker:
         ref = meeting.resume_from
         if ref is None or self._rank == 0:
             return ref
-        if not self._parts.checkpoints(str(Path(ref.path).parents[2])).verify(ref):
+        if not self._checkpoints(run_folder(ref)).verify(ref):
             raise TrainingError(
                 f"rank {self._rank} does not have the checkpoint that rank 0 goes on from",
                 cause=Cause.START_FAILED,
@@ -193,15 +207,17 @@ class Worker:
         folder = attempt_folder(order)
         own = folder / f"rank-{rank}" if rank else folder  # what two write, one of them damages
         own.mkdir(parents=True, exist_ok=True)
-        weights = None if resume_from else verified_weights(order, self._parts.checkpoints)
+        weights = None if resume_from else verified_weights(order, self._checkpoints)
+        self._fetch_best(resume_from)
         link = RayLink(
             attempt=order.attempt,
             inbox=self._inbox if rank == 0 else None,
-            checkpoints=self._checkpoints,
+            checkpoints=self._own,
             device=device,
             stop=self._stop,
             signs=self._signs,
-            resume_from=resume_from,
+            resume_from=self._here(resume_from),
+            stored=self._stored,
             until=order.spec.until,
         )
         if link.is_complete():  # the attempt before had reported all, and its end was lost
@@ -212,7 +228,7 @@ class Worker:
             batch=order.batch,
             folder=str(own),
             rank=rank,
-            weights=weights,
+            weights=self._here(weights),
         )
         device.reset_peak()
         with device.session():
@@ -220,6 +236,18 @@ class Worker:
         if link.is_complete():
             outcome = Outcome.FINISHED
         return Ending(outcome=outcome, metrics=dict(metrics))
+
+
+def _put_up(stored: StoredRun, ending: Ending) -> Ending:
+    """Put up what the attempt has left; one that could not give it away has not finished."""
+    try:
+        stored.close()
+    except StoreError as error:
+        lost = failure_of(error, is_card_out_of_memory=False)
+        if ending.cause is None:
+            return lost
+        return replace(ending, detail=f"{ending.detail}\n{lost.detail}")
+    return ending
 
 
 def _guarded(train: Callable[[], Ending], is_out_of_memory: Callable[[Exception], bool]) -> Ending:

@@ -7,11 +7,14 @@ config folder), `defaults:` of the config, the project, the environment (`ORC_RU
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.address import is_address
+from orchestrator.config.address import checked_address
 from orchestrator.config.files import check_top, read_file, user_config_path, user_document
 from orchestrator.config.layers import Layer, Origin, Override, layer_of, parse_overrides
 from orchestrator.config.model import FileModel
@@ -176,7 +179,8 @@ def _repeated(projects: Sequence[Project], document: Document, several: bool) ->
 
 def _config(source: str, folder: Path, shared: Layer, projects: Sequence[Project]) -> Config:
     model = FileModel.model_validate(shared.values())
-    runs = Path(model.runs or "runs").expanduser()
+    storage = checked_address(model.runs) if model.runs and is_address(model.runs) else ""
+    runs = Path("runs" if storage or not model.runs else model.runs).expanduser()
     written = [
         Setting(path=path_text(path), value=value, origin=origin.where)
         for path, (value, origin) in shared.leaves.items()
@@ -187,7 +191,10 @@ def _config(source: str, folder: Path, shared: Layer, projects: Sequence[Project
         source=source,
         folder=folder,
         runs=runs if runs.is_absolute() else Path.cwd() / runs,
-        projects=tuple(projects),
+        storage=storage,
+        projects=tuple(
+            replace(each, template=replace(each.template, storage=storage)) for each in projects
+        ),
         emulate=model.cluster.emulate,
         address=model.cluster.address,
         policy=model.cluster.policy,

@@ -277,6 +277,8 @@ class FileModel(Block):
     """A config file. One project alone may put its keys at the top instead of `projects`."""
 
     cluster: ClusterModel = Field(default_factory=lambda: ClusterModel.model_validate({}))
-    runs: Text | None = Field(None, description="folder of run folders; default: runs")
+    runs: Text | None = Field(
+        None, description="folder of run folders, or an address of a store: s3://...; default: runs"
+    )
     defaults: dict[str, Any] = Field(default_factory=dict, description="keys of every project")
     projects: list[ProjectModel] = Field(default_factory=list, max_length=10_000)

@@ -108,7 +108,11 @@ class Project:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A whole config. `emulate` are card names as written; `runs` is absolute."""
+    """A whole config. `emulate` are card names as written; `runs` is absolute.
+
+    Where `runs:` is an address it is `storage`: nodes keep there what they write, and `runs` is
+    the folder of what the driver writes for people.
+    """
 
     source: str
     folder: Path
@@ -123,6 +127,12 @@ class Config:
     node_wait: Seconds = 120.0
     node_late: Seconds = 900.0
     settings: tuple[Setting, ...] = ()  # of the blocks that all projects share
+    storage: str = ""
+
+    @property
+    def runs_as_written(self) -> str:
+        """What `runs:` says in a config that means the same: an address, or an absolute path."""
+        return self.storage or str(self.runs)
 
     @property
     def whole(self) -> tuple[Project, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.client.access import Client, Run, RunRecord
 from orchestrator.client.records import made_at_once
+from orchestrator.client.storage import results_of
 from orchestrator.console.say import (
     clock_text,
     columns,
@@ -103,6 +104,7 @@ def show(record: RunRecord, *, as_json: bool) -> None:
         emit_json(
             **run_object(run),
             settings=asdict(record.spec.settings),
+            address=record.spec.address or None,
             progress=[asdict(row) for row in record.progress],
             checkpoints=[asdict(ref) for ref in record.checkpoints],
         )
@@ -125,7 +127,8 @@ def show(record: RunRecord, *, as_json: bool) -> None:
         ("gpu", run.gpu),
         ("peak", size_text(run.peak_bytes) if run.peak_bytes else ""),
         *(("measured", text) for text in (record.progress[-1].choices if record.progress else ())),
-        ("folder", run.folder),
+        ("folder", record.spec.address or run.folder),
+        ("results", results_of(record.spec, run.attempts)),
     ]
     emit("\n".join(f"{name:<8} {value}" for name, value in rows if value))
     if record.progress:
@@ -199,7 +202,8 @@ def show_logs(client: Client, run_id: str, *, is_following: bool) -> None:
     """`orc logs RUN [-f]`."""
     paths = client.logs(run_id)
     if not paths and not is_following:
-        say(f"no log yet in {client.run(run_id).folder}")
+        record = client.show(run_id)
+        say(f"no log yet in {record.spec.address or record.run.folder}")
     if is_following:
         follow(client, run_id)
         return

@@ -131,7 +131,7 @@ def _row(run: Run) -> tuple[object, ...]:
         size_text(run.peak_bytes) if run.peak_bytes else "",
         span_text(seconds) if seconds is not None else "",
         run.gpu,
-        run.folder,
+        run.address or run.folder,
     )
 
 
@@ -144,8 +144,9 @@ def _best_text(metrics: Mapping[str, float]) -> str:
 
 def _what_next(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
+    best = f"files/attempt-{first.attempts}/weights/best.pt" if first.address else "weights/best.pt"
     return [
-        "weights, results.csv and logs are in each FOLDER: weights/best.pt is the best epoch",
+        f"weights, results.csv and logs are in each FOLDER: {best} is the best epoch",
         "try next",
         f"  orc show {first.id}   every epoch of it, with memory and seconds",
         "  orc train CONFIG epochs=20 imgsz=160   the same config with other settings",

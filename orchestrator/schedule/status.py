@@ -31,6 +31,7 @@ def status_of(record: RunRecord, reason: PendingReason | None) -> RunStatus:
         placement=record.placement,
         gpu=record.gpu,
         folder=spec.folder,
+        address=spec.address,
         part=spec.part,
     )
 

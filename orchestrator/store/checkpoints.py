@@ -3,19 +3,17 @@
 import errno
 import hashlib
 import io
-import math
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.errors import StoreError
 from orchestrator.store.faults import explained_disk
+from orchestrator.store.line import FOLDER, CheckpointFile, needed, parsed_name
 from orchestrator.store.private import make_folder, names_in, opened_folder
 from orchestrator.types import AttemptId, Bytes, CheckpointRef
 
@@ -23,23 +21,6 @@ __all__ = ["DEFAULT_RESERVE_BYTES", "FileCheckpoints"]
 
 DEFAULT_RESERVE_BYTES: Bytes = 5 * 10**9
 """What has to be free on the disk before an attempt starts."""
-
-_FOLDER = "checkpoints"
-_NAME = re.compile(r"epoch-([0-9]{4,9})(\.best)?\.ckpt")
-_KEPT = 2
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class _File:
-    """A checkpoint on disk, as its name tells it."""
-
-    attempt: int
-    epoch: int
-    is_best: bool
-
-    @property
-    def name(self) -> str:
-        return f"epoch-{self.epoch:04d}{'.best' if self.is_best else ''}.ckpt"
 
 
 class FileCheckpoints:
@@ -75,16 +56,16 @@ class FileCheckpoints:
                 the attempt wrote another checkpoint of this epoch before (E5018), or the disk
                 failed (E5016). Earlier checkpoints stay untouched then.
         """
-        file = _File(attempt.number, epoch, is_best)
+        file = CheckpointFile(attempt.number, epoch, is_best)
         with explained_disk(f"the folder {self._folder}"), ExitStack() as stack:
             make_folder(self._folder)
             run = stack.enter_context(opened_folder(str(self._folder)))
-            above = stack.enter_context(opened_folder(_FOLDER, inside=run, make=True))
+            above = stack.enter_context(opened_folder(FOLDER, inside=run, make=True))
             own = stack.enter_context(opened_folder(str(attempt.number), inside=above, make=True))
             _remove_unfinished(above, attempt.number)
             digest, size = _write_verified(own, file, write, check)
             _remove_needless(above, file)
-        path = self._folder / _FOLDER / str(attempt.number) / file.name
+        path = self._folder / FOLDER / str(attempt.number) / file.name
         return CheckpointRef(
             attempt=attempt,
             epoch=epoch,
@@ -97,14 +78,14 @@ class FileCheckpoints:
     def verify(self, ref: CheckpointRef) -> bool:
         """True when the file lies where this run keeps it and has the recorded SHA-256."""
         path = Path(ref.path)
-        if path.parent != self._folder / _FOLDER / str(ref.attempt.number):
+        if path.parent != self._folder / FOLDER / str(ref.attempt.number):
             return False
-        if not _NAME.fullmatch(path.name):
+        if not parsed_name(ref.attempt.number, path.name):
             return False
         try:
             with ExitStack() as stack:
                 run = stack.enter_context(opened_folder(str(self._folder)))
-                above = stack.enter_context(opened_folder(_FOLDER, inside=run))
+                above = stack.enter_context(opened_folder(FOLDER, inside=run))
                 own = stack.enter_context(opened_folder(path.parent.name, inside=above))
                 file = stack.enter_context(_opened(own, path.name))
                 if os.fstat(file.fileno()).st_size != ref.num_bytes:
@@ -121,7 +102,7 @@ class FileCheckpoints:
                 checkpoint (E5013).
         """
         make_folder(self._folder)
-        last = max(self._folder.glob(f"{_FOLDER}/*/*.ckpt"), key=_changed_at, default=None)
+        last = max(self._folder.glob(f"{FOLDER}/*/*.ckpt"), key=_changed_at, default=None)
         last_bytes = 0 if last is None else last.lstat().st_size
         needed = max(reserve_bytes, 3 * last_bytes)
         free = shutil.disk_usage(self._folder).free
@@ -152,7 +133,7 @@ class _Raw(io.FileIO):
 
 def _write_verified(
     folder: int,
-    file: _File,
+    file: CheckpointFile,
     write: Callable[[BinaryIO], None],
     check: Callable[[BinaryIO], None],
 ) -> tuple[str, int]:
@@ -195,13 +176,13 @@ def _write_durably(folder: int, name: str, write: Callable[[BinaryIO], None]) ->
         raise
 
 
-def _is_there(folder: int, file: _File, digest: str) -> bool:
+def _is_there(folder: int, file: CheckpointFile, digest: str) -> bool:
     """True when the attempt has written the same already; a different one is never replaced.
 
     The file may be recorded, and a record tells one hash.
     """
     for name in names_in(folder):
-        found = _parsed(file.attempt, name)
+        found = parsed_name(file.attempt, name)
         if found is None or found.epoch != file.epoch:
             continue
         with _opened(folder, name) as earlier:
@@ -226,53 +207,25 @@ def _remove_unfinished(folder: int, newest: int) -> None:
                         os.unlink(name, dir_fd=own)
 
 
-def _remove_needless(folder: int, newest: _File) -> None:
+def _remove_needless(folder: int, newest: CheckpointFile) -> None:
     """Remove what the run does not need after `newest`, unless a newer attempt has taken over."""
     found = _found(folder)
     if any(file.attempt > newest.attempt for file in found):
         return
-    for file in found - _needed(found, newest):
+    for file in found - needed(found, newest):
         # What cannot be removed now is removed after the next checkpoint.
         with suppress(OSError), opened_folder(str(file.attempt), inside=folder) as own:
             os.unlink(file.name, dir_fd=own)
 
 
-def _needed(found: set[_File], newest: _File) -> set[_File]:
-    """The last two of the line of epochs that ends in `newest`, and the best before it.
-
-    `newest` is not recorded yet, and may never be: what was the best without it has to stay.
-    An older attempt may have written epochs beyond the one from which the next went on: nobody
-    recorded them, and they are not part of the line. Of the attempts before, every best is kept
-    until there is a newer one, because such leftovers cannot be told apart by then.
-    """
-    line: list[_File] = []
-    limit = math.inf
-    for number in sorted({file.attempt for file in found}, reverse=True):
-        own = sorted((f for f in found if f.attempt == number and f.epoch < limit), reverse=True)
-        line += own
-        limit = min([limit, *(file.epoch for file in own)])
-    needed = {newest, *line[:_KEPT]}
-    best = [file for file in line if file.is_best and file != newest]
-    if best:
-        latest = best[0]
-        is_own = latest.attempt == newest.attempt
-        needed |= {f for f in best if f == latest or (not is_own and f.attempt == latest.attempt)}
-    return needed
-
-
-def _found(folder: int) -> set[_File]:
+def _found(folder: int) -> set[CheckpointFile]:
     found = set()
     for number in names_in(folder):
         if not number.isdecimal():
             continue
         with suppress(OSError), opened_folder(number, inside=folder) as own:
-            found |= {file for name in names_in(own) if (file := _parsed(int(number), name))}
+            found |= {file for name in names_in(own) if (file := parsed_name(int(number), name))}
     return found
-
-
-def _parsed(attempt: int, name: str) -> _File | None:
-    match = _NAME.fullmatch(name)
-    return None if match is None else _File(attempt, int(match[1]), match[2] is not None)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def define(
             metrics=(metric,),
             modes=(default_mode(metric),),
             space=default_space(template.trainer),
-            config=write_yaml({**shared, "runs": str(found.runs), "projects": [only]}),
+            config=write_yaml({**shared, "runs": found.runs_as_written, "projects": [only]}),
             folder=str(folder),
             project=name,
             epochs=template.settings.epochs,

@@ -10,9 +10,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
+from orchestrator.client.names import scratch_root
 from orchestrator.device.fake import FakeDevice
 from orchestrator.errors import DataError, StoreError, TrainingError
-from orchestrator.ports import Checkpoints, Device, RunLink, Trainer
+from orchestrator.ports import Checkpoints, Device, RunLink, StoredRun, Trainer
+from orchestrator.store.stored import ScratchRun
 from orchestrator.trainer.fake import FakeTrainer
 from orchestrator.types import (
     AttemptId,
@@ -23,6 +25,7 @@ from orchestrator.types import (
     Metrics,
     Outcome,
     Progress,
+    RunSpec,
     TrainTask,
 )
 
@@ -211,6 +214,9 @@ class FakeParts:
 
     def checkpoints(self, folder: str) -> Checkpoints:
         return PlainCheckpoints(folder)
+
+    def stored(self, spec: RunSpec, attempt: AttemptId, rank: int) -> StoredRun:
+        return ScratchRun(spec, attempt, rank, root=scratch_root())
 
     def process_group(
         self, card: Card | None, *, listener: int | None, timeout: float
