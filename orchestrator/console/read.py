@@ -104,7 +104,6 @@ def show(record: RunRecord, *, as_json: bool) -> None:
         emit_json(
             **run_object(run),
             settings=asdict(record.spec.settings),
-            address=record.spec.address or None,
             progress=[asdict(row) for row in record.progress],
             checkpoints=[asdict(ref) for ref in record.checkpoints],
         )

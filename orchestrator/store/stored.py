@@ -217,11 +217,9 @@ def _put(
         state = path.stat()
         is_small = state.st_size <= _TEXT_BYTES
         seen = (state.st_mtime_ns, state.st_size)
-        if (
-            not state.st_size
-            or known.get(name) == seen
-            or (only_texts and not (is_small and path.suffix in _TEXTS))
-        ):
+        is_wanted = not only_texts or (is_small and path.suffix in _TEXTS)
+        is_void = not state.st_size and path.suffix != ".log"  # opened in case of something
+        if not is_wanted or is_void or known.get(name) == seen:
             continue
         remote.put(path.read_bytes() if is_small else path, result_name(attempt, name))
         known[name] = seen

@@ -26,7 +26,7 @@ from orchestrator.store.stored import ScratchRun, StoredCheckpoints, result_name
 from orchestrator.types import AttemptId, CheckpointRef, RunId, RunSpec, TrainSettings
 
 
-class FailingStore(FileSystemHandler):
+class FailingStore(FileSystemHandler):  # type: ignore[misc] # pyarrow has no annotations
     """A file system that hands on to another one, and fails when it is told to."""
 
     def __init__(self, within: FileSystem) -> None:
