@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from jobs.inside import is_in_job
 from jobs.offering import offered
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import MachineCards, check_unfinished, disk_reserve
-from orchestrator.client.machine import cpu_count, free_bytes, ram_bytes
+from orchestrator.client.feasible import MachineCards, check_unfinished
+from orchestrator.client.machine import cpu_count, disk_reserve, free_bytes, ram_bytes
 from orchestrator.client.rules import ask_rules
 from orchestrator.config.load import Config
 from orchestrator.console import live, report
@@ -42,12 +42,13 @@ def opened_cluster(
     address: str | None,
     parts: Parts | None = None,
     offer: NodeTypesOffered | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> "DiskWatch":
     """A Ray of this machine's own with these cards, or the one at `address`; ended with `stack`.
 
     `parts` are those of this machine unless others are given; nodes of an `offer` are asked for as
-    they are needed. Nothing new starts on it while the
-    disk of the store or of the runs is nearly full.
+    they are needed; `labels` are those of this machine's own node. Nothing new starts on it while
+    the disk of the store or of the runs is nearly full.
     """
     from jobs.parts import LocalParts, list_cards
     from orchestrator.cluster.disks import DiskWatch, TimedCluster
@@ -61,6 +62,7 @@ def opened_cluster(
             num_cpus=cpu_count(),
             host_bytes=ram_bytes(),
             home=client.home,
+            labels=labels,
         )
     )
     if cards is None and os.environ.get("RAY_AUTH_MODE") == "disabled" and not is_in_job():
@@ -104,7 +106,7 @@ def drive_or_follow(
     if driver := client.driver():
         return _follow(client, submit, driver, cards, shared, as_json=as_json)
     if cards is not None:
-        check_unfinished(client, cards)
+        check_unfinished(client, cards, shared.labels)
     try:
         return _drive(client, submit, cards, shared, as_json=as_json, admit=admit)
     except StoreError as error:
@@ -133,7 +135,9 @@ def _drive(
         from orchestrator.schedule.standard import standard_scheduler
 
         offer = offered(shared)
-        cluster = opened_cluster(stack, client, cards, shared.address, offer=offer)
+        cluster = opened_cluster(
+            stack, client, cards, shared.address, offer=offer, labels=shared.labels
+        )
         if is_joined and admit is not None:
             admit(joined_nodes())
         ids = submit() if asked is None else asked.result()

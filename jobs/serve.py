@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def serve(words: Sequence[str], *, home: Path | None) -> int:
     if cards == ():
         say("there is no GPU here: only runs with device: cpu can be trained")
     ask_rules(client, shared, time.time())
-    return serve_store(client, cards, shared.address, offer=offered(shared))
+    return serve_store(client, cards, shared.address, offer=offered(shared), labels=shared.labels)
 
 
 def serve_store(
@@ -53,10 +53,11 @@ def serve_store(
     address: str | None = None,
     parts: Parts | None = None,
     offer: NodeTypesOffered | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> int:
     """Drive a store with these cards, or with the Ray at `address`; returns the exit code.
 
-    Nodes of an `offer` are asked for as they are needed.
+    Nodes of an `offer` are asked for as they are needed; `labels` are those of a node of our own.
     """
     from orchestrator.driver import drive
     from orchestrator.schedule.standard import standard_scheduler
@@ -65,7 +66,7 @@ def serve_store(
         with ExitStack() as stack:
             store = stack.enter_context(client.store())
             stack.enter_context(store.drive("orc serve"))
-            cluster = opened_cluster(stack, client, cards, address, parts, offer)
+            cluster = opened_cluster(stack, client, cards, address, parts, offer, labels)
             view = stack.enter_context(LinesView(sys.stderr))
             interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
             scheduler = standard_scheduler()

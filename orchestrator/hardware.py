@@ -48,6 +48,7 @@ class Node:
     host_bytes: Bytes = 0  # RAM that workers may take; 0 is not known, and not limited
     shortage: str = ""  # why nothing new may start there for now: its disk is nearly full
     node_type: str = ""  # name of the `NodeType` that it came as, where an autoscaler brought it
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,10 +93,12 @@ class PendingReason(StrEnum):
     HELD = "HELD"
     MISCONFIGURED = "MISCONFIGURED"
     NO_MATCHING_GPU = "NO_MATCHING_GPU"
+    NO_MATCHING_LABELS = "NO_MATCHING_LABELS"
     EXCEEDS_CLUSTER = "EXCEEDS_CLUSTER"
     QUOTA = "QUOTA"
     WAITING_FOR_GPU = "WAITING_FOR_GPU"
     FRAGMENTED = "FRAGMENTED"
+    EXCLUDED_BY_LABELS = "EXCLUDED_BY_LABELS"  # room is on nodes where it may not run
     WAITING_FOR_CPU_OR_RAM = "WAITING_FOR_CPU_OR_RAM"
     EXTERNAL_PROCESS = "EXTERNAL_PROCESS"
     SET_ASIDE = "SET_ASIDE"
@@ -114,6 +116,7 @@ class PendingReason(StrEnum):
             PendingReason.HELD,
             PendingReason.MISCONFIGURED,
             PendingReason.NO_MATCHING_GPU,
+            PendingReason.NO_MATCHING_LABELS,
             PendingReason.EXCEEDS_CLUSTER,
         )
 

@@ -131,6 +131,7 @@ class RunSpec:
     memory_bytes: Bytes | None = None  # per GPU; None asks for a whole card
     micro_batch: int | None = None  # upper limit set by a person; None lets the plan choose
     gpu_types: tuple[str, ...] = ()  # card names that are allowed; empty allows all
+    labels: Mapping[str, str] = field(default_factory=dict)  # of its nodes: conditions by label
     num_cpus: float = 0.0  # per worker; 0 is not counted (GPU runs), CPU runs ask for >= 1
     host_bytes: Bytes = 0  # RAM per worker, its loading processes included; 0 is not counted
     queue: str = "default"

@@ -16,7 +16,7 @@ from orchestrator.types import (
     TrainSettings,
 )
 
-__all__ = ["GIB", "KINDS", "make_node", "make_spec", "nodes", "specs"]
+__all__ = ["GIB", "KINDS", "LABELS", "make_node", "make_spec", "nodes", "specs"]
 
 GIB = 2**30
 KINDS = (("RTX 2060", 6 * GIB), ("NVIDIA GeForce RTX 4090", 24 * GIB), ("A100", 40 * GIB))
@@ -28,6 +28,7 @@ def make_node(
     foreign_bytes: int = 0,
     num_cpus: float = 8.0,
     ram_gib: float = 0,
+    labels: Mapping[str, str] | None = None,
 ) -> Node:
     """A node with cards given as (name, bytes)."""
     return Node(
@@ -38,6 +39,7 @@ def make_node(
         ),
         num_cpus=num_cpus,
         host_bytes=int(ram_gib * GIB),
+        labels=labels or {},
     )
 
 
@@ -52,6 +54,7 @@ def make_spec(
     micro_batch: int | None = None,
     epochs: int = 3,
     gpu_types: tuple[str, ...] = (),
+    labels: Mapping[str, str] | None = None,
     num_cpus: float = 0.0,
     ram_gib: float = 0,
     device: DeviceKind = DeviceKind.GPU,
@@ -84,6 +87,7 @@ def make_spec(
         memory_bytes=None if gib is None else int(gib * GIB),
         micro_batch=micro_batch,
         gpu_types=gpu_types,
+        labels=labels or {},
         num_cpus=num_cpus,
         host_bytes=int(ram_gib * GIB),
         queue=queue,
@@ -93,6 +97,14 @@ def make_spec(
         after=tuple(RunId(other) for other in after),
         weights_from=None if weights_from is None else RunId(weights_from),
     )
+
+
+LABELS = st.sampled_from(
+    ({}, {"zone": "a"}, {"zone": "b"}, {"zone": "b", "disk": "slow"}, {"disk": "fast"})
+)
+SELECTORS = st.sampled_from(
+    (*({},) * 6, {"zone": "a"}, {"zone": "!a"}, {"zone": "in(a,b)"}, {"disk": "!in(fast,slow)"})
+)
 
 
 @st.composite
@@ -106,6 +118,7 @@ def nodes(draw: st.DrawFn, name: str) -> Node:
         foreign_bytes=foreign,
         num_cpus=draw(st.sampled_from((2, 8))),
         ram_gib=draw(st.sampled_from((0, 0, 7, 16))),
+        labels=draw(LABELS),
     )
 
 
@@ -124,6 +137,7 @@ def specs(draw: st.DrawFn, name: str, after: Sequence[str] = ()) -> RunSpec:
             device=DeviceKind.CPU,
             num_cpus=draw(st.sampled_from((1.0, 4.0))),
             ram_gib=draw(st.sampled_from((0, 3, 10))),
+            labels=draw(st.sampled_from(({}, {"zone": "a"}))),
             after=earlier,
             weights_from=source,
         )
@@ -137,6 +151,7 @@ def specs(draw: st.DrawFn, name: str, after: Sequence[str] = ()) -> RunSpec:
         batch=num_gpus * draw(st.integers(1, 9)),
         micro_batch=draw(st.sampled_from((None, 1, 4))),
         gpu_types=draw(st.sampled_from(((), (), ("rtx4090",), ("A100", "RTX 2060")))),
+        labels=draw(SELECTORS),
         num_cpus=draw(st.sampled_from((0.0, 0.0, 1.0))),
         ram_gib=draw(st.sampled_from((0, 0, 2.5, 6))),
         retry=RetryBudget(user_errors=draw(st.integers(0, 2)), losses_without_progress=3),

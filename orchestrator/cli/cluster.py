@@ -32,6 +32,10 @@ def _up(  # noqa: PLR0913, PLR0917 - typer: an argument an option
     num_cpus: Annotated[
         int | None, typer.Option("--cpus", min=1, help="CPUs that runs may use. Default: all.")
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--labels", metavar="KEY=VALUE", help="Of its nodes: zone=a,disk=ssd."),
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Say what runs; 3: nothing.")] = False,
     home: Home = None,
     as_json: Json = False,
@@ -54,6 +58,7 @@ def _up(  # noqa: PLR0913, PLR0917 - typer: an argument an option
         num_cpus=num_cpus,
         where=(address, host, port, dashboard_port),
         as_json=as_json,
+        labels=labels or (),
     )
 
 

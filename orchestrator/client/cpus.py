@@ -10,9 +10,10 @@ from orchestrator.client.machine import cpu_count
 from orchestrator.client.names import fingerprint
 from orchestrator.client.series import Order, bare
 from orchestrator.schedule.asks import is_kind
+from orchestrator.selectors import admits
 from orchestrator.types import Card, DeviceKind, Node, NodeId, NodeType, RunSpec
 
-__all__ = ["counted", "hosts_of", "is_counted", "with_cpus"]
+__all__ = ["cards_for", "counted", "hosts_of", "is_counted", "with_cpus"]
 
 _STEP = 100  # a CPU is given in hundredths, rounded down so that all parts of a node fit on it
 
@@ -29,6 +30,25 @@ def hosts_of(client: Client, cards: Sequence[Card]) -> tuple[Node, ...]:
         return (Node(node_id=NodeId("this-machine"), cards=tuple(cards), num_cpus=cpu_count()),)
     coming = (each for each in types_to_come(client) if each.max_nodes)
     return (*nodes, *map(_as_node, coming))
+
+
+def cards_for(spec: RunSpec, client: Client, cards: Sequence[Card]) -> tuple[Card, ...]:
+    """Cards of nodes where a run may be by its labels; all where none is known to have them.
+
+    Args:
+        spec: The run.
+        client: Of the store.
+        cards: Where any run may be put.
+    """
+    if not spec.labels:
+        return tuple(cards)
+    hosts = _admitting(spec, hosts_of(client, cards))
+    return tuple(card for host in hosts for card in host.cards) or tuple(cards)
+
+
+def _admitting(spec: RunSpec, hosts: Sequence[Node]) -> tuple[Node, ...]:
+    selector = tuple(spec.labels.items())
+    return tuple(host for host in hosts if admits(selector, host.labels))
 
 
 def is_counted(order: Order) -> bool:
@@ -63,6 +83,7 @@ def counted(spec: RunSpec, hosts: Sequence[Node]) -> tuple[RunSpec, str]:
         hosts: Nodes; those that could never hold it do not count.
     """
     wanted, settings = spec.settings.workers + 1.0, spec.settings
+    hosts = _admitting(spec, hosts) or hosts
     parts = [(part, host) for host in hosts if (part := _part(spec, host)) is not None]
     cpus, scarce = min(parts, key=lambda each: each[0], default=(wanted, None))
     cpus = min(cpus, wanted)
@@ -94,10 +115,16 @@ def _may_hold(spec: RunSpec, card: Card) -> bool:
 
 def _as_node(kind: NodeType) -> Node:
     cards = tuple(
-        Card(index=index, name=kind.gpu, memory_bytes=kind.memory_bytes)
+        Card(
+            index=index,
+            name=kind.gpu,
+            memory_bytes=kind.memory_bytes,
+            is_emulated=kind.is_emulated,
+        )
         for index in range(kind.num_cards)
     )
-    return Node(node_id=NodeId(kind.name), cards=cards, num_cpus=kind.num_cpus)
+    name = NodeId(kind.name)
+    return Node(node_id=name, cards=cards, num_cpus=kind.num_cpus, labels=kind.labels)
 
 
 def _processes(workers: int) -> str:

@@ -1,23 +1,18 @@
 """Which cards there are, and whether they can ever hold the runs; asked before anything starts."""
 
-import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator.client.access import Client
 from orchestrator.client.coming import cards_to_come, types_to_come
-from orchestrator.client.machine import cpu_count, ram_bytes
+from orchestrator.client.machine import check_space, cpu_count, ram_bytes
 from orchestrator.client.storage import demand_storage
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config
-from orchestrator.errors import NoDeviceError, PlanError, StoreError
+from orchestrator.errors import NoDeviceError, PlanError
 from orchestrator.messages import CancelRequested, NodeJoined, NodeTypesOffered, RunSubmitted
-from orchestrator.store.checkpoints import DEFAULT_RESERVE_BYTES
 from orchestrator.types import (
-    Bytes,
     Card,
     DeviceKind,
     Node,
@@ -34,9 +29,7 @@ __all__ = [
     "cards_of_driver",
     "check_feasible",
     "check_on",
-    "check_space",
     "check_unfinished",
-    "disk_reserve",
     "machine_cards",
     "ready",
     "recorded_cards",
@@ -47,32 +40,12 @@ __all__ = [
 MachineCards: TypeAlias = tuple[Card, ...] | None
 """Cards to train on; None for those of a Ray that runs already."""
 
-_NEVER = (PendingReason.NO_MATCHING_GPU, PendingReason.EXCEEDS_CLUSTER)
-
-
-def disk_reserve() -> Bytes:
-    """What has to be free on a disk before anything starts: 5 GB, or `ORC_DISK_RESERVE` bytes."""
-    return int(os.environ.get("ORC_DISK_RESERVE", DEFAULT_RESERVE_BYTES))
-
-
-def check_space(folder: Path) -> None:
-    """Refuse to start on a disk that will soon be full.
-
-    `ORC_DISK_RESERVE` (bytes) replaces the reserve of 5 GB.
-
-    Raises:
-        StoreError: E5013, less is free than the reserve.
-    """
-    reserve = disk_reserve()
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(place).free
-    if free < reserve:
-        raise StoreError(
-            f"the disk of {folder} has too little room to start",
-            code="E5013",
-            why=(f"{free / 1e9:.1f} GB are free; {reserve / 1e9:.1f} GB are kept in reserve",),
-            fix=("free space there, or choose another disk: --runs DIR", "ORC_DISK_RESERVE=BYTES"),
-        )
+_NEVER = (
+    PendingReason.NO_MATCHING_GPU,
+    PendingReason.NO_MATCHING_LABELS,
+    PendingReason.EXCEEDS_CLUSTER,
+)
+_RAYS_OWN = "ray.io/"  # labels that Ray gives a node when it starts
 
 
 def cards_for(specs: Sequence[RunSpec], emulate: Sequence[str]) -> tuple[Card, ...]:
@@ -154,23 +127,33 @@ def machine_cards(
         return None
     cards = recorded_cards(last) if last and not shared.emulate else ()
     cards = cards or cards_for(specs, shared.emulate)
-    check_feasible(specs, cards)
+    check_feasible(specs, cards, shared.labels)
     return cards
 
 
-def check_feasible(specs: Sequence[RunSpec], cards: Sequence[Card]) -> None:
+def check_feasible(
+    specs: Sequence[RunSpec], cards: Sequence[Card], labels: Mapping[str, str] | None = None
+) -> None:
     """Ask the scheduler whether this machine could ever run each of the specs.
 
+    Args:
+        specs: The runs. What they ask of labels that Ray gives nodes by itself is not looked at,
+            as there is no Ray yet.
+        cards: Of this machine.
+        labels: That its node will have.
+
     Raises:
-        PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
+        PlanError: E2001, no card can ever hold a run; says what it asks and what there is; E2004,
+            the node has other labels.
     """
     node = Node(
         node_id=NodeId("this-machine"),
         cards=tuple(cards),
         num_cpus=cpu_count(),
         host_bytes=ram_bytes(),
+        labels=labels or {},
     )
-    check_on(specs, [node])
+    check_on([_without_rays_own(spec) for spec in specs], [node])
 
 
 def check_on(
@@ -179,7 +162,8 @@ def check_on(
     """Ask the scheduler whether these nodes, or such as may come, could ever run each of the specs.
 
     Raises:
-        PlanError: E2001, no card can ever hold a run; says what it asks and what there is.
+        PlanError: E2001, no card can ever hold a run; says what it asks and what there is; E2004,
+            no node has the labels that it asks for, and none that may come.
     """
     from orchestrator.schedule.scheduler import Scheduler
 
@@ -194,13 +178,15 @@ def check_on(
         if found.reason in _NEVER:
             raise PlanError(
                 f"project {spec.project} can never run here: {found.summary}",
-                code="E2001",
+                code="E2004" if found.reason is PendingReason.NO_MATCHING_LABELS else "E2001",
                 why=(f"asks {found.asks}", *(f"there is {line}" for line in found.available)),
                 fix=found.remedies,
             )
 
 
-def check_unfinished(client: Client, cards: Sequence[Card]) -> None:
+def check_unfinished(
+    client: Client, cards: Sequence[Card], labels: Mapping[str, str] | None = None
+) -> None:
     """Refuse to start beside unfinished runs that this machine could never run: it would wait.
 
     Raises:
@@ -208,7 +194,7 @@ def check_unfinished(client: Client, cards: Sequence[Card]) -> None:
     """
     for spec in unfinished_specs(client):
         try:
-            check_feasible([spec], cards)
+            check_feasible([spec], cards, labels)
         except PlanError as error:
             raise PlanError(
                 f"the unfinished run {spec.run_id} can never run here: {error.what}",
@@ -283,6 +269,11 @@ def recorded_cards(client: Client) -> tuple[Card, ...]:
                 if isinstance(event, NodeJoined):
                     cards = event.node.cards
     return cards if all(card.is_emulated for card in cards) else ()
+
+
+def _without_rays_own(spec: RunSpec) -> RunSpec:
+    labels = {key: each for key, each in spec.labels.items() if not key.startswith(_RAYS_OWN)}
+    return replace(spec, labels=labels)
 
 
 def _alone(spec: RunSpec, run_id: RunId) -> RunSpec:

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from orchestrator.client.access import Client, fingerprint, new_run_id
-from orchestrator.client.cpus import hosts_of, is_counted, with_cpus
+from orchestrator.client.cpus import cards_for, hosts_of, is_counted, with_cpus
 from orchestrator.client.fitting import fit_run, kinds_of, write_plan
 from orchestrator.client.plans import Planner
 from orchestrator.client.ram import host_of, is_predicted, with_ram
@@ -58,16 +58,17 @@ def order_runs(
     wanted = [order for order in orders if cards and planner and _is_planned(order)]
     if wanted and planner is not None:
         plans = planner()
+        where = {o.spec.run_id: cards_for(o.spec, client, cards or ()) for o in wanted}
         with suppress(OrchestratorError):  # each run says by itself what is wrong with it
             plans.warm(
                 [
                     job_of(order.spec, facts.of(order), kind)
                     for order in wanted
-                    for kind in kinds_of(cards or (), order.spec.gpu_types)
+                    for kind in kinds_of(where[order.spec.run_id], order.spec.gpu_types)
                 ]
             )
         fitted = {
-            order.spec.run_id: _fitted(order, facts.of(order), cards or (), plans)
+            order.spec.run_id: _fitted(order, facts.of(order), where[order.spec.run_id], plans)
             for order in wanted
         }
         orders = tuple(fitted.get(order.spec.run_id, order) for order in orders)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import cards_of_driver, check_space
+from orchestrator.client.feasible import cards_of_driver
 from orchestrator.client.keys import keyed, made_anew, remove_needless
+from orchestrator.client.machine import check_space
 from orchestrator.client.planner import planner_of
 from orchestrator.client.prepare import Order, order_runs, submit_orders
 from orchestrator.client.storage import demand_storage

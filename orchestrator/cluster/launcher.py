@@ -172,6 +172,6 @@ def _type(name: str, kind: Mapping[str, Any]) -> NodeType:
         memory_bytes=memory,
         num_cpus=float(resources.get("CPU", 1)),
         host_bytes=int(resources.get("memory", 0)),
-        labels={NODE_TYPE: name},
+        labels={**labels, NODE_TYPE: name},
         is_emulated=labels.get(EMULATED) == "true",
     )

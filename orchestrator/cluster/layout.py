@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from orchestrator.types import Bytes, Card
 
@@ -23,12 +23,14 @@ class NodePlan:
         cards: The cards; their indexes are those of the machine, or of the node where emulated.
         num_cpus: CPUs that runs on it may count on.
         memory_bytes: RAM that runs on it may count on.
+        given: Labels that a person gave the machine.
     """
 
     kind: str
     cards: tuple[Card, ...]
     num_cpus: int
     memory_bytes: Bytes
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_emulated(self) -> bool:
@@ -38,7 +40,7 @@ class NodePlan:
     @property
     def labels(self) -> Mapping[str, str]:
         """What Ray's label selectors can ask for."""
-        labels = {"orc.card": self.kind}
+        labels = {**self.given, "orc.card": self.kind}
         if self.cards:
             labels["orc.card-gib"] = str(round(self.cards[0].memory_bytes / 1024**3))
         if self.is_emulated:
@@ -65,7 +67,10 @@ class NodePlan:
 
 
 def planned_nodes(
-    cards: Sequence[Card], num_cpus: int, memory_bytes: Bytes
+    cards: Sequence[Card],
+    num_cpus: int,
+    memory_bytes: Bytes,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[NodePlan, ...]:
     """One node a kind of card, in the order of their first cards; one without cards for none.
 
@@ -76,12 +81,17 @@ def planned_nodes(
         cards: Of this machine, or emulated.
         num_cpus: CPUs of the machine.
         memory_bytes: RAM of the machine that runs may count on.
+        labels: That every node of the machine gets.
     """
+    given = labels or {}
     kinds: dict[tuple[str, Bytes, bool], list[Card]] = {}
     for card in cards:
         kinds.setdefault((card.name, card.memory_bytes, card.is_emulated), []).append(card)
     if not kinds:
-        return (NodePlan(kind="cpu", cards=(), num_cpus=num_cpus, memory_bytes=memory_bytes),)
+        plan = NodePlan(
+            kind="cpu", cards=(), num_cpus=num_cpus, memory_bytes=memory_bytes, given=given
+        )
+        return (plan,)
     plans, done = [], 0
     for (name, _, is_emulated), own in kinds.items():
         first, done = done, done + len(own)
@@ -91,6 +101,7 @@ def planned_nodes(
                 cards=tuple(_counted_anew(own) if is_emulated else own),
                 num_cpus=max(1, _part(num_cpus, first, done, len(cards))),
                 memory_bytes=_part(memory_bytes, first, done, len(cards)),
+                given=given,
             )
         )
     return tuple(plans)

@@ -218,6 +218,7 @@ class RayNodes:
             hostname=str(entry["NodeManagerHostname"]),
             host_bytes=host_bytes_of(resources),
             node_type=str(labels.get(NODE_TYPE, "")),
+            labels={str(key): str(value) for key, value in sorted(labels.items())},
         )
         is_real = num_gpus > 0 and emulated is None and not any(c.is_emulated for c in cards)
         known = _Known(ray_id=ray_id, node=node, num_gpus=num_gpus, is_real=is_real, listed_at=now)

@@ -66,16 +66,24 @@ def opened_ray(
     num_cpus: int,
     home: Path,
     host_bytes: Bytes | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> AbstractContextManager[None]:
     """A Ray of this machine's own with these cards; without cards the one at `address`."""
     if cards is None:
         return joined_ray(address or "auto", home=home)
-    return local_ray(num_cpus=num_cpus, cards=cards, home=home, host_bytes=host_bytes)
+    return local_ray(
+        num_cpus=num_cpus, cards=cards, home=home, host_bytes=host_bytes, labels=labels
+    )
 
 
 @contextmanager
 def local_ray(
-    *, num_cpus: int, cards: Sequence[Card], home: Path, host_bytes: Bytes | None = None
+    *,
+    num_cpus: int,
+    cards: Sequence[Card],
+    home: Path,
+    host_bytes: Bytes | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """A Ray of this machine's own, ended with the block.
 
@@ -86,6 +94,7 @@ def local_ray(
         cards: Real or emulated; Ray is told how many there are.
         home: Where the token is kept.
         host_bytes: RAM that runs may count on; None for what is free, as Ray measures it.
+        labels: Of its one node, besides those that Ray gives it.
 
     Raises:
         ClusterError: Ray did not start.
@@ -102,6 +111,7 @@ def local_ray(
             num_cpus=num_cpus,
             num_gpus=len(cards),
             include_dashboard=False,
+            labels=dict(labels or {}),
             object_store_memory=_OBJECT_STORE_BYTES,
             _memory=host_bytes,
             _temp_dir=str(folder),

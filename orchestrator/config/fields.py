@@ -6,6 +6,8 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from orchestrator.selectors import is_label, normal
+
 __all__ = [
     "NAME_PATTERN",
     "RESERVED",
@@ -21,12 +23,14 @@ __all__ = [
     "gpus_given",
     "group_key_given",
     "headroom_given",
+    "labels_given",
     "memory_given",
     "memory_size",
     "name_given",
     "one_or_more",
     "optimizer_given",
     "scalar_given",
+    "selector_given",
     "text_given",
     "variables_given",
     "workers_given",
@@ -247,6 +251,31 @@ def variables_given(value: object) -> object:
             raise ValueError(f"must give {name} one value without spaces")
         found[name] = text
     return found
+
+
+def selector_given(value: object) -> object:
+    """Conditions on labels of nodes, each in its normal form; those that are empty are left out."""
+    if not isinstance(value, dict):
+        return value
+    given = {key: condition for key, condition in value.items() if condition is not None}
+    return {key: normal(str(key), _label_text(key, each)) for key, each in given.items()}
+
+
+def labels_given(value: object) -> object:
+    """Labels of a node; numbers as texts."""
+    if not isinstance(value, dict):
+        return value
+    found = {str(key): _label_text(key, each) for key, each in value.items()}
+    for key, text in found.items():
+        if not is_label(key, text):
+            raise ValueError(f"must be labels that Ray takes, and {key}={text!r:.80} is none")
+    return found
+
+
+def _label_text(key: object, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"must give {key!r:.80} a text, such as a, !a, in(a,b) or !in(a,b)")  # noqa: TRY004 - pydantic collects ValueError only
+    return str(value)
 
 
 Text: TypeAlias = Annotated[str, BeforeValidator(text_given), Field(min_length=1, max_length=4096)]

@@ -10,7 +10,7 @@ __all__ = ["Layer", "Origin", "Override", "layer_of", "parse_overrides"]
 
 BLOCKS = frozenset(
     {("cluster",), ("resources",), ("schedule",), ("schedule", "retry"), ("memory",), ("folds",)}
-    | {("ddp",), ("ddp", "nccl")}
+    | {("ddp",), ("ddp", "nccl"), ("resources", "labels"), ("cluster", "labels")}
 )
 _FOLDS: KeyPath = ("folds",)
 MAX_OVERRIDE = 4096  # characters

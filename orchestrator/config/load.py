@@ -197,6 +197,7 @@ def _config(source: str, folder: Path, shared: Layer, projects: Sequence[Project
         ),
         emulate=model.cluster.emulate,
         address=model.cluster.address,
+        labels=dict(sorted(model.cluster.labels.items())),
         policy=model.cluster.policy,
         node_types=node_types_of(model.cluster.node_types),
         launcher=_near(folder, model.cluster.launcher),

@@ -18,11 +18,13 @@ from orchestrator.config.fields import (
     gpus_given,
     group_key_given,
     headroom_given,
+    labels_given,
     memory_given,
     name_given,
     one_or_more,
     optimizer_given,
     scalar_given,
+    selector_given,
     variables_given,
     workers_given,
 )
@@ -61,6 +63,14 @@ class ResourcesModel(Block):
     gpu_type: Annotated[
         tuple[Text, ...], BeforeValidator(one_or_more, json_schema_input_type=str | list[str])
     ] = Field((), max_length=64, description="card names that are allowed; none given allows all")
+    labels: Annotated[
+        dict[str, str], BeforeValidator(selector_given, json_schema_input_type=dict[str, Any])
+    ] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="of the nodes where it may run, as Ray's label selectors: zone: a, disk:"
+        ' "!slow", ray.io/accelerator-type: "in(A100,H100)"; null: none, where a default says one',
+    )
     cpus: Annotated[
         float | Literal["auto"] | None,
         BeforeValidator(cpus_given, json_schema_input_type=float | Literal["auto"] | None),
@@ -180,6 +190,13 @@ class ClusterModel(Block):
         tuple[Text, ...], BeforeValidator(one_or_more, json_schema_input_type=str | list[str])
     ] = Field((), max_length=1024, description="cards to emulate on the CPU, by name")
     address: Text | None = Field(None, description="auto or ray://host:port; default: a local Ray")
+    labels: Annotated[
+        dict[str, str], BeforeValidator(labels_given, json_schema_input_type=dict[str, Any])
+    ] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="of this machine's node, where a Ray is started here; orc up has --labels",
+    )
     policy: Literal["queue", "shortest"] | None = Field(
         None, description="queue: priority, fair share, order; shortest: short mean completion"
     )

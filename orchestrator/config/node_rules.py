@@ -1,6 +1,5 @@
 """Rules for the config's node types beyond what each value may be: cards, labels, prices."""
 
-import re
 from collections.abc import Iterator, Mapping
 
 from orchestrator.config.fields import name_given
@@ -8,11 +7,9 @@ from orchestrator.config.node_types import NodeTypeModel, labels_of
 from orchestrator.config.rules import Place
 from orchestrator.config.words import Problem
 from orchestrator.errors import ConfigError
+from orchestrator.selectors import is_label
 
 __all__ = ["node_type_problems"]
-
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # what Ray takes as a value
-_KEY = re.compile(rf"([a-z0-9.-]+/)?{_LABEL.pattern}")
 
 
 def node_type_problems(place: Place, models: Mapping[str, NodeTypeModel]) -> list[Problem]:
@@ -66,7 +63,7 @@ def _labels(place: Place, models: Mapping[str, NodeTypeModel]) -> Iterator[Probl
     owners: dict[tuple[tuple[str, str], ...], str] = {}
     for name, model in models.items():
         for key, value in model.labels.items():
-            if not (_KEY.fullmatch(key) and _LABEL.fullmatch(value)):
+            if not is_label(key, value):
                 told = f"{key}={value!r} is no label that Ray takes"
                 fix = "letters, digits, dashes, dots and underscores, at most 63"
                 yield _problem(place, name, "labels", told, fix)

@@ -163,6 +163,7 @@ def _template(model: ProjectModel, trainer: str, settings: TrainSettings) -> Run
         memory_bytes=model.resources.memory,
         micro_batch=model.micro_batch,
         gpu_types=model.resources.gpu_type,
+        labels=dict(sorted(model.resources.labels.items())),
         num_cpus=(1.0 if is_cpu else 0.0) if cpus is None else cpus,
         host_bytes=model.resources.ram or 0,
         queue=model.schedule.queue,

@@ -120,6 +120,7 @@ class Config:
     projects: tuple[Project, ...]
     emulate: tuple[str, ...] = ()
     address: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the node of a Ray of our own
     policy: str | None = None  # how a driver sizes and orders runs; None leaves it as it is
     queues: tuple[QueueRule, ...] = ()
     node_types: tuple[NodeType, ...] = ()  # that the Ray at `address` may bring

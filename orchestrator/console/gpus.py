@@ -15,6 +15,9 @@ from orchestrator.types import Card, Node, NodeType
 __all__ = ["card_name", "gpus", "mend_place"]
 
 
+_NODE_ID = "ray.io/node-id"  # of no use to people: a number of 56 digits
+
+
 def gpus(emulate: str | None, client: Client, *, as_json: bool) -> None:
     """Print the cards, and those that are there and cannot be used, with the reason.
 
@@ -86,6 +89,9 @@ def _show_driver(nodes: Sequence[Node], aside: Sequence[Aside]) -> None:
         for card in node.cards
     ]
     emit(columns(("OF THE DRIVER", "NAME", "MEMORY", "STATE"), rows))
+    for node in nodes:
+        if own := [f"{key}={value}" for key, value in node.labels.items() if key != _NODE_ID]:
+            say(f"labels of {node.node_id}: {', '.join(own)}")
     for one in aside:
         until = one.until
         again = "" if until is None else f"; tried again in {span_text(until - time.time())}"

@@ -18,6 +18,7 @@ from orchestrator.console.say import (
     size_text,
     span_text,
 )
+from orchestrator.selectors import selector_text
 from orchestrator.types import Explanation, PendingReason
 
 __all__ = [
@@ -121,6 +122,7 @@ def show(record: RunRecord, *, as_json: bool) -> None:
         ("data", settings.data),
         ("weights", f"the best of {record.spec.weights_from}" if record.spec.weights_from else ""),
         ("after", ", ".join(record.spec.after)),
+        ("labels", selector_text(tuple(record.spec.labels.items()))),
         ("epoch", f"{run.epoch}/{run.epochs}, attempt {run.attempts}"),
         ("best", f"{metric_text(run.best)} (epoch {run.best_epoch})" if run.best else ""),
         ("gpu", run.gpu),
@@ -156,6 +158,7 @@ def explain(explanation: Explanation, *, as_json: bool) -> int:
     """`orc explain RUN`; 5 when waiting can never help, because no card fits."""
     is_hopeless = explanation.reason in (
         PendingReason.NO_MATCHING_GPU,
+        PendingReason.NO_MATCHING_LABELS,
         PendingReason.EXCEEDS_CLUSTER,
     )
     if as_json:

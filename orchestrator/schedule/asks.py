@@ -1,13 +1,15 @@
 """What a gang asks for, and which cards of the cluster could ever hold it."""
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
-from orchestrator.schedule.cards import NO_LIMIT, Kind, Pool, Size
+from orchestrator.schedule.cards import NO_LIMIT, Kind, Model, Pool, Size
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.offers import Offers
+from orchestrator.selectors import Selector, admits
 from orchestrator.types import Bytes, DeviceKind, NodeType, PendingReason, RunSpec
 
 __all__ = [
@@ -39,6 +41,7 @@ class Ask:
     may_spread: bool = False  # over several nodes even where one could hold it
     host_bytes: Bytes = 0  # RAM per worker
     is_on_one_node: bool = False
+    labels: Selector = ()  # that its nodes must have
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Ask":
@@ -51,6 +54,7 @@ class Ask:
             num_cpus=spec.num_cpus,
             host_bytes=spec.host_bytes,
             is_on_one_node=spec.is_on_one_node,
+            labels=tuple(sorted(spec.labels.items())) if spec.labels else (),
         )
 
     @property
@@ -120,6 +124,8 @@ def is_allowed(ask: Ask, kind: Kind) -> bool:
 def workers_on(kind: NodeType, ask: Ask) -> int:
     """Workers of an ask that a new node holds; of an ask without cards all or none."""
     room = kind.host_bytes or NO_LIMIT
+    if ask.labels and not admits(ask.labels, kind.labels):
+        return 0
     if ask.device is DeviceKind.CPU:
         return ask.num_workers if kind.num_cpus >= ask.cpus and room >= ask.ram else 0
     if not kind.num_cards or not is_allowed(ask, (kind.memory_bytes, kind.gpu)):
@@ -168,34 +174,55 @@ class Router:
     def largest(self, ask: Ask) -> Bytes:
         """Memory of the largest card of the allowed kinds that is known, or may come; else 0."""
         anyone = replace(ask, size=None, over_bytes=0)
-        kinds = [pool.kind for pool in self._ledger.pools.values()]
-        kinds += [(t.memory_bytes, t.gpu) for t in self.offers.node_types if t.num_cards]
+        kinds = {kind for _, _, cards in _models(ask, self._ledger) for kind, _ in cards}
+        types = (t for t in self.offers.node_types if t.num_cards and admits(ask.labels, t.labels))
+        kinds.update((each.memory_bytes, each.gpu) for each in types)
         return max((kind[0] for kind in kinds if is_allowed(anyone, kind)), default=0)
 
 
+def _models(ask: Ask, ledger: Ledger) -> Mapping[Model, int]:
+    """Make-ups of the nodes where an ask may be, by their labels; how many have each."""
+    if not ask.labels:
+        return ledger.models
+    return Counter(room.model for room in ledger.nodes.values() if room.admits(ask.labels))
+
+
 def _route(ask: Ask, ledger: Ledger) -> Route:
+    models = _models(ask, ledger)
+    if ask.labels and ledger.nodes and not models:
+        return Route(reason=PendingReason.NO_MATCHING_LABELS)
     if ask.device is DeviceKind.CPU:
-        enough = any(cpus >= ask.cpus and ram >= ask.ram for cpus, ram, _ in ledger.models)
+        enough = any(cpus >= ask.cpus and ram >= ask.ram for cpus, ram, _ in models)
         return Route(reason=None if enough else PendingReason.EXCEEDS_CLUSTER)
     pools = tuple(pool for kind, pool in sorted(ledger.pools.items()) if matches(ask, pool))
     if not pools:
         return Route(reason=PendingReason.NO_MATCHING_GPU)
-    rank = {pool: _holds(ask, (pool,), ledger) for pool in pools}
+    if ask.labels:
+        there = {kind for _, _, cards in models for kind, _ in cards}
+        pools = tuple(pool for pool in pools if pool.kind in there)
+    return _route_over(ask, pools, models)
+
+
+def _route_over(ask: Ask, pools: tuple[Pool, ...], models: Mapping[Model, int]) -> Route:
+    """The route over some pools: one kind of card where one is enough, one node before several."""
+    if not pools:
+        return Route(reason=PendingReason.NO_MATCHING_LABELS)
+    rank = {pool: _holds(ask, (pool,), models) for pool in pools}
     if any(one for one, _ in rank.values()):
         return Route(pools=tuple(pool for pool in pools if rank[pool][0]))
     if any(spread for _, spread in rank.values()):
         return Route(pools=tuple(pool for pool in pools if rank[pool][1]), is_spread=True)
-    one, spread = _holds(ask, pools, ledger)
+    one, spread = _holds(ask, pools, models)
     if one or spread:
         return Route(pools=pools, is_mixed=True, is_spread=not one)
     return Route(reason=PendingReason.EXCEEDS_CLUSTER)
 
 
-def _holds(ask: Ask, pools: tuple[Pool, ...], ledger: Ledger) -> tuple[bool, bool]:
-    """Whether one node, and whether all nodes together, could hold the ask when empty."""
+def _holds(ask: Ask, pools: tuple[Pool, ...], models: Mapping[Model, int]) -> tuple[bool, bool]:
+    """Whether one node, and whether all of these, could hold the ask when empty."""
     kinds = {pool.kind for pool in pools}
     most = total = 0
-    for (cpus, ram, cards), num_nodes in ledger.models.items():
+    for (cpus, ram, cards), num_nodes in models.items():
         num = within_host(ask, sum(n for kind, n in cards if kind in kinds), cpus, ram)
         most, total = max(most, num), total + num * num_nodes
     return most >= ask.num_workers, total >= ask.num_workers and not ask.is_on_one_node

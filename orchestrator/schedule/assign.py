@@ -25,6 +25,7 @@ from itertools import combinations_with_replacement
 from typing import TypeAlias
 
 from orchestrator.schedule.packing import NEVER, Worth, pack
+from orchestrator.selectors import Selector
 from orchestrator.types import Bytes, RunId
 
 __all__ = [
@@ -54,6 +55,7 @@ class Seeker:
     memory_bytes: Bytes | None = 0  # None takes a whole card and shares it with nobody
     kinds: tuple[Kind, ...] = ()  # that are allowed; empty allows all
     rank: int = 0  # the lower goes first
+    labels: Selector = ()  # that its node must have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class Spot:
     free_bytes: Bytes = 0
     beside: tuple[Signature, ...] = ()
     is_whole: bool = True  # nobody is there, other people's processes included
+    refuses: frozenset[Selector] = frozenset()  # labels that its node does not have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +259,8 @@ def _fit(runs: Sequence[Seeker], spot: Spot, most: int) -> bool:
     """True when these runs may be on the card together, and with those that are there."""
     num_there = len(runs) + len(spot.beside)
     if num_there > most or any(run.kinds and spot.kind not in run.kinds for run in runs):
+        return False
+    if spot.refuses and any(run.labels in spot.refuses for run in runs):
         return False
     if any(run.memory_bytes is None for run in runs):
         return num_there == 1 and spot.is_whole

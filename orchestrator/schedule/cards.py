@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from orchestrator.selectors import Selector, admits
 from orchestrator.types import Bytes, Card, Node, RunId, Share
 
 __all__ = [
@@ -115,6 +116,10 @@ class NodeRoom:
     def is_open(self) -> bool:
         """False while the node is put aside, and while it is tried with one run."""
         return not self.aside and not (self.is_on_trial and self.runs)
+
+    def admits(self, selector: Selector) -> bool:
+        """True when the node has the labels that a run asks for."""
+        return not selector or admits(selector, self.node.labels)
 
     def host_without(self, gone: Iterable[RunId]) -> tuple[float, Bytes]:
         """CPUs and bytes of RAM that are free once some runs are gone."""

@@ -163,6 +163,10 @@ class Dispatch:
     def doubt(self) -> None:
         """Nodes changed: what room was made for is checked again."""
         self._taken.update(dict.fromkeys(self.claims.by_node))
+        for room in self._rooms(tuple(self.claims.by_node)):  # their labels may be others now
+            for record in self.claims.on(room.node.node_id):
+                if not room.admits(record.ask.labels):
+                    self.drop(record)
         self.queue.is_fresh = True
 
     def leaves(self, record: RunRecord) -> None:

@@ -1,14 +1,15 @@
 """Why a run waits: what it asks for, what there is, who has it, and the nearest remedy."""
 
-from bisect import bisect_left
 from collections.abc import Iterator
 
 from orchestrator.schedule import explain_sharing as sharing
 from orchestrator.schedule.asks import Ask, Route, is_kind
-from orchestrator.schedule.cards import CardRoom, Pool
+from orchestrator.schedule.cards import CardRoom
 from orchestrator.schedule.dispatch import Dispatch
 from orchestrator.schedule.explain_aside import opens
+from orchestrator.schedule.explain_cards import card_available, cards_reason
 from orchestrator.schedule.explain_host import asked, host_available, host_remedies
+from orchestrator.schedule.explain_labels import label_available, label_remedies, label_sentence
 from orchestrator.schedule.explain_scaling import node_available, node_remedies, node_sentence
 from orchestrator.schedule.ledger import Ledger
 from orchestrator.schedule.runs import RunRecord
@@ -31,10 +32,14 @@ MAX_LINES = 8  # blockers told; more help nobody
 _SENTENCES = {
     PendingReason.BACKOFF: "it failed and is tried again after a pause",
     PendingReason.NO_MATCHING_GPU: "no card of the cluster matches, so waiting cannot help",
+    PendingReason.NO_MATCHING_LABELS: (
+        "no node with such a card has the labels that it asks for, so waiting cannot help"
+    ),
     PendingReason.EXCEEDS_CLUSTER: "it asks for more than the cluster has, so waiting cannot help",
     PendingReason.WAITING_FOR_RUNS: "other runs have to succeed first",
     PendingReason.WAITING_FOR_PREEMPTED: "gangs of lower priority are leaving for it",
     PendingReason.FRAGMENTED: "enough cards have room, but not on one node or of one kind",
+    PendingReason.EXCLUDED_BY_LABELS: "cards have room, but on nodes without its labels",
     PendingReason.WAITING_FOR_CPU_OR_RAM: "its nodes have too few CPUs or too little RAM free",
     PendingReason.EXTERNAL_PROCESS: "processes outside the orchestrator hold the room",
     PendingReason.SET_ASIDE: "the cards that could hold it were put aside after failures",
@@ -69,7 +74,7 @@ def _reason_to_wait(record: RunRecord, route: Route, dispatch: Dispatch) -> Pend
         return PendingReason.WAITING_FOR_PREEMPTED
     if record.ask.device is DeviceKind.CPU:
         return PendingReason.WAITING_FOR_CPU_OR_RAM
-    return _cards_reason(record.ask, route, dispatch.ledger)
+    return cards_reason(record.ask, dispatch.router, dispatch.ledger)
 
 
 def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
@@ -86,7 +91,7 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
         )
     offers = dispatch.router.offers
     why = sharing.sharing_sentence(record, reason) or node_sentence(run_id, reason, offers, at)
-    why = why or _SENTENCES[reason]
+    why = why or label_sentence(ask, reason) or _SENTENCES[reason]
     summary = f"{run_id} is PENDING for {_span(at - record.queued_at)}: {why}"
     if reason is PendingReason.BACKOFF and record.deadline is not None:
         summary = (
@@ -110,49 +115,13 @@ def explain(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Explanation:
         asks=asked(ask, dispatch.router.route(ask)),
         available=(
             *sharing.quota_available(record, reason, dispatch.fair, dispatch.least_gpus(ask)),
-            *_available(ask, dispatch.ledger),
+            *host_available(ask, dispatch.ledger),
+            *(card_available(ask, dispatch.ledger) if ask.device is DeviceKind.GPU else ()),
+            *label_available(ask, dispatch.ledger, offers),
             *node_available(ask, offers, dispatch.ledger),
         ),
         blockers=blockers,
         remedies=remedies,
-    )
-
-
-def _cards_reason(ask: Ask, route: Route, ledger: Ledger) -> PendingReason:
-    fitting = {pool: _num_fitting(ask, pool, ledger) for pool in route.pools}
-    aside = [card for card in ledger.aside.values() if card.pool in fitting and not card.users]
-    fragmented = PendingReason.SET_ASIDE if aside else PendingReason.FRAGMENTED
-    most = sum(fitting.values()) if route.is_mixed else max(fitting.values())
-    if most >= ask.num_workers:
-        if ask.num_workers > 1 and not _is_in_one_place(ask, route, ledger):
-            return fragmented
-        return _WITH_HOST if ask.is_host_counted else PendingReason.WAITING_FOR_GPU
-    foreign = [
-        card
-        for card in ledger.foreign.values()
-        if card.pool in fitting and not card.users and not card.has_room(ask.size)
-    ]
-    if most + len(foreign) >= ask.num_workers and foreign:
-        return PendingReason.EXTERNAL_PROCESS
-    if most + len(aside) >= ask.num_workers and aside:
-        return PendingReason.SET_ASIDE
-    if sum(fitting.values()) >= ask.num_workers:
-        return fragmented
-    return PendingReason.WAITING_FOR_GPU
-
-
-def _num_fitting(ask: Ask, pool: Pool, ledger: Ledger) -> int:
-    if ask.size is None:
-        return ledger.tally(pool, None).num_cards
-    return len(pool.by_free) - bisect_left(pool.by_free, (ask.size,))
-
-
-def _is_in_one_place(ask: Ask, route: Route, ledger: Ledger) -> bool:
-    if route.is_spread or route.is_mixed:
-        return True
-    return any(
-        max(ledger.tally(pool, ask.size).orders, default=0) >= ask.num_workers
-        for pool in route.pools
     )
 
 
@@ -164,30 +133,12 @@ def _summary(record: RunRecord, at: Seconds) -> str:
     return f"{words}: {record.detail}" if record.detail else words
 
 
-def _available(ask: Ask, ledger: Ledger) -> Iterator[str]:
-    yield from host_available(ask, ledger)
-    if ask.device is DeviceKind.CPU:
-        return
-    for _, pool in sorted(ledger.pools.items()):
-        total = sum(pool.num_cards.values())
-        line = f"{pool.name} {_size(pool.memory_bytes)}: {total} total"
-        if ask.gpu_types and not any(is_kind(wanted, pool.name) for wanted in ask.gpu_types):
-            line += " (excluded by gpu_type)"
-        elif pool.memory_bytes <= ask.over_bytes or (ask.size or 0) > pool.memory_bytes:
-            line += " (too small)"
-        else:
-            line += f", {_num_fitting(ask, pool, ledger)} with room for it"
-        yield line
-    if not ledger.pools:
-        yield "no GPU is known"
-
-
 def _blockers(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[str]:
     """Runs on the cards it could use, the one that ends first coming first; foreign bytes."""
     route = dispatch.router.route(record.ask)
     holders: dict[tuple[RunId, NodeId], list[int]] = {}
     lines: list[tuple[float, str]] = []
-    for card in _usable(route, dispatch.ledger):
+    for card in _usable(record.ask, route, dispatch.ledger):
         for run_id in card.users:
             holders.setdefault((run_id, card.node.node.node_id), []).append(card.card.index)
         if card.card.foreign_bytes and not card.has_room(record.ask.size):
@@ -217,8 +168,9 @@ def _waited_for(record: RunRecord, dispatch: Dispatch, at: Seconds) -> Iterator[
         yield f"and {len(record.waits_for) - MAX_LINES} more"
 
 
-def _usable(route: Route, ledger: Ledger) -> Iterator[CardRoom]:
-    return (card for card in ledger.cards() if card.pool in route.pools)
+def _usable(ask: Ask, route: Route, ledger: Ledger) -> Iterator[CardRoom]:
+    cards = (card for card in ledger.cards() if card.pool in route.pools)
+    return (card for card in cards if card.node.admits(ask.labels))
 
 
 def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> Iterator[str]:
@@ -227,6 +179,9 @@ def _remedies(record: RunRecord, reason: PendingReason, dispatch: Dispatch) -> I
         return
     if reason in (PendingReason.QUOTA, PendingReason.MISCONFIGURED):
         yield from sharing.quota_remedies(record, reason)
+        return
+    yield from label_remedies(ask, reason, ledger, dispatch.router.offers)
+    if reason is PendingReason.NO_MATCHING_LABELS:
         return
     if reason in (_WITH_HOST, PendingReason.EXCEEDS_CLUSTER):
         yield from host_remedies(ask, reason, ledger)

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from orchestrator.schedule.asks import Ask, Route
-from orchestrator.schedule.cards import NO_LIMIT, ram_of
+from orchestrator.schedule.cards import NO_LIMIT, NodeRoom, ram_of
 from orchestrator.schedule.ledger import Ledger
+from orchestrator.selectors import selector_text
 from orchestrator.types import Bytes, DeviceKind, PendingReason
 
 __all__ = ["asked", "host_asked", "host_available", "host_remedies"]
@@ -13,7 +14,7 @@ __all__ = ["asked", "host_asked", "host_available", "host_remedies"]
 def asked(ask: Ask, route: Route) -> str:
     """What a run asks for, in words: "1 x GPU, 3.0 GiB each"."""
     if ask.device is DeviceKind.CPU:
-        return f"{host_asked(ask)} of one node"
+        return f"{host_asked(ask)} of one node{_where(ask)}"
     words = f"{ask.num_workers} x GPU"
     if ask.gpu_types:
         words += f" ({' or '.join(ask.gpu_types)})"
@@ -24,7 +25,12 @@ def asked(ask: Ask, route: Route) -> str:
         words += f", {host_asked(ask)} each"
     if ask.num_workers > 1:
         words += ", spread" if route.is_spread else ", on one node"
-    return words
+    return words + _where(ask)
+
+
+def _where(ask: Ask) -> str:
+    """On which nodes, in words; empty for all."""
+    return f", on nodes with {selector_text(ask.labels)}" if ask.labels else ""
 
 
 def host_asked(ask: Ask) -> str:
@@ -37,14 +43,14 @@ def host_asked(ask: Ask) -> str:
 def host_available(ask: Ask, ledger: Ledger) -> Iterator[str]:
     """What one node has and has free at most, of what is asked for."""
     if ask.num_cpus:
-        free = max((room.free_cpus for room in ledger.nodes.values()), default=0.0)
-        yield f"CPUs of one node: {_most_cpus(ledger):g} at most, {free:g} free at most"
+        free = max((room.free_cpus for room in _rooms(ask, ledger)), default=0.0)
+        yield f"CPUs of one node: {_most_cpus(ask, ledger):g} at most, {free:g} free at most"
     if ask.host_bytes:
-        most = _most_ram(ledger)
+        most = _most_ram(ask, ledger)
         if most >= NO_LIMIT:
             yield "RAM of one node: not told by some, and not limited there"
             return
-        left = max((room.free_host_bytes for room in ledger.nodes.values()), default=0)
+        left = max((room.free_host_bytes for room in _rooms(ask, ledger)), default=0)
         yield f"RAM of one node: {_size(most)} at most, {_size(left)} free at most"
 
 
@@ -53,7 +59,7 @@ def host_remedies(ask: Ask, reason: PendingReason, ledger: Ledger) -> Iterator[s
     is_waiting = reason is PendingReason.WAITING_FOR_CPU_OR_RAM
     if ask.is_on_one_node and ask.num_workers > 1 and not is_waiting:
         yield "let it have cards of several nodes: leave out resources.nodes"
-    cpus, ram = _most_cpus(ledger), _most_ram(ledger)
+    cpus, ram = _most_cpus(ask, ledger), _most_ram(ask, ledger)
     if ask.num_cpus and (is_waiting or ask.cpus > cpus):
         yield f"ask for fewer CPUs (a node has {cpus:g} at most): resources.cpus"
     if ask.host_bytes and (is_waiting or ask.ram > ram):
@@ -64,12 +70,17 @@ def host_remedies(ask: Ask, reason: PendingReason, ledger: Ledger) -> Iterator[s
         )
 
 
-def _most_cpus(ledger: Ledger) -> float:
-    return max((room.node.num_cpus for room in ledger.nodes.values()), default=0.0)
+def _rooms(ask: Ask, ledger: Ledger) -> Iterator[NodeRoom]:
+    """Nodes where the run may be."""
+    return (room for room in ledger.nodes.values() if room.admits(ask.labels))
 
 
-def _most_ram(ledger: Ledger) -> Bytes:
-    return max((ram_of(room.node) for room in ledger.nodes.values()), default=0)
+def _most_cpus(ask: Ask, ledger: Ledger) -> float:
+    return max((room.node.num_cpus for room in _rooms(ask, ledger)), default=0.0)
+
+
+def _most_ram(ask: Ask, ledger: Ledger) -> Bytes:
+    return max((ram_of(room.node) for room in _rooms(ask, ledger)), default=0)
 
 
 def _size(num_bytes: Bytes) -> str:

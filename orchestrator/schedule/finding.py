@@ -53,13 +53,15 @@ class Finding:
         return self._search(record, shape, route, is_open)
 
     def is_open(self, record: RunRecord) -> IsOpen:
-        """Whether a node is in service, and not kept for somebody else."""
+        """Whether a node is in service, has the labels, and is not kept for somebody else."""
+        labels = record.ask.labels
         if not self.claims.by_node and not self.offers.brought:
-            return _is_in_service
+            return _is_in_service if not labels else lambda r: r.is_open and r.admits(labels)
         left = self.forecasts.left(record) if self.claims.has_forecast else None
         ends_at = None if left is None else self._now + left.most
         return lambda room: (
             room.is_open
+            and (not labels or room.admits(labels))
             and not self.offers.keeps_out(record.spec.run_id, room.node.node_id)
             and not self.claims.keeps_out(record, room, ends_at)
         )

@@ -9,6 +9,7 @@ them do not share a card of that kind again.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
@@ -22,6 +23,7 @@ from orchestrator.schedule.order import Queue
 from orchestrator.schedule.placement import IsOpen, placement_on
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.schedule.throughput import Throughput, Verdict, signature
+from orchestrator.selectors import Selector
 from orchestrator.types import DeviceKind, NodeId, Placement, Progress, RunId, Seconds
 
 __all__ = ["Place", "Placing", "is_single"]
@@ -125,7 +127,8 @@ class Placing:
             return {}
         least = min(seeker.memory_bytes or 0 for seeker in seekers)
         wanted = sorted(  # of equal worth the first is taken: small cards before large ones
-            self._spots(least), key=lambda one: (one[0], one[1].free_bytes, one[1].name)
+            self._spots(least, {seeker.labels for seeker in seekers} - {()}),
+            key=lambda one: (one[0], one[1].free_bytes, one[1].name),
         )
         found = wanted[-MAX_SPOTS:]
         if not found:
@@ -155,6 +158,7 @@ class Placing:
                 memory_bytes=record.ask.size,
                 kinds=kinds,
                 rank=priority,
+                labels=record.ask.labels,
             )
 
     def _has_choice(self, seekers: Iterable[Seeker]) -> bool:
@@ -162,7 +166,9 @@ class Placing:
         is_sharing = any(seeker.memory_bytes is not None for seeker in seekers)
         return is_sharing or len({pool.name for pool in self.ledger.pools.values()}) > 1
 
-    def _spots(self, least: int) -> Iterator[tuple[float, Spot, Place]]:
+    def _spots(
+        self, least: int, selectors: AbstractSet[Selector]
+    ) -> Iterator[tuple[float, Spot, Place]]:
         """Cards with room, with what they are worth; dearest kinds last."""
         for pool in self.ledger.pools.values():
             for free, order, index in reversed(pool.by_free):
@@ -178,6 +184,7 @@ class Placing:
                     free_bytes=free,
                     beside=tuple(_name(self.runs[run_id]) for run_id in card.users),
                     is_whole=card.has_room(None),
+                    refuses=frozenset(each for each in selectors if not room.admits(each)),
                 )
                 self.throughput.rate(pool.name, card.card.worth)
                 yield card.card.worth, spot, (room.node.node_id, index)

@@ -117,7 +117,7 @@ def may_gain(record: RunRecord, route: Route, nodes: Iterable[NodeId], world: Wo
         return True
     for node_id in nodes:
         room = world.nodes.get(node_id)
-        if room is not None:
+        if room is not None and (not ask.labels or room.admits(ask.labels)):
             outlook = world.outlook(room, record.priority)
             for pool in route.pools:
                 if outlook.num_cards(pool, ask.size) >= ask.num_workers:
@@ -153,6 +153,8 @@ def choose(
 
 
 def _evict_on(record: RunRecord, route: Route, room: NodeRoom, world: World) -> Claim | None:
+    if record.ask.labels and not room.admits(record.ask.labels):
+        return None
     outlook = world.outlook(room, record.priority)
     if not outlook.gone:
         return None
@@ -190,6 +192,8 @@ def _fewest(local: Sequence[RunId], fits: Callable[[Sequence[RunId]], bool]) -> 
 
 def most_workers_on(record: RunRecord, pool: Pool | None, room: NodeRoom, world: World) -> int:
     """Workers of a run that fit on a node once all have left who may be asked to, or leave."""
+    if record.ask.labels and not room.admits(record.ask.labels):
+        return 0
     outlook = world.outlook(room, record.priority)
     return _most(record.ask, pool, room, outlook, world.ahead(record, room))
 
@@ -223,6 +227,8 @@ def workers_on(
     record: RunRecord, pool: Pool | None, room: NodeRoom, gone: frozenset[RunId], world: World
 ) -> int:
     """Workers of a run that fit on a node once others are gone and claims ahead are served."""
+    if record.ask.labels and not room.admits(record.ask.labels):
+        return 0
     return _workers(record.ask, pool, room, gone, world.ahead(record, room))
 
 

@@ -46,7 +46,8 @@ class Reach:
         self.not_before = sys.maxsize
         for pool in pools_of(route):
             host = (ask.num_cpus, ask.host_bytes)
-            key = (record.priority, ask.size, host, pool, ask if pool is None else None)
+            whole = ask if pool is None else None
+            key = (record.priority, ask.size, host, pool, whole, ask.labels)
             count = self._counts.get(key)
             if count is None:
                 count = self._counts[key] = _Count()
@@ -147,7 +148,7 @@ class _Spread:
     def _now(self) -> dict[NodeId, int]:
         """Workers that fit before anybody is asked to leave; from the index where it knows."""
         world, pool = self._world, self._pool
-        if pool is None or self._ask.is_host_counted:
+        if pool is None or self._ask.is_host_counted or self._ask.labels:
             return {node_id: self._count(node_id) for node_id in world.nodes}
         by_order = world.ledger.by_order
         tally = world.ledger.tally(pool, self._ask.size)
@@ -165,8 +166,9 @@ class _Spread:
     def _touches(self, run_id: RunId) -> bool:
         if self._pool is None:
             return True
-        nodes = nodes_of(self._world.runs[run_id])
-        return any(self._world.nodes[n].order in self._pool.num_cards for n in nodes)
+        labels = self._ask.labels
+        rooms = (self._world.nodes[n] for n in nodes_of(self._world.runs[run_id]))
+        return any(r.order in self._pool.num_cards and r.admits(labels) for r in rooms)
 
     def _recount(self, run_id: RunId) -> None:
         for node_id in nodes_of(self._world.runs[run_id]):

@@ -7,14 +7,16 @@ later round gives it some. The effective batch stays what it is: only its cut ov
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from orchestrator.schedule.confined import Area, confined_widths
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.policy import Candidate, Policy, legal_widths
 from orchestrator.schedule.runs import Resized, RunRecord
 from orchestrator.schedule.speedup import Speedups
+from orchestrator.selectors import Selector
 from orchestrator.types import (
     DeviceKind,
     RunId,
@@ -103,7 +105,9 @@ class Rearrange:
             self._broken_off.pop(run_id, None)
         movable = [record for record in self.runs.values() if _is_movable(record)]
         candidates = [self._candidate(record, life.now) for record in movable]
-        widths = self.policy.widths(life.now, candidates, self._num_gpus(life))
+        widths = confined_widths(
+            self.policy, life.now, candidates, self._num_gpus(life), self._areas(life, movable)
+        )
         for record in movable:
             self._follow(life, record, widths.get(record.spec.run_id, 0))
 
@@ -141,18 +145,36 @@ class Rearrange:
             seconds = self.knowledge.speedups.seconds_of_one(record.spec)
         return None if seconds is None else epochs_left * seconds
 
-    def _num_gpus(self, life: Lifecycle) -> int:
-        """Cards for those who can be moved: all, but what others hold or are promised."""
+    def _areas(self, life: Lifecycle, records: Iterable[RunRecord]) -> dict[RunId, Area]:
+        """Where those may be that ask for labels, and the cards that there are for them."""
+        known: dict[Selector, Area] = {}
+        areas = {}
+        for record in records:
+            labels = record.ask.labels
+            if labels and labels not in known:
+                rooms = (room for room in life.ledger.nodes.values() if room.admits(labels))
+                nodes = frozenset(room.node.node_id for room in rooms)
+                known[labels] = Area(nodes=nodes, num_gpus=self._num_gpus(life, labels))
+            if labels:
+                areas[record.spec.run_id] = known[labels]
+        return areas
+
+    def _num_gpus(self, life: Lifecycle, labels: Selector = ()) -> int:
+        """Cards for those who can be moved: all, but what others hold or are promised.
+
+        With labels, those of nodes that have them.
+        """
         promised = 0
         theirs: set[RunId] = set()
         for run_id, record in self.runs.items():
-            if record.wanted_gpus is not None:
+            if record.wanted_gpus is not None and labels in ((), record.ask.labels):
                 promised += record.wanted_gpus  # it leaves to come back with so many
             if record.wanted_gpus is not None or _is_movable(record) or record.is_leaving_soon:
                 theirs.add(run_id)
         gone = frozenset(theirs)
         free = [card for card in life.ledger.cards() if card.has_room(None, leaving=gone)]
-        return max(sum(not card.node.aside for card in free) - promised, 0)
+        num = sum(not card.node.aside and card.node.admits(labels) for card in free)
+        return max(num - promised, 0)
 
     def _follow(self, life: Lifecycle, record: RunRecord, width: int) -> None:
         if record.state is RunState.PENDING:

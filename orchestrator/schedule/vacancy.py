@@ -1,11 +1,12 @@
 """What a node has free, or will have: filled with asks the way the scheduler fills nodes."""
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from orchestrator.schedule.asks import Ask, is_allowed, within_host
 from orchestrator.schedule.cards import FOREIGN_TOLERANCE, NO_LIMIT, Kind, NodeRoom
+from orchestrator.selectors import admits
 from orchestrator.types import Bytes, DeviceKind, NodeId, NodeType, RunId
 
 __all__ = ["Vacancy", "empty", "vacancy_of"]
@@ -21,9 +22,12 @@ class Vacancy:
     cpus: float
     host_bytes: Bytes
     node_id: NodeId | None = None  # None for a node that is not there yet
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def num_workers(self, ask: Ask, kind: Kind) -> int:
         """Workers of an ask that cards of one kind could hold now."""
+        if not admits(ask.labels, self.labels):
+            return 0
         fitting = len(_fitting(ask, self.cards[kind])) if is_allowed(ask, kind) else 0
         return within_host(ask, fitting, self.cpus, self.host_bytes)
 
@@ -33,7 +37,8 @@ class Vacancy:
         Cards of a gang are of one kind.
         """
         if ask.device is DeviceKind.CPU:
-            if self.cpus < ask.cpus or self.host_bytes < ask.ram:
+            is_short = self.cpus < ask.cpus or self.host_bytes < ask.ram
+            if is_short or not admits(ask.labels, self.labels):
                 return False
             self.cpus -= ask.cpus
             self.host_bytes -= ask.ram
@@ -67,7 +72,12 @@ def _fitting(ask: Ask, cards: list[_FreeCard]) -> list[int]:
 def empty(kind: NodeType) -> Vacancy:
     """A new node of a type."""
     cards = {(kind.memory_bytes, kind.gpu): [(kind.memory_bytes, True)] * kind.num_cards}
-    return Vacancy(cards if kind.num_cards else {}, kind.num_cpus, kind.host_bytes or NO_LIMIT)
+    return Vacancy(
+        cards if kind.num_cards else {},
+        kind.num_cpus,
+        kind.host_bytes or NO_LIMIT,
+        labels=kind.labels,
+    )
 
 
 def vacancy_of(room: NodeRoom, gone: Container[RunId]) -> Vacancy:
@@ -85,4 +95,4 @@ def vacancy_of(room: NodeRoom, gone: Container[RunId]) -> Vacancy:
         cards.setdefault(card.pool.kind, []).append((free, is_whole))
     left = [run_id for run_id in room.runs if run_id in gone]
     cpus, host_bytes = room.host_without(left)
-    return Vacancy(cards, cpus, host_bytes, room.node.node_id)
+    return Vacancy(cards, cpus, host_bytes, room.node.node_id, room.node.labels)

@@ -59,7 +59,7 @@ def test_workers_are_typed_labelled_and_none_runs_without_need(name: str) -> Non
         assert node["min_workers"] == 0
         card = find_card(node["labels"]["orc.card"].replace("-", " "))
         assert (each.gpu, each.memory_bytes) == (card.nvml_name, card.memory_bytes)
-        assert each.labels == {"orc.node-type": each.name}
+        assert each.labels == {**node["labels"], "orc.node-type": each.name}
         assert each.max_nodes == node["max_workers"] > 0
     assert len({each.gpu for each in types}) == len(types), "one type a kind of card"
     assert "spot" in str(config) or "preemptible" in str(config)

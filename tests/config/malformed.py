@@ -65,6 +65,7 @@ BLOCKS = (
     ("resources", "gpus", ("0", "-1", "two", "1.5", "100000", "4-1", "0-2", "1-", "1-9999")),
     ("resources", "memory", ("8", "8 gigs", "1KiB", "-8GiB", "99999999TiB", "[8GiB]", "true")),
     ("resources", "gpu_type", ("3", "[RTX 9999]", "{a: 1}", "RTX 409O")),
+    ("resources", "labels", ("zone", "[a]", "{a: [b]}", '{a: "in("}', '{a: "b c"}', "{a: true}")),
     ("resources", "cpus", ("many", "-1", "[1]", "1e9")),
     ("resources", "ram", ("0", "16", "-1GiB", "0GiB", "1KiB", "lots", "99TiB", "true", "[1GiB]")),
     ("memory", "adapt", ("1", "maybe", "[true]", '"true"')),

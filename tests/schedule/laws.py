@@ -1,14 +1,15 @@
 """Laws about who may wait, by brute force over all cards; slow and plain on purpose."""
 
+import re
 from dataclasses import replace
 
 from orchestrator.schedule.asks import Ask, is_kind
 from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.runs import RunRecord
 from orchestrator.schedule.scheduler import Scheduler
-from orchestrator.types import Card, DeviceKind, Node, NodeId, RunId, RunState, Share
+from orchestrator.types import Card, DeviceKind, Node, NodeId, RunId, RunSpec, RunState, Share
 
-__all__ = ["check_first_in_line", "room_for"]
+__all__ = ["check_first_in_line", "may_be_on", "room_for"]
 
 
 def check_first_in_line(scheduler: Scheduler) -> None:
@@ -57,7 +58,7 @@ def room_for(
     per_node = {
         node.node_id: _fitting(record.ask, _in_service(node, life), held, life.runs)
         for node in scheduler.nodes()
-        if life.ledger.nodes[node.node_id].is_open
+        if life.ledger.nodes[node.node_id].is_open and may_be_on(record.spec, node)
     }
     if route.is_spread or record.ask.device is DeviceKind.CPU:
         kinds = {kind for found in per_node.values() for kind, _ in found}
@@ -78,6 +79,16 @@ def room_for(
         or not route.is_mixed
         or _has_host(record, scheduler, node_id, held)
     )
+
+
+def may_be_on(spec: RunSpec, node: Node) -> bool:
+    """True when the node's labels are as the run asks."""
+    for key, condition in spec.labels.items():
+        words = re.findall(r"[A-Za-z0-9._-]+", condition.removeprefix("!"))
+        wanted = words[1:] if condition.removeprefix("!").startswith("in(") else words
+        if (node.labels.get(key, "?") in wanted) == condition.startswith("!"):
+            return False
+    return True
 
 
 def _in_service(node: Node, life: Lifecycle) -> Node:

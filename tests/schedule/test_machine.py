@@ -27,7 +27,7 @@ from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.types import AttemptId, Cause, NodeId, RunId
 from tests.schedule.laws import check_first_in_line
 from tests.schedule.world import World
-from tests.strategies import KINDS, make_node, nodes, specs
+from tests.strategies import KINDS, LABELS, make_node, nodes, specs
 
 START_TIMEOUT, GRACE, HOLD = 300.0, 60.0, 600.0
 NODE_NAMES = ("a", "b", "c", "d")
@@ -102,6 +102,12 @@ class Machine(RuleBasedStateMachine):
         node = self.world.nodes[data.draw(st.sampled_from(list(self.world.nodes)))]
         cards = tuple(replace(card, foreign_bytes=foreign_bytes) for card in node.cards)
         self.tell(NodeChanged(at=self.world.now, node=replace(node, cards=cards)))
+
+    @rule(data=st.data(), labels=LABELS)
+    @precondition(lambda self: self.world.nodes)
+    def labels_change(self, data: st.DataObject, labels: dict[str, str]) -> None:
+        node = self.world.nodes[data.draw(st.sampled_from(list(self.world.nodes)))]
+        self.tell(NodeChanged(at=self.world.now, node=replace(node, labels=labels)))
 
     @rule(data=st.data())
     @precondition(lambda self: any(not g.is_up for g in self.world.gangs.values()))
@@ -185,7 +191,8 @@ class Machine(RuleBasedStateMachine):
         assert again.next_wakeup == self.world.scheduler.next_wakeup
 
     def everything_ends_when_faults_stop(self) -> None:
-        self.tell(NodeJoined(at=self.world.now, node=LARGE))
+        for node in LARGE:
+            self.tell(NodeJoined(at=self.world.now, node=node))
         for _ in range(2_000):
             if self.is_done():
                 break
@@ -236,7 +243,15 @@ class MachineWithoutPreemption(Machine):
 
 
 # Whatever may have been asked for fits here at some time.
-LARGE = make_node("large", *(kind for kind in KINDS for _ in range(6)), num_cpus=64.0)
+LARGE = tuple(
+    make_node(
+        f"large-{zone}",
+        *(kind for kind in KINDS for _ in range(6)),
+        num_cpus=64.0,
+        labels={"zone": zone},
+    )
+    for zone in ("a", "b")
+)
 
 PROFILE = settings(
     max_examples=60,

@@ -32,6 +32,7 @@ from orchestrator.types import (
     RunStatus,
     Share,
 )
+from tests.schedule.laws import may_be_on
 
 __all__ = ["Gang", "World"]
 
@@ -167,6 +168,7 @@ class World:
     def _check_new(self, start: StartGang) -> None:
         """A new share leaves the bytes of foreign processes alone, and whole cards to one run."""
         for share in start.placement.shares:
+            assert may_be_on(start.spec, self.nodes[share.node_id]), f"{share}: other labels"
             if share.card is None:
                 continue
             node = self.nodes[share.node_id]
