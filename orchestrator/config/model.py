@@ -68,8 +68,7 @@ class ResourcesModel(Block):
     ] = Field(
         default_factory=dict,
         max_length=16,
-        description="of the nodes where it may run, as Ray's label selectors: zone: a, disk:"
-        ' "!slow", ray.io/accelerator-type: "in(A100,H100)"; null: none, where a default says one',
+        description='of the nodes where it may run: zone: a, disk: "!slow", zone: "in(a,b)"',
     )
     cpus: Annotated[
         float | Literal["auto"] | None,
