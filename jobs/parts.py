@@ -67,6 +67,10 @@ class LocalParts:
         Raises:
             PlanError: E2020, a share of a real card holds less than the CUDA context.
         """
+        if card is None or card.is_emulated:
+            from orchestrator.device.eager import stand_in_for_compiler
+
+            stand_in_for_compiler()  # hardly anything is compiled for a CPU
         if card is None:
             from orchestrator.device.cpu import CpuDevice
 

@@ -32,8 +32,8 @@ class Surroundings:
         Libraries set environment variables and append to the path of modules when they are
         imported: those go. Garbage is collected, and the card's cached memory given back.
         """
-        gc.collect()
         device.release()
+        _collect()
         os.environ.clear()
         os.environ.update(self.environment)
         os.chdir(self.folder)
@@ -58,6 +58,16 @@ def noted() -> Surroundings:
         threads=frozenset(thread.ident for thread in threads if thread.ident is not None),
         path=tuple(sys.path),
     )
+
+
+def _collect() -> None:
+    """Collect garbage; what is left the first time are libraries, which are not looked at again.
+
+    They are a million objects, and each collection, those of a training too, goes through all.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def _torch_left() -> tuple[str, ...]:

@@ -119,6 +119,11 @@ class LiveBytes(TorchDispatchMode):
         self._host_depth = 0
         self._regions: list[bool] = []  # open profiler regions; True for one of a DataLoader
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Counting is not compiled, so torch need not shield every call from its compiler."""
+        return False
+
     @property
     def live_bytes(self) -> Bytes:
         """Bytes of the counted storages that are alive."""

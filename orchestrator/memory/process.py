@@ -138,7 +138,7 @@ def _read(answer: Mapping[str, Any]) -> Pair | OrchestratorError:
 def _answers(workloads: Sequence[Workload]) -> Iterator[dict[str, Any]]:
     import torch
 
-    from orchestrator.memory.eager import stand_in_for_compiler
+    from orchestrator.device.eager import stand_in_for_compiler
 
     torch.set_num_threads(1)
     stand_in_for_compiler()

@@ -1,14 +1,15 @@
 """A sweep of a store from where it stands to its end: driver, planner, searcher, record."""
 
-import random
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from threading import Event as Pause
 
 from orchestrator.client.access import Client
 from orchestrator.errors import NotFoundError
 from orchestrator.messages import QueueChanged
 from orchestrator.store.sql import SqlStore
+from orchestrator.sweep.ahead import Ahead
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.definition import Definition, read_definition
 from orchestrator.sweep.ports import Runs
@@ -16,19 +17,15 @@ from orchestrator.sweep.reading import config_of
 from orchestrator.sweep.records import StoreRecorder, SweepRecord, read_events, read_sweep
 from orchestrator.sweep.search import GridSearch, Outcome, RandomSearch, Searcher
 from orchestrator.sweep.service import Service, serve_command
-from orchestrator.sweep.space import Values, sample, settings_of
+from orchestrator.sweep.space import Values, settings_of
 from orchestrator.sweep.store_runs import StoreRuns, trial_planner
 from orchestrator.sweep.trials import SweepState
 from orchestrator.types import QueueRule, Scalar, Seconds
 
-__all__ = ["conduct", "fits_of", "searcher_of", "survey"]
+__all__ = ["conduct", "fits_of", "searcher_of"]
 
 _POLL: Seconds = 0.1
 _END_SECONDS: Seconds = 20.0  # for runs that are ended; the driver ends the rest later
-_PROBES = 12  # suggestions by chance that are planned before anything starts
-_LEAST_PROBES = 4
-_PROBE_SECONDS: Seconds = 15.0
-_MOSTLY = 0.5
 _WEIGHTLESS = frozenset(  # keys of rates and of augmentation, in ultralytics' names and ours
     [
         "lr0",
@@ -96,18 +93,20 @@ def conduct(
         recorder.set_state(SweepState.RUNNING)
         config = config_of(definition, {})
         serve = command or serve_command(client, config.emulate, config.address)
+        planner = cache(lambda: trial_planner(client, said))  # one, which knows what it has traced
+        is_new = next(iter(read_events(store, name)), None) is None
+        ahead = Ahead(definition, client, store, planner) if is_new else None
         with Service(client, serve, said) as service:
             if definition.gpus is not None:
                 rule = QueueRule(name=definition.queue, max_gpus=definition.gpus)
                 client.ask([QueueChanged(at=time.time(), rule=rule)])
-            runs = StoreRuns(
-                definition, client, store, service.nodes(), lambda: trial_planner(client, said)
-            )
+            nodes = service.nodes()
+            runs = StoreRuns(definition, client, store, nodes, planner)
+            if ahead is not None:
+                ahead.joined(runs, tuple(card for node in nodes for card in node.cards), said)
             searcher = searcher_of(definition, fits_of(definition, runs))
             conductor = Conductor(definition, searcher, runs, recorder, time.time, said)
             conductor.replay(event for _, event in read_events(store, name))
-            if not conductor.study.trials:
-                survey(definition, runs, said)
             _until_done(conductor, store, service, watch or _unwatched)
         if not conductor.is_stopping:
             recorder.set_state(SweepState.FINISHED)
@@ -163,32 +162,6 @@ def searcher_of(definition: Definition, fits: Callable[[Values], bool] | None = 
             Outcome(scores=known.scores, violations=known.violations, is_refused=is_refused),
         )
     return found
-
-
-def survey(definition: Definition, runs: Runs, said: Callable[[str], None]) -> float:
-    """Plan a few suggestions by chance, and say so where most of them cannot run.
-
-    Returns:
-        The share that cannot.
-    """
-    whys: list[str] = []
-    num_looked, until = 0, time.monotonic() + _PROBE_SECONDS
-    for number in range(_PROBES):
-        if time.monotonic() > until and num_looked >= _LEAST_PROBES:
-            break  # tracing a model takes seconds
-        num_looked += 1
-        chance = random.Random(f"{definition.seed}/{number}/survey")
-        values = sample(definition.space, chance)
-        found = runs.judge(settings_of(definition.space, values, definition.batch))
-        if not found.fits:
-            whys.append(found.why)
-    share = len(whys) / num_looked
-    if share >= _MOSTLY:
-        said(
-            f"about {share:.0%} of the space cannot run here ({len(whys)} of {num_looked} looked"
-            f" at); for example: {whys[0]}"
-        )
-    return share
 
 
 def _until_done(

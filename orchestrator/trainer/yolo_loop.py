@@ -16,7 +16,7 @@ from orchestrator.trainer.handover import put_weights
 from orchestrator.trainer.randomness import keyed_seed, seed_all
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt, Leave
-from orchestrator.trainer.yolo_model import write_weights
+from orchestrator.trainer.yolo_model import copy_weights, write_weights
 from orchestrator.trainer.yolo_ranks import Shared
 from orchestrator.trainer.yolo_step import CutStep
 from orchestrator.trainer.yolo_update import Update
@@ -233,9 +233,13 @@ class _Loop(Shared, Update):
         """
         if self.attempt.task.rank != 0:
             return
-        last = self.epoch_metrics() if self.tloss else dict(self.attempt.best["metrics"])
-        with on_host(self.attempt.device):
-            write_weights(self, self.attempt.run_folder / "weights" / "last.pt", last)
+        weights = self.attempt.run_folder / "weights"
+        if self.tloss and self.attempt.best["epoch"] == self.epoch + 1:
+            copy_weights(weights / "best.pt", weights / "last.pt")
+        else:
+            last = self.epoch_metrics() if self.tloss else dict(self.attempt.best["metrics"])
+            with on_host(self.attempt.device):
+                write_weights(self, weights / "last.pt", last)
         self._publish(self.csv)
         for picture in (*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")):
             self._publish(picture)

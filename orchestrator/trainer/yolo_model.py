@@ -3,18 +3,21 @@
 import difflib
 import os
 import pickle
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from orchestrator.errors import ConfigError, DataError
 
-__all__ = ["TASKS", "YoloModel", "find_model", "write_weights"]
+__all__ = ["TASKS", "YoloModel", "copy_weights", "find_model", "write_weights"]
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 
@@ -62,6 +65,14 @@ def _weights(name: str) -> YoloModel:
                 f"model: {path.stem}.yaml to train from scratch",
             ),
         )
+    stat = path.stat()
+    return _read_weights(str(path.absolute()), name, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=16)  # trials that follow each other in a process begin with the same weights
+def _read_weights(path: str, name: str, state: tuple[int, ...]) -> YoloModel:
+    """Read a file of weights; `state` changes when it does."""
+    del state
     from ultralytics.nn.tasks import load_checkpoint
 
     try:
@@ -87,7 +98,7 @@ def _weights(name: str) -> YoloModel:
             ),
         ) from error
     _check_kind(model.model[-1]._get_name(), name)
-    return YoloModel(path=str(path.absolute()), task=_task(model.task, name))
+    return YoloModel(path=path, task=_task(model.task, name))
 
 
 def _architecture(name: str) -> YoloModel:
@@ -162,10 +173,22 @@ def write_weights(trainer: Any, file: Path, metrics: Mapping[str, float]) -> Non
         "train_metrics": dict(metrics),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
+    with _appearing(file) as stream:
+        torch.save(content, stream)
+
+
+def copy_weights(source: Path, file: Path) -> None:
+    """Let the weights of one file be those of another, which appears whole or not at all."""
+    with source.open("rb") as given, _appearing(file) as stream:
+        shutil.copyfileobj(given, stream)
+
+
+@contextmanager
+def _appearing(file: Path) -> Iterator[BinaryIO]:
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with scratch.open("wb") as stream:
-            torch.save(content, stream)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         scratch.replace(file)

@@ -12,6 +12,12 @@ from typing import Any
 __all__ = ["stand_in_for_compiler"]
 
 _NAME = "torch._dynamo"
+_BACKEND = "torch._inductor"
+_SETTINGS = {  # modules that do without the rest of the compiler, and their settings are the real
+    f"{_NAME}.config",
+    f"{_BACKEND}.config",
+    f"{_BACKEND}.custom_graph_pass",
+}
 # What fake tensors ask whether a source is one of, where there is none.
 _ASKED_AFTER = ("RandomValueSource", "CallMethodItemSource", "FloatTensorSource")
 
@@ -19,15 +25,17 @@ _ASKED_AFTER = ("RandomValueSource", "CallMethodItemSource", "FloatTensorSource"
 def stand_in_for_compiler() -> None:
     """Keep torch's compiler from being imported by those who only tell it to keep out.
 
-    torchvision, optimizers and fake tensors import it, and use of it what does nothing outside of
-    a compilation, and its settings, which are the real ones. Whoever asks for anything else gets
-    it: then the compiler is imported after all. Call it in a process that does nothing but trace,
-    before the first of them is imported; where the compiler is there already, nothing happens.
+    torchvision, optimizers, fake tensors and the switch to deterministic operators import it, and
+    use of it what does nothing outside of a compilation, and its settings, which are the real ones.
+    Whoever asks for anything else gets it: then the compiler is imported after all. Call it before
+    the first of them is imported; where the compiler is there already, nothing happens.
     """
     import torch._guards
 
-    spec = None if _NAME in sys.modules else importlib.util.find_spec(_NAME)
-    if spec is None or spec.submodule_search_locations is None:
+    if _NAME in sys.modules or _BACKEND in sys.modules:
+        return
+    places = {name: _places_of(name) for name in (_NAME, _BACKEND)}
+    if not all(places.values()):
         return
 
     class Named(torch._guards.Source):
@@ -42,15 +50,16 @@ def stand_in_for_compiler() -> None:
 
     sources = {name: type(name, (torch._guards.Source,), {}) for name in _ASKED_AFTER}
     parts: dict[str, dict[str, Any]] = {
-        "": {"disable": _as_it_is, "graph_break": _nothing},
-        ".utils": {"is_compile_supported": _is_compile_supported},
-        ".source": {"ConstantSource": Named, **sources},
+        _NAME: {"disable": _as_it_is, "graph_break": _nothing},
+        f"{_NAME}.utils": {"is_compile_supported": _is_compile_supported},
+        f"{_NAME}.source": {"ConstantSource": Named, **sources},
+        _BACKEND: {},
     }
-    for end, known in parts.items():
-        module = _StandIn(f"{_NAME}{end}", known)
-        module.__spec__ = ModuleSpec(module.__name__, None)
-        module.__path__ = list(spec.submodule_search_locations) if not end else []
-        sys.modules[module.__name__] = module
+    for name, known in parts.items():
+        module = _StandIn(name, known)
+        module.__spec__ = ModuleSpec(name, None)
+        module.__path__ = places.get(name, [])
+        sys.modules[name] = module
     sys.meta_path.insert(0, _Finder())
     importlib.import_module(f"{_NAME}.config")
 
@@ -76,11 +85,12 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """The spec of a module that came with the compiler; None of any other."""
         del path, target
-        if not name.startswith(f"{_NAME}.") or name == f"{_NAME}.config":
+        parent = name.rpartition(".")[0]
+        if not name.startswith((f"{_NAME}.", f"{_BACKEND}.")) or name in _SETTINGS:
             return None
-        if not isinstance(sys.modules.get(_NAME), _StandIn):
+        if not isinstance(sys.modules.get(parent), _StandIn):
             return None
-        _real(_NAME)
+        _real(parent)
         known = sys.modules.get(name)
         return None if known is None else ModuleSpec(name, _Known(known))
 
@@ -101,12 +111,22 @@ class _Known(Loader):
         module.__spec__ = self._spec
 
 
+def _places_of(name: str) -> list[str]:
+    spec = importlib.util.find_spec(name)
+    return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
 def _real(name: str) -> ModuleType:
     """The real module of that name, which takes the place of its stand-in."""
     for known, module in list(sys.modules.items()):
         if isinstance(module, _StandIn):
             del sys.modules[known]
-    return importlib.import_module(name)
+    module = importlib.import_module(name)
+    for known in _SETTINGS & sys.modules.keys():  # imported before their packages
+        package, _, end = known.rpartition(".")
+        if package in sys.modules:
+            setattr(sys.modules[package], end, sys.modules[known])
+    return module
 
 
 def _as_it_is(function: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 _REPORT = """
-print(json.dumps({"inductor": "torch._inductor" in sys.modules,
+print(json.dumps({"inductor": type(sys.modules["torch._inductor"]).__name__,
                   "kind": type(sys.modules["torch._dynamo"]).__name__}))
 """
 
@@ -16,7 +16,7 @@ def told(program: str) -> dict[str, object]:
     """What a program in a fresh process says of the compiler's modules at its end."""
     text = f"""
 import json, sys
-from orchestrator.memory.eager import stand_in_for_compiler
+from orchestrator.device.eager import stand_in_for_compiler
 stand_in_for_compiler()
 {program}
 {_REPORT}
@@ -34,7 +34,18 @@ from orchestrator.plan.workload import Workload
 first, second = trace_pair(Workload(trainer="timm", model="test_vit", imgsz=32, num_classes=10))
 assert first.events
 """)
-    assert found == {"inductor": False, "kind": "_StandIn"}
+    assert found == {"inductor": "_StandIn", "kind": "_StandIn"}
+
+
+def test_a_training_that_has_to_be_deterministic_does_without_it() -> None:
+    found = told("""
+import torch
+torch.use_deterministic_algorithms(True)
+model = torch.nn.Linear(2, 2)
+torch.optim.AdamW(model.parameters()).step()
+assert torch._inductor.config.deterministic
+""")
+    assert found == {"inductor": "_StandIn", "kind": "_StandIn"}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,13 @@ import torch._dynamo.source as source
 assert source.AttrSource is AttrSource
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 2
 """,
+        """
+import torch
+torch.use_deterministic_algorithms(True)
+from torch._inductor.utils import is_gpu
+assert torch._inductor.list_mode_options()
+assert torch._inductor.config.deterministic and not is_gpu("cpu")
+""",
     ],
 )
 def test_whoever_asks_for_more_gets_the_real_one(program: str) -> None:
@@ -63,7 +81,7 @@ def test_one_that_is_there_stays() -> None:
             sys.executable,
             "-c",
             "import torch._dynamo as before, sys\n"
-            "from orchestrator.memory.eager import stand_in_for_compiler as stand_in\n"
+            "from orchestrator.device.eager import stand_in_for_compiler as stand_in\n"
             "stand_in()\n"
             "assert sys.modules['torch._dynamo'] is before\n",
         ],
