@@ -41,7 +41,11 @@ class Ahead:
     """
 
     def __init__(
-        self, definition: Definition, client: Client, store: SqlStore, planner: Callable[[], Planner]
+        self,
+        definition: Definition,
+        client: Client,
+        store: SqlStore,
+        planner: Callable[[], Planner],
     ) -> None:
         self._definition = definition
         self._client = client

@@ -1,7 +1,9 @@
 """Processes that are kept for the next run: who gets one, who has to go, and what clean means."""
 
+import gc
 import os
 import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +92,23 @@ def test_the_environment_and_the_folder_are_put_back(monkeypatch: pytest.MonkeyP
     assert before.put_back(FakeDevice(GIB, name="stub")) == ()
     assert "LEFT_BY_A_LIBRARY" not in os.environ
     assert os.getcwd() == folder  # noqa: PTH109
+
+
+class Linked:
+    """Garbage that only a collection finds: it refers to itself."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_libraries_are_looked_through_for_garbage_once_and_trainings_each_time() -> None:
+    assert noted().put_back(FakeDevice(GIB, name="stub")) == ()
+    kept = gc.get_freeze_count()
+    assert kept > 0
+    left = weakref.ref(Linked())
+    assert noted().put_back(FakeDevice(GIB, name="stub")) == ()
+    assert left() is None
+    assert gc.get_freeze_count() <= kept
 
 
 def test_a_thread_that_goes_on_is_not_clean() -> None:

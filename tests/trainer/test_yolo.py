@@ -77,6 +77,8 @@ def test_a_cut_epoch_leaves_weights_results_and_a_checkpoint_that_loads_safely(
         assert read(file)["epoch"] == 1
     for name in ("weights/best.pt", "weights/last.pt", "results.csv", "args.yaml"):
         assert (tmp_path / "run" / name).stat().st_size > 0
+    weights = tmp_path / "run" / "weights"  # of one epoch, the best is the last
+    assert (weights / "last.pt").read_bytes() == (weights / "best.pt").read_bytes()
     assert sorted(data.parent.rglob("*")) == before, "something was written beside the pictures"
 
 
