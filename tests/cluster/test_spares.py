@@ -4,6 +4,7 @@ import gc
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,13 @@ def order(warm: str = "night", card: int = 0, gib: int = 1) -> StartGang:
         batch=plan_batch(spec),
         placement=Placement((share,)),
     )
+
+
+@pytest.fixture(autouse=True)
+def looked_through_again() -> Iterator[None]:
+    """The process of these tests is no worker: nothing of it stays out of collections."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
