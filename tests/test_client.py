@@ -105,6 +105,35 @@ def test_stop_and_resume_take_effect_with_the_next_driver(tmp_path: Path) -> Non
         client.resume("one")
 
 
+def test_the_last_wish_holds_before_any_driver_has_taken_one(tmp_path: Path) -> None:
+    client = Client(tmp_path)
+    client.submit([make_spec("one", epochs=4)])
+    client.stop("one")
+    drive_store(client)
+    client.resume("one")
+    waiting = client.run("one")
+    assert (waiting.state, waiting.ended_at) == (RunState.PENDING, None)
+    assert "asked to go on" in waiting.detail
+    client.stop("one")
+    assert client.run("one").state is RunState.CANCELLED
+    drive_store(client)
+    assert client.run("one").state is RunState.CANCELLED, "the stop came last"
+    client.resume("one")
+    client.stop("one")
+    client.resume("one")
+    drive_store(client)
+    assert client.run("one").state is RunState.SUCCEEDED, "the resume came last"
+
+
+def test_a_run_that_waits_goes_on_when_its_stop_is_taken_back(tmp_path: Path) -> None:
+    client = Client(tmp_path)
+    client.submit([make_spec("one", epochs=2)])
+    client.stop("one")
+    client.resume("one")
+    drive_store(client)
+    assert client.run("one").state is RunState.SUCCEEDED
+
+
 def test_resume_without_a_name_names_what_is_unfinished(tmp_path: Path) -> None:
     filled = make_store(tmp_path)
     assert set(filled.client.resume()) == {

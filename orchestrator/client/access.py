@@ -8,12 +8,22 @@ from pathlib import Path
 from threading import Event as Pause
 from typing import TYPE_CHECKING
 
+from orchestrator.client import records
 from orchestrator.client.names import default_home, find_run, fingerprint, new_run_id
-from orchestrator.client.places import demand_movable, demand_priority, in_turn, place
-from orchestrator.client.records import Run, RunRecord, asked_run, listed_run, made_at_once
+from orchestrator.client.places import (
+    demand_movable,
+    demand_priority,
+    demand_resumable,
+    in_turn,
+    place,
+)
+from orchestrator.client.records import (
+    Run,
+    RunRecord,
+    made_at_once,
+)
 from orchestrator.client.rules import standing_of
 from orchestrator.client.storage import logs_of
-from orchestrator.errors import ConfigError
 from orchestrator.messages import (
     CancelRequested,
     DrainRequested,
@@ -101,7 +111,7 @@ class Client:
             return ()
         with self.store() as store, made_at_once():
             known, asked = store.listing(project=project, limit=limit, is_unfinished=is_unfinished)
-            return (*map(listed_run, known), *map(asked_run, asked))
+            return (*map(records.listed_run, known), *map(records.asked_run, asked))
 
     def run(self, run_id: str) -> Run:
         """One run, by its id or any beginning or part of it that only one run has.
@@ -118,9 +128,9 @@ class Client:
 
         full = self.find(run_id)
         with self.store() as store:
-            spec, row = store.spec(full), store.listed(full)
+            spec, row, wish = store.spec(full), store.listed(full), store.last_wish(full)
             return RunRecord(
-                run=listed_run(row) if row else asked_run(to_plain(spec)),
+                run=records.known_run(row, wish) if row else records.asked_run(to_plain(spec)),
                 spec=spec,
                 progress=store.progress(full),
                 checkpoints=store.checkpoints(full),
@@ -161,8 +171,7 @@ class Client:
 
     def stop_all(self, *, now: bool = False) -> tuple[Run, ...]:
         """Ask every unfinished run to stop; returns them in the order of the queue."""
-        runs = self.queue()
-        at = self._clock()
+        runs, at = self.queue(), self._clock()
         self.ask([CancelRequested(at=at, run_id=RunId(run.id), now=now) for run in runs])
         return runs
 
@@ -209,15 +218,13 @@ class Client:
         if run_id is None:
             return tuple(RunId(run.id) for run in self._listing(is_unfinished=True))
         run = self.run(run_id)
-        if run.state is RunState.SUCCEEDED:
-            raise ConfigError(
-                f"{run.id} has succeeded; there is nothing to go on with",
-                code="E1032",
-                fix=("train it again under a changed config: orc rerun RUN epochs=N",),
-            )
-        if run.state.is_terminal:
-            self.ask([ResumeRequested(at=self._clock(), run_id=RunId(run.id))])
-        return (RunId(run.id),)
+        demand_resumable(run)
+        full = RunId(run.id)
+        with self.store() as store:
+            shall_end = isinstance(store.last_wish(full), CancelRequested)  # not taken yet
+        if shall_end or run.state.is_terminal or run.state is RunState.STOPPING:
+            self.ask([ResumeRequested(at=self._clock(), run_id=full)])
+        return (full,)
 
     def queue(self) -> tuple[Run, ...]:
         """Runs that have not ended: those that hold a card first, then as they will start."""

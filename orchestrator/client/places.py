@@ -1,4 +1,4 @@
-"""Places in the queue: in which order runs start, and what people may ask to change of it."""
+"""In which order runs start, and what people may ask to change of a run that they name."""
 
 import heapq
 from collections import Counter, deque
@@ -8,9 +8,9 @@ from orchestrator.client.records import Run
 from orchestrator.errors import ConfigError
 from orchestrator.schedule.fair import HORIZON_SECONDS
 from orchestrator.schedule.standing import QueueStanding, Standing
-from orchestrator.types import Seconds
+from orchestrator.types import RunState, Seconds
 
-__all__ = ["demand_movable", "demand_priority", "in_turn", "place"]
+__all__ = ["demand_movable", "demand_priority", "demand_resumable", "in_turn", "place"]
 
 
 def place(run: Run) -> tuple[bool, int, bool, int, Seconds]:
@@ -67,6 +67,16 @@ def demand_priority(priority: int) -> None:
             f"priority {priority} is outside -1000 to 1000",
             code="E1033",
             fix=("50 is what runs have by default; higher goes first",),
+        )
+
+
+def demand_resumable(run: Run) -> None:
+    """Raise ConfigError (E1032) where nothing is left to go on with."""
+    if run.state is RunState.SUCCEEDED:
+        raise ConfigError(
+            f"{run.id} has succeeded; there is nothing to go on with",
+            code="E1032",
+            fix=("train it again under a changed config: orc rerun RUN epochs=N",),
         )
 
 

@@ -3,15 +3,16 @@
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.messages import Event, ResumeRequested
 from orchestrator.types import CheckpointRef, Metrics, Part, Progress, RunSpec, RunState, Seconds
 
 if TYPE_CHECKING:
     from orchestrator.store.lists import Listed
 
-__all__ = ["Run", "RunRecord", "asked_run", "listed_run", "made_at_once"]
+__all__ = ["Run", "RunRecord", "asked_run", "known_run", "listed_run", "made_at_once"]
 
 _STATES = {state.value: state for state in RunState}
 
@@ -97,6 +98,26 @@ def asked_run(spec: Mapping[str, Any]) -> Run:
         effective_batch=spec["effective_batch"],
         folder=spec["folder"],
         part=_part(spec),
+    )
+
+
+def known_run(row: "Listed", wish: Event | None) -> Run:
+    """A listed run; PENDING where it had ended and was asked to go on.
+
+    Args:
+        row: What a driver published last.
+        wish: What was asked last about its end, if no driver has taken that yet.
+    """
+    run = listed_run(row)
+    if not run.state.is_terminal or not isinstance(wish, ResumeRequested):
+        return run
+    return replace(
+        run,
+        state=RunState.PENDING,
+        reason="NOT_EVALUATED",
+        detail="it was asked to go on; no driver has taken that up yet",
+        cause=None,
+        ended_at=None,
     )
 
 

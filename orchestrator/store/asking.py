@@ -35,6 +35,7 @@ __all__ = [
     "ask",
     "forget_drains",
     "is_empty",
+    "last_wish",
     "oldest",
     "stamped",
     "take",
@@ -104,6 +105,14 @@ def waiting(connection: Connection) -> tuple[Event, ...]:
     """The wishes that no driver has taken yet, in the order of asking."""
     query = select(inbox.c.body).where(inbox.c.taken_seq.is_(None)).order_by(inbox.c.id)
     return tuple(decode(body) for body in connection.scalars(query))
+
+
+def last_wish(connection: Connection, run_id: RunId) -> CancelRequested | ResumeRequested | None:
+    """Whether a run shall stop or go on, as asked last; None where no wish waits to be taken."""
+    about = (inbox.c.taken_seq.is_(None), inbox.c.answer == run_id)
+    query = select(inbox.c.body).where(*about).order_by(inbox.c.id.desc())
+    wishes = map(decode, connection.scalars(query))
+    return next((w for w in wishes if isinstance(w, CancelRequested | ResumeRequested)), None)
 
 
 def forget_drains(connection: Connection) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from orchestrator.errors import NotFoundError
-from orchestrator.messages import Event
+from orchestrator.messages import CancelRequested, Event, ResumeRequested
 from orchestrator.plan.correct import Peak
 from orchestrator.store import asking, book, lists, rows
 from orchestrator.store.database import Database
@@ -70,6 +70,11 @@ class StoreReader:
         """What was asked and no driver has taken yet, in the order of asking."""
         with self._database.transaction(write=False) as connection:
             return asking.waiting(connection)
+
+    def last_wish(self, run_id: RunId) -> CancelRequested | ResumeRequested | None:
+        """Whether a run shall stop or go on, as asked last; None where no wish waits."""
+        with self._database.transaction(write=False) as connection:
+            return asking.last_wish(connection, run_id)
 
     def waiting_for(self) -> set[str]:
         """The runs about which something was asked that no driver has taken."""
