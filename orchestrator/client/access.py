@@ -8,20 +8,9 @@ from pathlib import Path
 from threading import Event as Pause
 from typing import TYPE_CHECKING
 
-from orchestrator.client import records
+from orchestrator.client import places, records
 from orchestrator.client.names import default_home, find_run, fingerprint, new_run_id
-from orchestrator.client.places import (
-    demand_movable,
-    demand_priority,
-    demand_resumable,
-    in_turn,
-    place,
-)
-from orchestrator.client.records import (
-    Run,
-    RunRecord,
-    made_at_once,
-)
+from orchestrator.client.records import Run, RunRecord, made_at_once
 from orchestrator.client.rules import standing_of
 from orchestrator.client.storage import logs_of
 from orchestrator.messages import (
@@ -185,7 +174,7 @@ class Client:
         Raises:
             ConfigError: E1033, outside -1000 to 1000; and as `run` does.
         """
-        demand_priority(priority)
+        places.demand_priority(priority)
         run = self.run(run_id)
         event = PriorityChanged(at=self._clock(), run_id=RunId(run.id), priority=priority)
         self.ask([event])
@@ -201,7 +190,7 @@ class Client:
         """
         run = self.run(run_id)
         other = None if before is None else self.run(before)
-        demand_movable(run, other)
+        places.demand_movable(run, other)
         there = None if other is None else RunId(other.id)
         event = RunMoved(at=self._clock(), run_id=RunId(run.id), before=there, to_end=to_end)
         self.ask([event])
@@ -218,7 +207,7 @@ class Client:
         if run_id is None:
             return tuple(RunId(run.id) for run in self._listing(is_unfinished=True))
         run = self.run(run_id)
-        demand_resumable(run)
+        places.demand_resumable(run)
         full = RunId(run.id)
         with self.store() as store:
             shall_end = isinstance(store.last_wish(full), CancelRequested)  # not taken yet
@@ -228,9 +217,11 @@ class Client:
 
     def queue(self) -> tuple[Run, ...]:
         """Runs that have not ended: those that hold a card first, then as they will start."""
-        runs = sorted(self._listing(is_unfinished=True), key=place)
+        runs = sorted(self._listing(is_unfinished=True), key=places.place)
         return (
-            in_turn(runs, standing_of(self)) if len({run.queue for run in runs}) > 1 else (*runs,)
+            places.in_turn(runs, standing_of(self))
+            if len({run.queue for run in runs}) > 1
+            else (*runs,)
         )
 
     def events(self, run_id: str | None = None, since: int = 0) -> Iterator[tuple[int, Event]]:
