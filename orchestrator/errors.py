@@ -9,6 +9,7 @@ OrchestratorError
  +- ClusterError       E4xxx  exit 6   Ray cannot be reached or refused
  +- StoreError         E5xxx  exit 1   the store or the disk failed
  |   +- ConflictError  E5xxx  exit 2   a key was used for something else
+ |   +- StorageError   E505x  exit 1   the object store that runs are kept in failed
  +- NotFoundError      E5xxx  exit 3   no such run or file
  +- TransitionError    E9xxx  exit 1   a bug in orchestrator: an event that fits no row
 """
@@ -26,6 +27,7 @@ __all__ = [
     "NotFoundError",
     "OrchestratorError",
     "PlanError",
+    "StorageError",
     "StoreError",
     "TrainingError",
     "TransitionError",
@@ -106,6 +108,10 @@ class ConflictError(StoreError):
     """The same key was used for something else; nothing was changed."""
 
     exit_code = 2
+
+
+class StorageError(StoreError):
+    """The object store that runs are kept in cannot be reached, or refuses."""
 
 
 class NotFoundError(OrchestratorError):

@@ -65,6 +65,7 @@ class Cause(StrEnum):
     DATA_ERROR = "DATA_ERROR"
     NAN_LOSS = "NAN_LOSS"
     DISK_FULL = "DISK_FULL"
+    STORAGE_FAULT = "STORAGE_FAULT"  # the object store that runs are kept in
     DEVICE_FAULT = "DEVICE_FAULT"
     HOST_OUT_OF_MEMORY = "HOST_OUT_OF_MEMORY"
     WORKER_LOST = "WORKER_LOST"

@@ -84,6 +84,7 @@ class RetryBudget:
     hangs: int = 3
     device_faults: int = 10
     disk_full: int = 12
+    storage_faults: int = 12
     node_losses: int = 50
     kills: int = 10
     losses_without_progress: int = 10

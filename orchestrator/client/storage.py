@@ -27,7 +27,7 @@ def demand_storage(address: str) -> None:
 
     Raises:
         ConfigError: E1043 no credentials, E1044 no such bucket, E1045 it cannot be written to.
-        StoreError: E5051, it cannot be reached.
+        StorageError: E5051, it cannot be reached.
     """
     if address:
         from orchestrator.store.reaching import demand_usable
@@ -67,7 +67,7 @@ def put_about(spec: RunSpec, folder: Path) -> None:
     """Put up what tells about a run before it starts: its config, its plan, what it runs on.
 
     Raises:
-        StoreError: E5051, E5052: the store cannot be reached, or refuses.
+        StorageError: E5051, E5052: the store cannot be reached, or refuses.
     """
     remote = _folder_of(spec)
     for path in sorted(folder.glob("*.*")):
@@ -82,7 +82,7 @@ def logs_of(spec: RunSpec, folder: Path) -> tuple[Path, ...]:
     epoch and at the end.
 
     Raises:
-        StoreError: E5051, E5052: the store cannot be reached, or refuses.
+        StorageError: E5051, E5052: the store cannot be reached, or refuses.
     """
     if spec.storage:
         _fetch_logs(_folder_of(spec), folder)

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.errors import DataError, OrchestratorError, StoreError, TrainingError
+from orchestrator.errors import (
+    DataError,
+    OrchestratorError,
+    StorageError,
+    StoreError,
+    TrainingError,
+)
 from orchestrator.messages import Event, GangFailed, GangFinished, GangYielded
 from orchestrator.types import AttemptId, Cause, Metrics, Outcome, Seconds
 
@@ -109,6 +115,8 @@ def _cause_and_code(error: Exception, *, is_card_out_of_memory: bool) -> tuple[C
         return error.cause, error.code
     if isinstance(error, DataError):
         return Cause.DATA_ERROR, error.code
+    if isinstance(error, StorageError):
+        return Cause.STORAGE_FAULT, error.code
     if isinstance(error, StoreError):
         return Cause.DISK_FULL, error.code
     if isinstance(error, OrchestratorError):
@@ -185,6 +193,7 @@ _CODES = {
     Cause.HOST_OUT_OF_MEMORY: "E4112",
     Cause.OUT_OF_MEMORY: "E4113",
     Cause.DISK_FULL: "E4115",
+    Cause.STORAGE_FAULT: "E5051",
     Cause.DEVICE_FAULT: "E4116",
     Cause.HANG: "E4117",
 }

@@ -56,6 +56,7 @@ _BUDGETS = {
     Cause.HANG: "hangs",
     Cause.DEVICE_FAULT: "device_faults",
     Cause.DISK_FULL: "disk_full",
+    Cause.STORAGE_FAULT: "storage_faults",
     Cause.NODE_LOST: "node_losses",
     Cause.KILLED: "kills",
     Cause.WORKER_LOST: "losses_without_progress",

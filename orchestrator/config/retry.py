@@ -22,6 +22,7 @@ class RetryModel(BaseModel):
     hangs: int = Field(3, ge=0, le=1000, description="no sign of life for far too long")
     device_faults: int = Field(10, ge=0, le=1000, description="the card or its driver failed")
     disk_full: int = Field(12, ge=0, le=1000, description="no room for a checkpoint; waits longer")
+    storage_faults: int = Field(12, ge=0, le=1000, description="an object store could not be used")
     node_losses: int = Field(50, ge=0, le=1000, description="the node vanished")
     kills: int = Field(10, ge=0, le=1000, description="ended by somebody else")
     losses_without_progress: int = Field(

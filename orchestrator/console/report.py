@@ -18,6 +18,7 @@ _NEXT = {
     Cause.NAN_LOSS: "a smaller lr0, or amp=fp32",
     Cause.DEPENDENCY_FAILED: "orc resume the run that it comes after, then this one",
     Cause.DISK_FULL: "free disk space, then orc resume",
+    Cause.STORAGE_FAULT: "see that nodes reach the store of the runs, then orc resume",
     Cause.HANG: "its stacks in the attempt's folder tell where it stands",
 }
 

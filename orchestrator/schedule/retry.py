@@ -63,6 +63,12 @@ _RULES: Mapping[Cause, _Rule] = {
         most_seconds=1800.0,
         remedy="free space on the disk of the run's folder; then resume it",
     ),
+    Cause.STORAGE_FAULT: _Rule(  # the last attempt has waited for it already
+        budget="storage_faults",
+        base_seconds=30.0,
+        most_seconds=1800.0,
+        remedy="see that nodes reach the store of its runs, and may write there; then resume it",
+    ),
     Cause.NODE_LOST: _Rule(budget="node_losses", base_seconds=2.0),
     Cause.KILLED: _Rule(budget="kills", base_seconds=2.0),
     Cause.WORKER_LOST: _LOST,

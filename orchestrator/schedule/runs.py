@@ -147,6 +147,7 @@ class Faults:
     hangs: int = 0
     device_faults: int = 0
     disk_full: int = 0
+    storage_faults: int = 0
     node_losses: int = 0
     kills: int = 0
     losses_without_progress: int = 0

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.errors import ConfigError, OrchestratorError, StoreError
+from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.store.remote import RemoteFolder, is_refused
 from orchestrator.types import Seconds
 
@@ -65,7 +65,7 @@ def demand_usable(
     Raises:
         ConfigError: E1043, nothing here holds credentials for it; E1044, its bucket does not exist;
             E1045, it refuses to be written to, read, or to remove what was written.
-        StoreError: E5051, it cannot be reached, or does not answer in time.
+        StorageError: E5051, it cannot be reached, or does not answer in time.
     """
     _demand_credentials(address, environment)
     failures: list[Exception] = []
@@ -82,7 +82,7 @@ def demand_usable(
     thread.join(seconds)
     if thread.is_alive():
         why = f"no answer within {seconds:.0f} s"
-        raise StoreError(f"{address} cannot be reached", code="E5051", why=(why,), fix=(_REACH,))
+        raise StorageError(f"{address} cannot be reached", code="E5051", why=(why,), fix=(_REACH,))
     for error in failures:
         raise _explained(address, error) from error
 
@@ -99,7 +99,7 @@ def _write_and_read(folder: RemoteFolder) -> None:
 
 
 def _explained(address: str, error: Exception) -> OrchestratorError:
-    told = error.why if isinstance(error, StoreError) else (" ".join(str(error).split())[:400],)
+    told = error.why if isinstance(error, StorageError) else (" ".join(str(error).split())[:400],)
     text = " ".join(told).lower()
     if any(words in text for words in _GONE) and "metadata" not in text:
         return ConfigError(
@@ -115,7 +115,7 @@ def _explained(address: str, error: Exception) -> OrchestratorError:
             why=told,
             fix=("let these credentials list, read, write and remove below the address",),
         )
-    return StoreError(f"{address} cannot be reached", code="E5051", why=told, fix=(_REACH,))
+    return StorageError(f"{address} cannot be reached", code="E5051", why=told, fix=(_REACH,))
 
 
 def _demand_credentials(address: str, environment: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 from orchestrator.address import is_address
-from orchestrator.errors import StoreError
+from orchestrator.errors import StorageError
 from orchestrator.store.faults import explained_disk
 from orchestrator.types import Bytes, Seconds
 
@@ -88,7 +88,7 @@ class RemoteFolder:
         stores check what they are sent.
 
         Raises:
-            StoreError: E5051, the store cannot be reached; E5052, it refuses.
+            StorageError: E5051, the store cannot be reached; E5052, it refuses.
         """
         what = f"the file {source}" if isinstance(source, Path) else f"what is put to {name}"
         with explained_disk(what), _readable(source) as file:
@@ -102,7 +102,7 @@ class RemoteFolder:
         """Copy `name` to a file of this node; returns its SHA-256, None where it is not there.
 
         Raises:
-            StoreError: E5051, E5052 as `put`.
+            StorageError: E5051, E5052 as `put`.
         """
         return self._tried(partial(self._get, name, target))
 
@@ -205,9 +205,9 @@ class RemoteFolder:
             # Many attempts lose a store at one moment, and must not come back at one.
             self._sleep(waits.pop(0) * random.uniform(0.5, 1.5))
 
-    def _error(self, code: str, says: str, error: BaseException, fix: str) -> StoreError:
+    def _error(self, code: str, says: str, error: BaseException, fix: str) -> StorageError:
         why = " ".join(str(error).split())[:400]
-        return StoreError(f"{self.address} {says}", code=code, why=(why,), fix=(fix,))
+        return StorageError(f"{self.address} {says}", code=code, why=(why,), fix=(fix,))
 
 
 _REFUSED = "check the credentials on this node, and what they may do there"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.address import above, joined, last_name
-from orchestrator.errors import StoreError
+from orchestrator.errors import StorageError, StoreError
 from orchestrator.store.checkpoints import FileCheckpoints
 from orchestrator.store.line import FOLDER, CheckpointFile, needed, parsed_name
 from orchestrator.store.remote import RemoteFolder
@@ -65,7 +65,8 @@ class StoredCheckpoints:
 
         Raises:
             StoreError: As `FileCheckpoints.write`; E5018, this attempt's checkpoint of the epoch
-                is there already; E5051, the store cannot be reached; E5052, it refuses.
+                is there already.
+            StorageError: E5051, the store cannot be reached; E5052, it refuses.
         """
         ref = self._local.write(attempt, epoch, write, is_best=is_best, check=check)
         file = CheckpointFile(attempt.number, epoch, is_best)
@@ -84,7 +85,7 @@ class StoredCheckpoints:
         """True when this node has, or can fetch, the file with the recorded SHA-256.
 
         Raises:
-            StoreError: E5051, E5052: nothing can be said of it.
+            StorageError: E5051, E5052: nothing can be said of it.
         """
         file = parsed_name(ref.attempt.number, last_name(ref.path))
         if file is None or ref.path != joined(self._remote.address, file.path):
@@ -101,7 +102,7 @@ class StoredCheckpoints:
 
     def _remove_needless(self, newest: CheckpointFile) -> None:
         """Remove what the run does not need, unless a newer attempt has taken over."""
-        with suppress(StoreError):  # what cannot be removed now is removed after the next one
+        with suppress(StorageError):  # what cannot be removed now is removed after the next one
             found = set(self._found())
             if all(file.attempt <= newest.attempt for file in found):
                 for file in sorted(found - needed(found, newest)):
@@ -173,14 +174,14 @@ class ScratchRun:
         """Put up all that is left, and remove the folder.
 
         Raises:
-            StoreError: E5051, E5052: the files stay here.
+            StorageError: E5051, E5052: the files stay here.
         """
         sys.stdout.flush()
         sys.stderr.flush()
         try:
             _put(self._folder, self._open(self._address), self._attempt, self._known)
-        except StoreError as error:
-            raise StoreError(
+        except StorageError as error:
+            raise StorageError(
                 f"what attempt {self._attempt} has left cannot be put up",
                 code=error.code,
                 why=(error.what, *error.why, f"it is kept on this node in {self._folder}"),

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.address import is_address
 from orchestrator.client.access import Client
+from orchestrator.client.storage import demand_storage
 from orchestrator.config.fields import memory_size
 from orchestrator.config.yaml import read_yaml, write_yaml
 from orchestrator.errors import ConfigError, NotFoundError
@@ -36,11 +38,13 @@ def create(
         given: Keys of the block.
 
     Raises:
-        ConfigError: The config or the block is wrong.
+        ConfigError: The config or the block is wrong, or runs cannot be kept at its address.
         ConflictError: E5030, there is one of this name.
         NotFoundError: E5031, there is no sweep to learn from.
     """
     definition = load_sweep(config, words, **given)
+    runs = str((read_yaml(definition.config, definition.name).value or {}).get("runs", ""))
+    demand_storage(runs if is_address(runs) else "")
     earlier = [read_sweep(client, name) for name in definition.warm]
     known = [
         each

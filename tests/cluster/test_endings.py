@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from orchestrator.cluster.endings import Ending, ending_event, failure_of, told_by_ray
-from orchestrator.errors import ConfigError, DataError, StoreError, TrainingError
+from orchestrator.errors import ConfigError, DataError, StorageError, StoreError, TrainingError
 from orchestrator.messages import GangFailed, GangFinished, GangYielded
 from orchestrator.types import AttemptId, Cause, Outcome, RunId
 
@@ -35,6 +35,7 @@ def wrapped(error: Exception) -> Exception:
         (TrainingError("x", cause=Cause.NAN_LOSS, code="E2110"), Cause.NAN_LOSS),
         (DataError("x", code="E3001"), Cause.DATA_ERROR),
         (StoreError("x", code="E5004"), Cause.DISK_FULL),
+        (StorageError("x", code="E5051"), Cause.STORAGE_FAULT),
         (ConfigError("x", code="E1001"), Cause.USER_ERROR),
         (OSError(errno.ENOSPC, "full"), Cause.DISK_FULL),
         (wrapped(OSError(errno.EDQUOT, "quota")), Cause.DISK_FULL),

@@ -104,11 +104,14 @@ def test_a_full_disk_is_waited_for_longer_than_anything_else() -> None:
     full = waits(Cause.DISK_FULL)
     assert full[0] == 30.0
     assert full[-1] == 1800.0
-    for cause in set(INFRASTRUCTURE) - {Cause.DISK_FULL}:
+    assert waits(Cause.STORAGE_FAULT) == full
+    for cause in set(INFRASTRUCTURE) - {Cause.DISK_FULL, Cause.STORAGE_FAULT}:
         assert all(a > b for a, b in zip(full, waits(cause), strict=True))
 
 
-@pytest.mark.parametrize("cause", [Cause.NAN_LOSS, Cause.DISK_FULL, Cause.HANG])
+@pytest.mark.parametrize(
+    "cause", [Cause.NAN_LOSS, Cause.DISK_FULL, Cause.STORAGE_FAULT, Cause.HANG]
+)
 def test_what_is_given_up_names_its_key_and_a_remedy(cause: Cause) -> None:
     faults = Faults(**dict.fromkeys(BUDGETS, 100))
     verdict = decide(cause, faults=faults, budget=RetryBudget(), batch=BATCH)
