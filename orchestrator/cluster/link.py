@@ -1,5 +1,6 @@
 """The RunLink of a worker: what a trainer says goes to the inbox, what it asks is a flag here."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from orchestrator.types import (
 )
 
 __all__ = [
+    "STORE_SECONDS",
     "RayLink",
     "Signs",
     "StopFlag",
@@ -34,6 +36,9 @@ __all__ = [
     "verified_start",
     "verified_weights",
 ]
+
+STORE_SECONDS: Seconds = 600.0
+"""A client of a store may wait for ever for an answer: what takes longer than this hangs."""
 
 _STEP_INTERVAL: Seconds = 0.5  # signs of life are for people; more than two a second help nobody
 
@@ -55,26 +60,27 @@ class Signs:
 
     def __init__(self) -> None:
         self._at: Seconds = time.monotonic()
-        self._is_waiting = False
+        self._patience: Seconds = 0.0
 
     def give(self) -> None:
         """The trainer is alive."""
         self._at = time.monotonic()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """While inside, it waits for the driver: that silence is not the trainer's."""
-        self._is_waiting = True
+    def waiting(self, patience: Seconds = math.inf) -> Iterator[None]:
+        """While inside, it waits for others: silence is not the trainer's, for so many seconds."""
+        self.give()
+        self._patience = patience
         try:
             yield
         finally:
             self.give()
-            self._is_waiting = False
+            self._patience = 0.0
 
     @property
     def quiet_seconds(self) -> Seconds:
-        """Seconds since then."""
-        return 0.0 if self._is_waiting else time.monotonic() - self._at
+        """Seconds since then, beyond what it may wait."""
+        return max(0.0, time.monotonic() - self._at - self._patience)
 
 
 class RayLink:
@@ -177,7 +183,7 @@ class RayLink:
             return self._checkpoints.write(
                 self._attempt, epoch, write, is_best=is_best, check=check
             )
-        with self._signs.waiting():  # for a store that may be far away, or away for a while
+        with self._signs.waiting(STORE_SECONDS):  # for a store that is far away, or just away
             away = self._checkpoints.write(
                 self._attempt, epoch, write, is_best=is_best, check=check
             )
@@ -200,7 +206,8 @@ class RayLink:
         sent = Report(attempt=self._attempt, content=progress, checkpoint=checkpoint)
         with self._signs.waiting():
             self._last_number = ray.get(self._inbox.report.remote(sent))
-            if self._stored is not None:
+        if self._stored is not None:
+            with self._signs.waiting(STORE_SECONDS):
                 self._stored.put_texts()
         if self._until is not None and progress.epoch >= self._until:
             self._is_complete = True

@@ -17,6 +17,7 @@ import ray
 from orchestrator.cluster.attempt_files import attempt_folder, attempt_log
 from orchestrator.cluster.endings import Ending, failure_of
 from orchestrator.cluster.link import (
+    STORE_SECONDS,
     RayLink,
     Signs,
     StopFlag,
@@ -142,14 +143,18 @@ class Worker:
             with dumped_on_signal(stacks_file(folder, self._rank)), self._met(meeting):
                 share = self._order.placement.shares[self._rank]
                 device = self._parts.device(self._card, share.memory_bytes)
-                return self._train(device, self._start_from(meeting))
+                with self._moving():
+                    resume_from = self._start_from(meeting)
+                    self._fetch_best(resume_from)
+                return self._train(device, resume_from)
 
         ending = _guarded(
             train,
             lambda error: device is not None and device.is_out_of_memory(error),
         )
         if self._stored is not None:
-            ending = _put_up(self._stored, ending)
+            with self._moving():
+                ending = _put_up(self._stored, ending)
         if not self._order.spec.warm or device is None or ending.cause is not None:
             return ending
         left = before.put_back(device)
@@ -180,6 +185,10 @@ class Worker:
     def _here(self, ref: CheckpointRef | None) -> CheckpointRef | None:
         return ref if ref is None or self._stored is None else self._stored.here(ref)
 
+    def _moving(self) -> AbstractContextManager[None]:
+        """While inside, files may come from a store or go there, which takes a while."""
+        return self._signs.waiting(STORE_SECONDS) if self._stored else nullcontext()
+
     def _fetch_best(self, resume_from: CheckpointRef | None) -> None:
         """Have the best epoch's checkpoint on this node too: its weights are left at the end."""
         if self._stored is not None and resume_from is not None and self._rank == 0:
@@ -207,8 +216,8 @@ class Worker:
         folder = attempt_folder(order)
         own = folder / f"rank-{rank}" if rank else folder  # what two write, one of them damages
         own.mkdir(parents=True, exist_ok=True)
-        weights = None if resume_from else verified_weights(order, self._checkpoints)
-        self._fetch_best(resume_from)
+        with self._moving():
+            weights = None if resume_from else verified_weights(order, self._checkpoints)
         link = RayLink(
             attempt=order.attempt,
             inbox=self._inbox if rank == 0 else None,

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -126,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _do  # noqa: N815 - http.server's names
 
 
-def _unchunked(stream: BinaryIO) -> bytes:
+def _unchunked(stream: io.BufferedIOBase) -> bytes:
     """What chunks hold, each after a line with its size; lines after the last one are skipped."""
     whole = []
     while size := int(stream.readline().partition(b";")[0], 16):
