@@ -28,7 +28,8 @@ from orchestrator.types import AttemptId, Card, Cause, Outcome, Seconds, StopMod
 
 __all__ = ["RayCluster"]
 
-_HEARTBEAT: Seconds = 0.5  # the driver looks at what people asked for at least this often
+_HEARTBEAT: Seconds = 0.5  # the driver looks at what people asked for at least this often,
+_BRISK: Seconds = 0.05  # and this often for a second after an end: whoever waited for it asks anew
 
 
 class RayCluster:
@@ -64,6 +65,7 @@ class RayCluster:
         self._gangs: dict[AttemptId, Gang] = {}
         self._refs: dict[Any, tuple[Gang, Rank]] = {}
         self._unsettled: dict[AttemptId, Gang] = {}  # a rank has ended, and others have not
+        self._brisk_until: Seconds = 0.0
         self._early: deque[Event] = deque()  # known before anything had to be waited for
 
     def now(self) -> Seconds:
@@ -94,7 +96,8 @@ class RayCluster:
         self._nodes.held = {node for gang in self._gangs.values() for node in gang.nodes}
         events = [*self._compare(), *self._early]
         self._early.clear()
-        timeout = _HEARTBEAT if until is None else min(_HEARTBEAT, until - self.now())
+        beat = _BRISK if self.now() < self._brisk_until else _HEARTBEAT
+        timeout = beat if until is None else min(beat, until - self.now())
         for attempt, doom in self._hangs.overdue():
             self._kill(attempt, doom)
         for ref in self._ready(0.0 if events else max(0.0, timeout)):
@@ -249,6 +252,7 @@ class RayCluster:
     def _end(self, gang: Gang, ending: Ending) -> list[Event]:
         """Everything that the attempt still said, then its end."""
         events = self._said() if gang.is_running else []
+        self._brisk_until = self.now() + 1.0
         del self._gangs[gang.attempt]
         self._unsettled.pop(gang.attempt, None)
         for rank in gang.ranks:

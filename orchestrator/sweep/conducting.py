@@ -1,5 +1,6 @@
 """A sweep of a store from where it stands to its end: driver, planner, searcher, record."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -25,6 +26,7 @@ from orchestrator.types import QueueRule, Scalar, Seconds
 __all__ = ["conduct", "fits_of", "searcher_of"]
 
 _POLL: Seconds = 0.1
+_LOOK: Seconds = 0.5  # for somebody who stopped the sweep
 _END_SECONDS: Seconds = 20.0  # for runs that are ended; the driver ends the rest later
 _WEIGHTLESS = frozenset(  # keys of rates and of augmentation, in ultralytics' names and ours
     [
@@ -169,8 +171,11 @@ def _until_done(
 ) -> None:
     pause = Pause()
     name = conductor.definition.name
+    looked = -math.inf
     while not conductor.is_done:
-        row = store.sweeps.find(name)
+        row, now = None, time.monotonic()
+        if now - looked >= _LOOK:
+            row, looked = store.sweeps.find(name), now
         if row is not None and row.state == SweepState.STOPPED:
             ended, until = conductor.stop(), time.monotonic() + _END_SECONDS
             while store.num_unfinished(ended) and time.monotonic() < until:

@@ -106,12 +106,14 @@ class Service:
     def _until_it_has_nodes(self) -> None:
         assert self._process is not None
         until = time.monotonic() + _START_SECONDS
-        while time.monotonic() < until:
-            if self._process.poll() is not None and self._client.driver() is None:
-                break
-            if self._client.driver() is not None and self._client.nodes():
-                return
-            Pause().wait(_POLL)
+        with self._client.store() as store:
+            while time.monotonic() < until:
+                driver = store.driver()
+                if driver is None and self._process.poll() is not None:
+                    break
+                if driver is not None and store.nodes():
+                    return
+                Pause().wait(_POLL)
         path = self._client.home / "logs" / "serve.log"
         lines: list[str] = []
         with suppress(OSError):

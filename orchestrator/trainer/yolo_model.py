@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -19,6 +20,7 @@ from orchestrator.errors import ConfigError, DataError
 
 __all__ = ["TASKS", "YoloModel", "copy_weights", "find_model", "write_weights"]
 
+_FINISHED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by averaged model
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 
 
@@ -153,12 +155,7 @@ def write_weights(trainer: Any, file: Path, metrics: Mapping[str, float]) -> Non
     """
     from ultralytics import __version__
 
-    model = _on_host(trainer.ema.ema).to(memory_format=torch.contiguous_format).half().cpu()
-    model.criterion = None
-    if hasattr(model, "args"):  # a classifier has none
-        model.args = dict(model.args)
-    for parameter in model.parameters():
-        parameter.requires_grad = False
+    model = _finished(trainer.ema.ema)
     content = {
         "date": datetime.now(UTC).isoformat(),
         "version": __version__,
@@ -194,6 +191,29 @@ def _appearing(file: Path) -> Iterator[BinaryIO]:
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _finished(average: Any) -> Any:
+    """The averaged model as it is given to people; made once, and filled with its numbers anew."""
+    known = _FINISHED.get(average)
+    if known is not None:
+        with torch.no_grad():
+            for old, new in zip(_numbers(known), _numbers(average), strict=True):
+                old.copy_(new)
+        return known
+    model = _on_host(average).to(memory_format=torch.contiguous_format).half().cpu()
+    model.criterion = None
+    if hasattr(model, "args"):  # a classifier has none
+        model.args = dict(model.args)
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    _FINISHED[average] = model
+    return model
+
+
+def _numbers(model: Any) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def _on_host(model: Any) -> Any:

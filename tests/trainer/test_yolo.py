@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from orchestrator.errors import ConfigError, DataError, OrchestratorError, Store
 from orchestrator.ports import Device, Trainer
 from orchestrator.trainer.randomness import save_state
 from orchestrator.trainer.yolo import YoloTrainer
+from orchestrator.trainer.yolo_model import write_weights
 from orchestrator.trainer.yolo_state import check, read
 from orchestrator.types import (
     BatchPlan,
@@ -80,6 +82,22 @@ def test_a_cut_epoch_leaves_weights_results_and_a_checkpoint_that_loads_safely(
     weights = tmp_path / "run" / "weights"  # of one epoch, the best is the last
     assert (weights / "last.pt").read_bytes() == (weights / "best.pt").read_bytes()
     assert sorted(data.parent.rglob("*")) == before, "something was written beside the pictures"
+
+
+def test_weights_that_are_written_again_are_those_of_now(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    trainer = SimpleNamespace(ema=SimpleNamespace(ema=model), args=SimpleNamespace(lr0=0.1))
+    file = tmp_path / "weights" / "best.pt"
+    for value in (1, 2):
+        for number in (*model.parameters(), *model.buffers()):
+            number.data.fill_(value)
+        write_weights(trainer, file, {"fitness": float(value)})
+        content = torch.load(file, weights_only=False)  # written a moment ago
+        assert content["train_metrics"] == {"fitness": float(value)}
+        for name, number in content["model"].state_dict().items():
+            assert bool((number == value).all()), name
+            assert number.dtype in {torch.float16, torch.int64}
+    assert model[0].weight.dtype is torch.float32
 
 
 def test_weights_that_are_missing_say_that_nothing_is_downloaded(tmp_path: Path) -> None:
