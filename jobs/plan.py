@@ -19,9 +19,10 @@ from orchestrator.console.say import say
 from orchestrator.device.catalogue import emulated_cards
 from orchestrator.device.nvml import survey as nvml_cards
 from orchestrator.memory.predict import Predictor
+from orchestrator.selectors import admits, selector_text
 from orchestrator.types import Card, Node
 
-__all__ = ["Cards", "book", "cpus_told", "plan", "recommend"]
+__all__ = ["Cards", "book", "cpus_told", "labels_told", "plan", "recommend"]
 
 
 def plan(  # noqa: PLR0913 - the options of a command
@@ -57,11 +58,32 @@ def plan(  # noqa: PLR0913 - the options of a command
     if write is not None:
         survey.write_config(write, config, plans)
         say(f"wrote {write}")
+    for line in labels_told(config, client.nodes() if client.driver() else ()):
+        say(line)
     if any(project.fitting.is_cpus_auto for project in config.projects):
         for line in cpus_told(config, plans, hosts_of(client, _cards(config))):
             say(line)
     shared = together(config, plans, targets)
     return console.show_plans(plans, shared, as_json=as_json, verbose=verbose)
+
+
+def labels_told(config: Config, nodes: Sequence[Node]) -> list[str]:
+    """On which nodes the projects may be that ask for labels, a line each.
+
+    Args:
+        config: The projects.
+        nodes: Of the driver that runs; none where there is no driver.
+    """
+    told = []
+    for project in config.projects:
+        selector = tuple(project.template.labels.items())
+        if selector:
+            line = f"{project.label}: only on nodes with {selector_text(selector)}"
+            if nodes:
+                num = sum(admits(selector, node.labels) for node in nodes)
+                line += f", which are {num} of the {len(nodes)} that the driver has"
+            told.append(line)
+    return told
 
 
 def cpus_told(config: Config, plans: Sequence[CardPlan], hosts: Sequence[Node]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from orchestrator.errors import ClusterError
 from orchestrator.messages import StartGang
+from orchestrator.selectors import admits
 from orchestrator.types import AttemptId, Bytes, Node, NodeId, Share
 
 __all__ = ["SimCards"]
@@ -26,10 +27,13 @@ class SimCards:
         """A gang takes its shares.
 
         Raises:
-            ClusterError: E4102, a byte of a card, or of a node's RAM, is given twice.
+            ClusterError: E4102, a byte of a card, or of a node's RAM, is given twice; E4105, a node
+                does not have the labels that the run asks for.
         """
         for share in start.placement.shares:
             node = self.nodes.get(share.node_id)
+            if start.spec.labels and node is not None:
+                _demand_labels(start, node)
             if share.host_bytes and node is not None:
                 self._take_ram(start.attempt, share.host_bytes, node)
             if share.card is None or node is None:
@@ -71,3 +75,13 @@ class SimCards:
             return 1.0
         name = next(card.name for card in node.cards if card.index == share.card)
         return self._speeds.get(name, 1.0)
+
+
+def _demand_labels(start: StartGang, node: Node) -> None:
+    labels = start.spec.labels
+    if not admits(tuple(labels.items()), node.labels):
+        raise ClusterError(
+            f"{start.attempt} is put on {node.node_id}, which has other labels",
+            code="E4105",
+            why=(f"it asks for {dict(labels)}, the node has {dict(node.labels)}",),
+        )

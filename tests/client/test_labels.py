@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.plan import labels_told
 from jobs.up import up
 from orchestrator.cli.app import main
 from orchestrator.client.access import Client
@@ -12,6 +13,7 @@ from orchestrator.client.cpus import cards_for, counted
 from orchestrator.client.feasible import check_feasible, check_on
 from orchestrator.cluster.launcher import types_in
 from orchestrator.cluster.layout import planned_nodes
+from orchestrator.config.load import load_config
 from orchestrator.errors import ConfigError, PlanError
 from orchestrator.messages import NodeJoined
 from orchestrator.types import Card, NodeType, RunSpec
@@ -104,6 +106,19 @@ def test_a_run_is_planned_for_the_cards_of_its_nodes(tmp_path: Path) -> None:
         assert cards_for(make_spec(), client, cards) == cards
         assert cards_for(make_spec(labels={"zone": "east"}), client, cards) == NODES[1].cards
         assert cards_for(make_spec(labels={"zone": "none"}), client, cards) == cards
+
+
+def test_a_plan_says_on_which_nodes_of_the_driver(tmp_path: Path) -> None:
+    path = tmp_path / "cells.yaml"
+    text = "{name: cells, model: fake, trainer: fake, data: none"
+    path.write_text(
+        f"projects:\n  - {text}, resources: {{labels: {{zone: west}}}}}}\n"
+        f"  - {text.replace('cells', 'any')}}}\n"
+    )
+    config = load_config(path, environment={"ORC_CONFIG": "none.yaml"})
+    (line,) = labels_told(config, ())
+    assert line == "cells: only on nodes with zone=west"
+    assert labels_told(config, NODES) == [f"{line}, which are 1 of the 2 that the driver has"]
 
 
 def test_cpus_are_counted_on_the_nodes_where_it_may_be() -> None:

@@ -1,11 +1,13 @@
 """What labels of nodes say of their cards, and what a wanted number of nodes asks of Ray."""
 
 import pytest
+from ray._private.label_utils import validate_label_selector
 
 from orchestrator.cluster.labels import card_in, cards_of_type
 from orchestrator.cluster.scaling import requests_for
 from orchestrator.device.catalogue import find_card
 from orchestrator.errors import ConfigError
+from orchestrator.selectors import normal
 from orchestrator.types import NodeType
 
 EMULATED = {"orc.node-type": "small", "orc.emulated": "true"}
@@ -69,3 +71,16 @@ def test_every_node_is_asked_for_by_all_its_cards_and_its_labels() -> None:
         ({"GPU": 4}, {"orc.node-type": "four"}),
     )
     assert requests_for((), types) == ()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["a", "!a", "in(a)", "!in(a, b)", "in(a,b , c)", "A100-80.x_1", "", "-a", "in()", "!!a", "a b"],
+)
+def test_conditions_are_those_that_ray_takes(condition: str) -> None:
+    try:
+        written = normal("ray.io/zone", condition)
+    except ValueError:
+        assert not condition or validate_label_selector({"ray.io/zone": condition}) is not None
+    else:
+        assert validate_label_selector({"ray.io/zone": written}) is None

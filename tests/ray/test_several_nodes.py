@@ -67,9 +67,10 @@ def test_a_node_joins_with_its_cards_runs_gangs_where_they_belong_and_is_lost_wi
 ) -> None:
     host = socket.gethostname()
     assert (drill.node.node_id, drill.node.cards) == (host, ())
-    added = started.add_node(num_cpus=1, num_gpus=3)
+    added = started.add_node(num_cpus=1, num_gpus=3, labels={"zone": "a"})
     drill.wait(lambda: len(joined(drill)) == 2)
     node = joined(drill)[1].node
+    assert (node.labels["zone"], drill.node.labels.get("zone")) == ("a", None)
     assert node.cards == three_cards()
     assert node.node_id.startswith(f"{host}-")
     attempts: list[AttemptId] = []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator.messages import NodeChanged, NodeJoined, NodeTypesOffered, TimePassed
 from orchestrator.schedule.asks import Ask, could_hold
+from orchestrator.schedule.assign import Seeker, Speeds, Spot, assign
 from orchestrator.schedule.demand import Want, demand
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.vacancy import empty
@@ -132,6 +133,27 @@ def test_a_run_goes_to_the_node_that_has_the_labels(
         join(desk, "right", B, HUGE, HUGE)  # the last choice by every other rule
         desk.submit(replace(make_spec("r", **shape), labels=asked))  # type: ignore[arg-type]
         assert (nodes_of(desk, "r") == {"right"}) is bool(asked)
+
+
+def test_cards_that_refuse_a_run_are_left_to_others() -> None:
+    """The slow card is worth less, and the only one for the run with labels."""
+    speeds = Speeds(
+        alone={(name, kind): speed for name in "xy" for kind, speed in (("s", 1.0), ("f", 3.0))},
+        reference="s",
+    )
+    here, there = (("zone", "a"),), (("zone", "b"),)
+    seekers = [
+        Seeker(run_id=RunId("confined"), signature="x", memory_bytes=None, labels=here),
+        Seeker(run_id=RunId("free"), signature="y", memory_bytes=None),
+        Seeker(run_id=RunId("nowhere"), signature="y", memory_bytes=None, labels=there),
+    ]
+    spots = [
+        Spot(name="slow", kind="s", free_bytes=GIB, refuses=frozenset({there})),
+        Spot(name="fast", kind="f", free_bytes=GIB, refuses=frozenset({here, there})),
+    ]
+    found = assign(seekers, spots, speeds)
+    assert found.places == {"confined": "slow", "free": "fast"}
+    assert found.waiting == ("nowhere",)
 
 
 def test_a_gang_is_spread_over_matching_nodes_only(desk: Desk) -> None:
