@@ -18,7 +18,7 @@ from tests.strategies import make_node, make_spec
 
 # Three nodes of some cards each; areas lie within one another, apart, and across.
 NODES = ("a", "b", "c")
-AREAS = (("a",), ("b",), ("a", "b"), ("b", "c"), NODES, None)
+AREAS: tuple[tuple[str, ...] | None, ...] = (("a",), ("b",), ("a", "b"), ("b", "c"), NODES, None)
 
 
 def candidate(name: str, most: int, left: float) -> Candidate:

@@ -25,7 +25,14 @@ from orchestrator.types import AttemptId, BatchPlan, Node, PendingReason, Placem
 from tests.sim.test_simulation import SCRIPT
 from tests.strategies import GIB, make_node, make_spec
 
-SELECTORS = ({}, {}, {"zone": "a"}, {"zone": "!a"}, {"zone": "in(a,b)"}, {"disk": "!slow"})
+SELECTORS: tuple[dict[str, str], ...] = (
+    {},
+    {},
+    {"zone": "a"},
+    {"zone": "!a"},
+    {"zone": "in(a,b)"},
+    {"disk": "!slow"},
+)
 
 
 def labelled(node: Node, number: int) -> Node:
