@@ -1,5 +1,6 @@
 """`orc up` and `orc down`: what runs on this machine, told to a person or as JSON."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _tell(running: RunningRay, *, is_new: bool, as_json: bool) -> int:
         mark = " (emulated)" if node["emulated"] else ""
         emit(
             f"node       {cards}{mark}; {node['cpus']} CPUs,"
-            f" {size_text(node['memory_bytes'])} of RAM; orc.card={node['kind']}"
+            f" {size_text(node['memory_bytes'])} of RAM; {_labels(node)}"
         )
     if running.dashboard:
         say(f"submit: orc submit --address {running.dashboard} CONFIG --wait   end: orc down")
@@ -102,3 +103,9 @@ def warn_open(where: str) -> None:
     say(f"warning: the Ray at {where} demands no token: whoever reaches it runs code on its nodes")
     say("  fix: start it with orc up, or `ray get-auth-token --generate` on its head, and export")
     say("       RAY_AUTH_MODE=token before each `ray start`")
+
+
+def _labels(node: Mapping[str, Any]) -> str:
+    """Those that a person gave, then the card's."""
+    own = {key: value for key, value in node["labels"].items() if not key.startswith("orc.")}
+    return ", ".join(f"{key}={value}" for key, value in {**own, "orc.card": node["kind"]}.items())

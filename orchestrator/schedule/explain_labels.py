@@ -27,7 +27,7 @@ def label_available(ask: Ask, ledger: Ledger, offers: Offers) -> Iterator[str]:
     if not ask.labels:
         return
     num = sum(room.admits(ask.labels) for room in ledger.nodes.values())
-    yield f"nodes with {selector_text(ask.labels)}: {num} of {len(ledger.nodes)}"
+    yield f"{selector_text(ask.labels)} on {num} of {len(ledger.nodes)} nodes"
     for key, condition in ask.labels:
         values = _values(key, ledger)
         num_met = sum(num for value, num in values.items() if is_met(condition, value))
@@ -36,7 +36,8 @@ def label_available(ask: Ask, ledger: Ledger, offers: Offers) -> Iterator[str]:
             told[MAX_VALUES:] = [f"{len(told) - MAX_VALUES} more values"]
         coming = sorted({t.labels[key] for t in offers.node_types if key in t.labels})
         told += [f"may come: {', '.join(coming[:MAX_VALUES])}"] if coming else []
-        yield f"label {key}: {', '.join(told) or 'on no node'}; {num_met} nodes are {condition}"
+        found = f"label {key}: {', '.join(told)}" if told else f"no label {key}"
+        yield f"{found}; {num_met} nodes are {condition}"
 
 
 def label_remedies(
@@ -53,7 +54,9 @@ def label_remedies(
             continue
         known = {value for value in values if value is not None}
         known.update(t.labels[key] for t in offers.node_types if key in t.labels)
-        if known:
+        if condition.startswith("!"):
+            yield f"every node is left out by {key}={condition}"
+        elif known:
             near = ", ".join(_nearest(values_in(condition)[0], known))
             yield f"no node is {key}={condition}; the nearest values: {near}"
         elif near := ", ".join(_nearest(key, keys)):

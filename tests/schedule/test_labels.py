@@ -311,16 +311,18 @@ def test_a_label_nobody_has_is_told_with_the_nearest(desk: Desk) -> None:
     desk.submit(make_spec("key", labels={"zones": "west-1"}))
     desk.submit(make_spec("value", labels={"zone": "west1"}), make_spec("both", labels={
         "zone": "west-2", "disk": "ssd"}))  # fmt: skip
-    for run in ("key", "value", "both"):
+    desk.submit(make_spec("none", labels={"zone": "!in(west-1,west-2)"}))
+    assert "every node is left out by zone=!in(west-1,west-2)" in told(desk, "none")
+    for run in ("key", "value", "both", "none"):
         assert desk.status(run).reason is PendingReason.NO_MATCHING_LABELS
     key, value, both = (told(desk, run) for run in ("key", "value", "both"))
     assert "1 x GPU, a whole card each, on nodes with zones=west-1" in key
     assert "no node has a label zones; the nearest: zone" in key
-    assert "label zones: on no node; 0 nodes are west-1" in key
-    assert "nodes with zone=west1: 0 of 2" in value
+    assert "no label zones; 0 nodes are west-1" in key
+    assert "zone=west1 on 0 of 2 nodes" in value
     assert "no node is zone=west1; the nearest values: west-1, west-2" in value
     assert "label zone: west-1 (1), west-2 (1); 0 nodes are west1" in value
-    assert "nodes with disk=ssd, zone=west-2: 0 of 2" in both
+    assert "disk=ssd, zone=west-2 on 0 of 2 nodes" in both
     assert "label disk: ssd (1); 1 nodes are ssd" in both
 
 
