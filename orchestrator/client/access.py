@@ -218,11 +218,8 @@ class Client:
     def queue(self) -> tuple[Run, ...]:
         """Runs that have not ended: those that hold a card first, then as they will start."""
         runs = sorted(self._listing(is_unfinished=True), key=places.place)
-        return (
-            places.in_turn(runs, standing_of(self))
-            if len({run.queue for run in runs}) > 1
-            else (*runs,)
-        )
+        has_queues = len({run.queue for run in runs}) > 1
+        return places.in_turn(runs, standing_of(self)) if has_queues else (*runs,)
 
     def events(self, run_id: str | None = None, since: int = 0) -> Iterator[tuple[int, Event]]:
         """The journal as (number, event) after number `since`, of one run or of all."""

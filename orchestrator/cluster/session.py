@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.cluster.address import demand_answer
 from orchestrator.cluster.guard import TAG_NAME
+from orchestrator.cluster.own_groups import own_groups
 from orchestrator.cluster.running import LOOPBACK_NAME, RunningRay, read_running
 from orchestrator.cluster.tokens import ADMISSION_FIX, token_file
 from orchestrator.errors import ClusterError
@@ -190,7 +191,10 @@ def _connected(**options: Any) -> Iterator[None]:
     for name in ("ray", "ray._private.worker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says comes as events
     try:
-        ray.init(log_to_driver=False, configure_logging=False, namespace="orchestrator", **options)
+        with own_groups():
+            ray.init(
+                log_to_driver=False, configure_logging=False, namespace="orchestrator", **options
+            )
     except Exception as error:  # where Ray's processes do not start, it raises no narrower class
         raise _refused(str(options["address"]), error) from error
     farewell: threading.Thread | None = None

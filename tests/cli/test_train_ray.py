@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.client.access import Client
@@ -115,6 +116,13 @@ def test_a_signal_stops_after_the_epoch_and_resume_finishes(
     for line in lines(process):
         told += line
         if "epoch 1/4" in line:
+            rays = [
+                child
+                for child in psutil.Process(process.pid).children(recursive=True)
+                if child.name() in ("raylet", "gcs_server")
+            ]
+            assert len(rays) == 2
+            assert process.pid not in {os.getpgid(ray.pid) for ray in rays}, "it is not for Ray"
             os.killpg(process.pid, number)  # as a terminal does: the whole foreground group
             break
     _, err = process.communicate(timeout=60)

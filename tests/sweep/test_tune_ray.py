@@ -79,6 +79,7 @@ def test_tune_searches_what_fits_and_its_trials_are_runs(client: Client, tmp_pat
             range(1, result.metrics["epoch"] + 1)
         )
         is_whole = result.metrics["epoch"] == 3
-        assert run.state is (RunState.SUCCEEDED if is_whole else RunState.CANCELLED)
+        ended = client.wait(run.id, timeout=60.0)  # Tune's trial ends with its last report
+        assert ended.state is (RunState.SUCCEEDED if is_whole else RunState.CANCELLED)
     assert any(result.metrics["epoch"] < 3 for result in grid)
     assert any(result.metrics["epoch"] == 3 for result in grid)
