@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -103,16 +103,28 @@ class StoredCheckpoints:
     def _remove_needless(self, newest: CheckpointFile) -> None:
         """Remove what the run does not need, unless a newer attempt has taken over."""
         with suppress(StorageError):  # what cannot be removed now is removed after the next one
-            found = set(self._found())
-            if all(file.attempt <= newest.attempt for file in found):
-                for file in sorted(found - needed(found, newest)):
-                    self._remote.remove(file.path)
+            paths = self._remote.names(FOLDER)
+            found = set(_checkpoints_of(paths))
+            if any(file.attempt > newest.attempt for file in found):
+                return
+            needless = [file.path for file in sorted(found - needed(found, newest))]
+            for path in (*needless, *_cut_off(paths, newest.attempt)):
+                self._remote.remove(path)
 
-    def _found(self) -> Iterator[CheckpointFile]:
-        for path in self._remote.names(FOLDER):
-            _, number, name = path.split("/")
-            if number.isdecimal() and (file := parsed_name(int(number), name)):
-                yield file
+
+def _checkpoints_of(paths: Iterable[str]) -> Iterator[CheckpointFile]:
+    for path in paths:
+        _, number, name = path.split("/")
+        if number.isdecimal() and (file := parsed_name(int(number), name)):
+            yield file
+
+
+def _cut_off(paths: Iterable[str], newest: int) -> Iterator[str]:
+    """What attempts up to `newest` began to put up when they ended."""
+    for path in paths:
+        _, number, name = path.split("/")
+        if number.isdecimal() and int(number) <= newest and ".ckpt.part-" in name:
+            yield path
 
 
 class ScratchRun:

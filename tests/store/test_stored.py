@@ -248,6 +248,7 @@ def test_an_upload_that_fails_names_nothing_and_harms_nothing(
     # the next attempt goes on beside what was cut off, and that is no checkpoint
     ref = save(elsewhere, 2, first)
     assert elsewhere.verify(ref)
+    assert not [name for name in names(place.run()) if ".part-" in name]
 
 
 def test_a_store_that_refuses_is_not_asked_again(place: Place, tmp_path: Path) -> None:
