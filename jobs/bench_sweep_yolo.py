@@ -7,7 +7,8 @@ in a process of its own, whose whole time counts: its imports, the start of Ray,
 `--early` lets all of them stop trials (ASHA, grace of one epoch); otherwise none does. FILE is a
 JSON list that grows by a row after each system. Memory is the sum of the RSS of Ray's worker
 processes, sampled twice a second, and so are the processor seconds of all processes of a system,
-which mind less what else the machine does. Ours is held to its cards, whose sum is `limit_mib`.
+which mind less what else the machine does; `by_kind` says which processes took them. Ours is held
+to its cards, whose sum is `limit_mib`.
 """
 
 import argparse
@@ -34,6 +35,15 @@ __all__ = ["Sampler", "main", "measure"]
 
 _PERIOD = 0.5
 _SECONDS = 1500.0  # of one system
+_KINDS = {  # by what their command lines hold
+    "memory.process": "trace",
+    " serve ": "driver",
+    "jobs.sweep_systems": "search",
+    "ray::Inbox": "inbox",
+    "ray::RuntimeEnvAgent": "ray itself",
+    "ray::DashboardAgent": "ray itself",
+    "ray::": "workers",
+}
 
 
 @dataclass(slots=True)
@@ -44,6 +54,7 @@ class Sampler:
     most_bytes: int = 0  # of all workers at one time
     most_processes: int = 0
     seconds: dict[tuple[int, float], float] = field(default_factory=dict)  # of the processor
+    kinds: dict[tuple[int, float], str] = field(default_factory=dict)
 
     def sample(self) -> None:
         """Look once."""
@@ -55,11 +66,26 @@ class Sampler:
                     spent = process.cpu_times()
                     key = process.pid, process.create_time()
                     self.seconds[key] = spent.user + spent.system
-                    if "".join(process.cmdline()[:1]).startswith("ray::"):
+                    words = process.cmdline()
+                    if words:  # a process that has just ended has none
+                        self.kinds[key] = _kind(" ".join(words))
+                    if "".join(words[:1]).startswith("ray::"):
                         held += process.memory_info().rss
                         count += 1
         self.most_bytes = max(self.most_bytes, held)
         self.most_processes = max(self.most_processes, count)
+
+    def by_kind(self) -> dict[str, float]:
+        """Processor seconds by what the processes were for."""
+        found: dict[str, float] = {}
+        for key, seconds in self.seconds.items():
+            kind = self.kinds.get(key, "ray itself")
+            found[kind] = found.get(kind, 0.0) + seconds
+        return {kind: round(seconds, 1) for kind, seconds in sorted(found.items())}
+
+
+def _kind(command: str) -> str:
+    return next((kind for text, kind in _KINDS.items() if text in command), "ray itself")
 
 
 @contextmanager
@@ -98,6 +124,7 @@ def measure(system: str, budget: Budget, folder: Path) -> dict[str, Any]:
         "system": system,
         "seconds": round(seconds, 1),
         "processor_seconds": round(sum(sampler.seconds.values()), 1),
+        "by_kind": sampler.by_kind(),
         "rss_mib": sampler.most_bytes >> 20,
         "worker_processes_at_once": sampler.most_processes,
         "load_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
