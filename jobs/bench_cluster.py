@@ -58,9 +58,13 @@ def parity(seeds: Sequence[int], epochs: int, imgsz: int, out: Path | None) -> i
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(found[-1]) + "\n")
     best = {name: [max(row[name]["mAP50"]) for row in found] for name in _RUNS}
-    gaps = [two - one for one, two in zip(best["one"], best["two"], strict=True)]
+    gaps, same = (
+        [two - one for one, two in zip(best[name], best["two"], strict=True)]
+        for name in ("one", "cut")
+    )
     mean = statistics.fmean(gaps)
     print(f"mean difference of mAP50 {mean:+.4f}, allowed {_WITHIN}")
+    print(f"from one worker whose BatchNorm sees the same pieces {statistics.fmean(same):+.4f}")
     if len(found) > 1:
         apart = {name: statistics.stdev(values) for name, values in best.items()}
         print(
