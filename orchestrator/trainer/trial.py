@@ -2,17 +2,28 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
 from orchestrator.types import Scalar
 
-__all__ = ["Found", "main"]
+__all__ = ["Found", "Way", "main", "tried"]
 
 Found: TypeAlias = Iterator[tuple[str, Scalar, str]]
 """Name, value and what was measured, one after the other."""
+
+Way: TypeAlias = Callable[[], tuple[Scalar, str]]
+"""Tries one setting: its value, and what was measured."""
+
+
+def tried(names: Sequence[str], ways: Mapping[str, Way], found: dict[str, Scalar]) -> Found:
+    """Try settings in their order; what was found is there for the ways that come later."""
+    for name in names:
+        value, told = ways[name]()
+        found[name] = value
+        yield name, value, told
 
 
 def main(order: str) -> None:

@@ -13,7 +13,7 @@ from orchestrator.trainer.compare import compared
 from orchestrator.trainer.loading import PictureFolder, picture_loader
 from orchestrator.trainer.options_timm import TimmOptions, timm_options
 from orchestrator.trainer.pictures import find_pictures
-from orchestrator.trainer.trial import Found
+from orchestrator.trainer.trial import Found, Way, tried
 from orchestrator.trainer.trial_loading import fewest_workers, parts_of, seconds_of_batch
 from orchestrator.types import Scalar, TrainSettings
 
@@ -49,17 +49,14 @@ class _Trial:
 
     def results(self) -> Found:
         """Try one after the other; later ones build on what was found."""
-        ways: dict[str, Callable[[], tuple[Scalar, str]]] = {
+        ways: dict[str, Way] = {
             "channels_last": self._channels_last,
             "compile": self._compile,
             "pin_memory": self._pin_memory,
             "cache": self._cache,
             "workers": self._workers,
         }
-        for name in self._order["names"]:
-            value, told = ways[name]()
-            self._found[name] = value
-            yield name, value, told
+        return tried(self._order["names"], ways, self._found)
 
     def _channels_last(self) -> tuple[Scalar, str]:
         verdict = compared(self._step(), self._step(channels_last=True), rounds=_ROUNDS)

@@ -9,9 +9,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from orchestrator.trainer.compare import compared
-from orchestrator.trainer.trial import Found
+from orchestrator.trainer.trial import Found, Way, tried
 from orchestrator.trainer.trial_loading import fewest_workers, parts_of, seconds_of_batch
 from orchestrator.trainer.yolo_apart import apart, can_halve
+from orchestrator.trainer.yolo_model import trainer_of
 from orchestrator.types import Scalar, Seconds
 
 __all__ = ["results"]
@@ -35,20 +36,11 @@ class _Trial:
     """
 
     def __init__(self, order: dict[str, Any], folder: str) -> None:
-        import ultralytics.models.yolo as models
-
         given = dict(order["arguments"])
-        trainers: dict[str, Any] = {
-            "detect": models.detect.DetectionTrainer,
-            "segment": models.segment.SegmentationTrainer,
-            "pose": models.pose.PoseTrainer,
-            "obb": models.obb.OBBTrainer,
-            "classify": models.classify.ClassificationTrainer,
-        }
         self._order, self._size = order, int(order["micro_batch"])
         given |= {"project": folder, "save_dir": folder, "cache": False, "workers": 0}
         given |= {"batch": self._size, "nbs": self._size}
-        self._trainer = trainers[given["task"]](overrides=given)
+        self._trainer = trainer_of(given["task"])(overrides=given)
         self._trainer.setup_model()
         self._trainer.model = self._trainer.model.to(self._trainer.device)
         self._trainer.set_model_attributes()
@@ -60,15 +52,12 @@ class _Trial:
 
     def results(self) -> Found:
         """Try one after the other; later ones build on what was found."""
-        ways: dict[str, Callable[[], tuple[Scalar, str]]] = {
+        ways: dict[str, Way] = {
             "channels_last": self._channels_last,
             "cache": self._cache,
             "workers": self._workers,
         }
-        for name in self._order["names"]:
-            value, told = ways[name]()
-            self._found[name] = value
-            yield name, value, told
+        return tried(self._order["names"], ways, self._found)
 
     def _channels_last(self) -> tuple[Scalar, str]:
         if self._trainer.device.type != "cuda":

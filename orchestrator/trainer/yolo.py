@@ -71,13 +71,11 @@ class YoloTrainer:
 def _train(
     task: TrainTask, device: Device, link: RunLink, governor: "Governor", ranks: "Ranks"
 ) -> tuple[Outcome, Metrics]:
-    import ultralytics.models.yolo as models
-
     from orchestrator.trainer.choices import Chosen, chosen, with_choices
     from orchestrator.trainer.handover import best_yolo
     from orchestrator.trainer.yolo_attempt import Attempt, Leave
     from orchestrator.trainer.yolo_loop import orchestrated
-    from orchestrator.trainer.yolo_model import find_model
+    from orchestrator.trainer.yolo_model import find_model, trainer_of
 
     model = find_model(task.spec.settings.model)
     data = _data(task, model.task, is_fresh=link.resume_from is None)
@@ -105,15 +103,8 @@ def _train(
     elif task.weights is not None:
         with on_host(device):
             attempt.weights = best_yolo(task.weights)
-    base: Any = {
-        "detect": models.detect.DetectionTrainer,
-        "segment": models.segment.SegmentationTrainer,
-        "pose": models.pose.PoseTrainer,
-        "obb": models.obb.OBBTrainer,
-        "classify": models.classify.ClassificationTrainer,
-    }[model.task]
     is_finished = attempt.state is not None and bool(attempt.state["finished"])
-    trainer = orchestrated(base, attempt)(given)
+    trainer = orchestrated(trainer_of(model.task), attempt)(given)
     if task.rank == 0:
         note_ours(trainer.save_dir / "args.yaml", task.spec.settings.options)
     trainer.publish_arguments()

@@ -18,7 +18,7 @@ import torch
 
 from orchestrator.errors import ConfigError, DataError
 
-__all__ = ["TASKS", "YoloModel", "copy_weights", "find_model", "write_weights"]
+__all__ = ["TASKS", "YoloModel", "copy_weights", "find_model", "trainer_of", "write_weights"]
 
 _FINISHED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by averaged model
 TASKS = ("detect", "segment", "pose", "obb", "classify")
@@ -30,6 +30,19 @@ class YoloModel:
 
     path: str
     task: str
+
+
+def trainer_of(task: str) -> Any:
+    """Ultralytics' own trainer class for one of `TASKS`."""
+    from ultralytics.models import yolo
+
+    return {
+        "detect": yolo.detect.DetectionTrainer,
+        "segment": yolo.segment.SegmentationTrainer,
+        "pose": yolo.pose.PoseTrainer,
+        "obb": yolo.obb.OBBTrainer,
+        "classify": yolo.classify.ClassificationTrainer,
+    }[task]
 
 
 def find_model(name: str) -> YoloModel:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from orchestrator.client.access import Client
 from orchestrator.types import RunState
+from tests.cli.started import start
 
 pytestmark = pytest.mark.ray
 
@@ -29,19 +29,6 @@ projects:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "exp.yaml").write_text(CONFIG)
     return tmp_path
-
-
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    variables = {"ORC_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "ORC_CONFIG": "none"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", *words],
-        cwd=folder,
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def train(folder: Path, *words: str) -> tuple[int, str, str]:

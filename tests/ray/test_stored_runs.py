@@ -1,9 +1,6 @@
 """Runs at an address on a Ray of their own: killed and gone on from there, read by the commands."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -11,6 +8,7 @@ import pytest
 
 from orchestrator.client.access import Client
 from orchestrator.types import RunState
+from tests.cli.started import start
 
 pytestmark = pytest.mark.ray
 
@@ -20,19 +18,6 @@ runs: file://{shared}
 projects:
   - {{name: one, trainer: fake, model: fake, data: none, epochs: 6, epoch_seconds: 0.5}}
 """
-
-
-def command(folder: Path, *words: str) -> subprocess.Popen[str]:
-    variables = {"ORC_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1", "ORC_CONFIG": "none"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", *words],
-        cwd=folder,
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def kill_worker(folder: Path) -> None:
@@ -51,7 +36,7 @@ def kill_worker(folder: Path) -> None:
 def test_a_killed_run_goes_on_from_its_address_and_leaves_no_scratch(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     (tmp_path / "exp.yaml").write_text(CONFIG.format(shared=shared))
-    driver = command(tmp_path, "train", "exp.yaml")
+    driver = start(tmp_path, "train", "exp.yaml")
     assert driver.stderr is not None
     for line in driver.stderr:
         if re.search(r"epoch 2/6", line):
@@ -76,6 +61,6 @@ def test_a_killed_run_goes_on_from_its_address_and_leaves_no_scratch(tmp_path: P
     assert scratch == []
     assert [path.name for path in client.logs(run.id)] == ["attempt-1.log", "attempt-2.log"]
 
-    shown = command(tmp_path, "show", run.id)
+    shown = start(tmp_path, "show", run.id)
     out, _ = shown.communicate(timeout=60)
     assert f"{run.address}/files/attempt-2" in out

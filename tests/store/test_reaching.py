@@ -62,6 +62,7 @@ def test_credentials_are_found_wherever_the_client_finds_them(
         return RemoteFolder(address, open_=lambda _: (LocalFileSystem(), str(tmp_path)), **words)
 
     demand_usable(S3, environment={**NOWHERE, **known}, open_=local)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "its probe is gone"
 
 
 class Metadata(BaseHTTPRequestHandler):
