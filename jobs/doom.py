@@ -11,7 +11,7 @@ from sqlalchemy import Engine, event
 
 from orchestrator.messages import Event
 from orchestrator.store.sql import SqlStore
-from orchestrator.types import RunStatus, Seconds
+from orchestrator.types import Finding, RunStatus, Seconds
 
 __all__ = ["MOMENTS", "VARIABLE", "DoomedStore", "Point"]
 
@@ -74,6 +74,10 @@ class DoomedStore:
     def replay(self) -> Iterator[Event]:
         """Every recorded event."""
         return self._store.replay()
+
+    def findings(self, model: str | None = None) -> Sequence[Finding]:
+        """What is known of settings that were tried."""
+        return self._store.findings(model)
 
     def _look_back(self) -> None:
         if self._is_met:  # what followed from the event has been done

@@ -15,7 +15,7 @@ from orchestrator.errors import ClusterError, StoreError, TransitionError
 from orchestrator.messages import Action, Event, NodeLost, PlaceMended, RunSubmitted
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.store.memory import MemoryStore
-from orchestrator.types import PendingReason, RunId, RunSpec, RunStatus, Seconds
+from orchestrator.types import Finding, PendingReason, RunId, RunSpec, RunStatus, Seconds
 
 __all__ = ["Played", "play"]
 
@@ -82,6 +82,9 @@ class _WatchedStore:
 
     def replay(self) -> Iterator[Event]:
         return self.store.replay()
+
+    def findings(self, model: str | None = None) -> Sequence[Finding]:
+        return self.store.findings(model)
 
     def _append(self, event: Event) -> bool:
         is_taken = self.store.append(event)

@@ -1,4 +1,4 @@
-"""Plans, recommends and shows the book: `orc plan`, `orc recommend`, `orc memory book`."""
+"""Plans, recommends, shows what was measured: `orc plan`, `orc recommend`, `orc memory book`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestrator.client import survey
 from orchestrator.client.access import Client
 from orchestrator.client.cpus import counted, hosts_of
+from orchestrator.client.measured import findings_of, forget_findings
 from orchestrator.client.planner import planner_of
 from orchestrator.client.plans import CardPlan
 from orchestrator.client.storage import demand_storage, storage_told
@@ -15,6 +16,7 @@ from orchestrator.client.together import together
 from orchestrator.config.check import check_files
 from orchestrator.config.load import Config, load_config, load_shared
 from orchestrator.console import plan as console
+from orchestrator.console.choices import show_findings
 from orchestrator.console.say import say
 from orchestrator.device.catalogue import emulated_cards
 from orchestrator.device.nvml import survey as nvml_cards
@@ -22,7 +24,7 @@ from orchestrator.memory.predict import Predictor
 from orchestrator.selectors import admits, selector_text
 from orchestrator.types import Card, Node
 
-__all__ = ["Cards", "book", "cpus_told", "labels_told", "plan", "recommend"]
+__all__ = ["Cards", "book", "choices", "cpus_told", "labels_told", "plan", "recommend"]
 
 
 def plan(  # noqa: PLR0913 - the options of a command
@@ -134,4 +136,13 @@ def recommend(
 def book(*, home: Path | None, as_json: bool) -> int:
     """Show the measured peaks."""
     console.show_book(survey.book_of(Client(home)), as_json=as_json)
+    return 0
+
+
+def choices(*, forget: str | None, home: Path | None, as_json: bool) -> int:
+    """Show the settings that runs have tried, after those of a model were forgotten."""
+    client = Client(home)
+    if forget is not None:
+        say(f"{forget}: forgot {forget_findings(client, forget)} setting(s)")
+    show_findings(findings_of(client), as_json=as_json)
     return 0

@@ -1,9 +1,9 @@
 """The loop that joins scheduler, cluster and store; the same for Ray and for a simulation."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.messages import Action, Event, TimePassed
+from orchestrator.messages import Action, Event, StartGang, TimePassed
 from orchestrator.ports import Clock, Cluster, Store
 from orchestrator.schedule.scheduler import Scheduler
 
@@ -83,8 +83,7 @@ class _Loop:
         changed = self.scheduler.drain_changes()
         if changed:
             self.store.publish(changed)
-        for action in actions:
-            self.cluster.apply(action)
+        self._carry_out(actions)
         self.num_events += len(together)
         for event in together:
             self.observe(event)
@@ -94,10 +93,17 @@ class _Loop:
         changed = self.scheduler.drain_changes()
         if changed:
             self.store.publish(changed)
-        for action in actions:
-            self.cluster.apply(action)
+        self._carry_out(actions)
         self.num_events += 1
         self.observe(event)
+
+    def _carry_out(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if isinstance(action, StartGang) and "auto" in action.spec.settings.options:
+                known = self.store.findings(action.spec.settings.model)
+                self.cluster.apply(replace(action, findings=tuple(known)))
+            else:
+                self.cluster.apply(action)
 
 
 def _unobserved(_: Event) -> None:

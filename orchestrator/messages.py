@@ -8,6 +8,7 @@ from orchestrator.types import (
     BatchPlan,
     Cause,
     CheckpointRef,
+    Finding,
     Metrics,
     Node,
     NodeId,
@@ -271,6 +272,7 @@ class StartGang:
     placement: Placement
     checkpoints: tuple[CheckpointRef, ...] = ()
     weights: CheckpointRef | None = None
+    findings: tuple[Finding, ...] = ()  # settings that other runs of the model have tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from orchestrator.types import (
     Card,
     CheckpointRef,
     DeviceMemory,
+    Finding,
     Metrics,
     Outcome,
     Progress,
@@ -23,16 +24,8 @@ from orchestrator.types import (
 )
 
 __all__ = [
-    "Checkpoints",
-    "Clock",
-    "Cluster",
-    "Device",
-    "Parts",
-    "RunLink",
-    "Store",
-    "StoredRun",
-    "Trainer",
-]
+    "Checkpoints", "Clock", "Cluster", "Device", "Parts", "RunLink", "Store", "StoredRun", "Trainer"
+]  # fmt: skip
 
 
 class Clock(Protocol):
@@ -96,6 +89,13 @@ class Store(Protocol):
 
     def replay(self) -> Iterator[Event]:
         """Every recorded event in the order it was recorded."""
+        ...
+
+    def findings(self, model: str | None = None) -> Sequence[Finding]:
+        """What recorded epochs told of settings that were tried, of a model or of all.
+
+        The newest of each setting and kind; a trial that failed never replaces one that did not.
+        """
         ...
 
 

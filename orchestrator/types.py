@@ -29,9 +29,9 @@ from orchestrator.states import (
 
 __all__ = [
     "AttemptId", "BatchPlan", "Bytes", "Card", "Cause", "CheckpointRef", "DeviceKind",
-    "DeviceMemory", "Explanation", "Metrics", "Node", "NodeId", "NodeType", "Outcome", "Part",
-    "PendingReason", "Placement", "Progress", "QueueRule", "RetryBudget", "RunId", "RunSpec",
-    "RunState", "RunStatus", "Scalar", "Seconds", "Share", "StepProgress", "StopMode",
+    "DeviceMemory", "Explanation", "Finding", "Metrics", "Node", "NodeId", "NodeType", "Outcome",
+    "Part", "PendingReason", "Placement", "Progress", "QueueRule", "RetryBudget", "RunId",
+    "RunSpec", "RunState", "RunStatus", "Scalar", "Seconds", "Share", "StepProgress", "StopMode",
     "StopReason", "TrainSettings", "TrainTask",
 ]  # fmt: skip
 
@@ -169,6 +169,28 @@ class CheckpointRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a setting should be, because it was tried, and what that holds for.
+
+    `kind` is all that the answer depends on besides card and model: sizes, precision, CPUs, data,
+    versions. `is_measured` is False where the trial failed: the default holds, and `told` says why.
+    """
+
+    trainer: str
+    card: str  # as the device names it
+    model: str
+    kind: str
+    name: str
+    value: Scalar
+    told: str
+    is_measured: bool = True
+
+    def __str__(self) -> str:
+        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
+        return f"{self.name}={value} ({self.told})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """One completed epoch, counted from 1; peaks are those since the micro-batch last changed."""
 
@@ -184,6 +206,7 @@ class Progress:
     leak_bytes: Bytes = 0  # by which the memory grows each epoch; 0 without a leak
     rungs: tuple[str, ...] = ()  # given up while the run trained: "amp=bf16"
     choices: tuple[str, ...] = ()  # settings that were measured, and what that said
+    findings: tuple[Finding, ...] = ()  # those of them that nobody knew; told with one epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +235,7 @@ class TrainTask:
     folder: str
     rank: int = 0
     weights: CheckpointRef | None = None
+    findings: tuple[Finding, ...] = ()  # what other runs of the model have found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

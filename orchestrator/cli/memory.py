@@ -1,4 +1,4 @@
-"""`orc memory ...`: the book of measured peaks, and measuring one project here."""
+"""`orc memory ...`: measured peaks, settings that were tried, and measuring one project here."""
 
 from typing import Annotated
 
@@ -17,6 +17,20 @@ def _book(home: Home = None, as_json: Json = False) -> int:
     from jobs.plan import book
 
     return book(home=home, as_json=as_json)
+
+
+@memory_app.command("choices")
+def _choices(
+    forget: Annotated[
+        str | None, typer.Option("--forget", help="First forget those of this model.")
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> int:
+    """Show the settings that runs with `auto` have tried, and what each answer holds for."""
+    from jobs.plan import choices
+
+    return choices(forget=forget, home=home, as_json=as_json)
 
 
 @memory_app.command("profile")

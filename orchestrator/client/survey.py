@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.client.access import Client
 from orchestrator.client.folds import check_folds
 from orchestrator.client.machine import cpu_count
+from orchestrator.client.measured import findings_of, holding
 from orchestrator.client.plans import CardPlan, Planner, ladder_of
 from orchestrator.client.series import projects_of
 from orchestrator.client.suggest import suggestions
@@ -168,6 +169,7 @@ def advise(
     if config is None:
         return {target.name: recommend(target, machine) for target in targets}
     found: dict[str, Sequence[Advice]] = {}
+    findings = findings_of(client)
     for project in _on_cards(config):
         spec, facts = project_facts(project, client)
         for target in targets:
@@ -178,7 +180,14 @@ def advise(
                 if not is_unpredictable(error):
                     raise
             found[f"{project.label} on {target.name}"] = recommend(
-                target, machine, spec=spec, choice=choice, num_images=facts.num_images
+                target,
+                machine,
+                spec=spec,
+                choice=choice,
+                num_images=facts.num_images,
+                findings=holding(findings, spec, choice, target, machine.num_cpus)
+                if choice
+                else (),
             )
     return found
 

@@ -238,6 +238,7 @@ class Worker:
             folder=str(own),
             rank=rank,
             weights=self._here(weights),
+            findings=order.findings,
         )
         device.reset_peak()
         with device.session():

@@ -7,7 +7,7 @@ from orchestrator.plan.budget import Target
 from orchestrator.plan.choose import Choice
 from orchestrator.plan.correct import Confidence
 from orchestrator.plan.job import precision_on
-from orchestrator.types import Bytes, RunSpec
+from orchestrator.types import Bytes, Finding, RunSpec
 
 __all__ = ["Advice", "Machine", "recommend"]
 
@@ -42,6 +42,7 @@ def recommend(
     spec: RunSpec | None = None,
     choice: Choice | None = None,
     num_images: int = 0,
+    findings: Sequence[Finding] = (),
 ) -> Sequence[Advice]:
     """Settings for a card, and for a run on it where one is given.
 
@@ -51,6 +52,7 @@ def recommend(
         spec: The run.
         choice: How the run is cut on the card; None where it is not known.
         num_images: Pictures of training and validation; 0 where they are not known.
+        findings: What earlier runs have measured that holds for this one on the card.
     """
     found = [*_cut(spec, choice), _precision(target, spec), _workers(machine)]
     if spec is not None and num_images:
@@ -64,7 +66,17 @@ def recommend(
                 confidence=Confidence.TABLE.value,
             )
         )
-    return (*found, _allocator(target, machine))
+    measured = {each.name: _measured(each) for each in findings}
+    kept = [measured.pop(each.key, each) for each in found]
+    return (*kept, *measured.values(), _allocator(target, machine))
+
+
+def _measured(finding: Finding) -> Advice:
+    value = str(finding.value).lower() if isinstance(finding.value, bool) else str(finding.value)
+    reason = f"tried by an earlier run: {finding.told}"
+    return Advice(
+        key=finding.name, value=value, reason=reason, confidence=Confidence.MEASURED.value
+    )
 
 
 def _cut(spec: RunSpec | None, choice: Choice | None) -> list[Advice]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.messages import AttemptEvent, Event, GangFailed, ProgressReported
-from orchestrator.types import NodeId, RunId, RunStatus, Seconds, Share
+from orchestrator.types import Finding, NodeId, RunId, RunStatus, Seconds, Share
 
 __all__ = ["Tally"]
 
@@ -72,6 +72,10 @@ class Tally:
     def replay(self) -> Iterator[Event]:
         """Nothing: a simulation begins anew."""
         return iter(())
+
+    def findings(self, _model: str | None = None) -> Sequence[Finding]:
+        """Nothing: what is simulated tries no settings."""
+        return ()
 
     def _take(self, shares: Sequence[Share]) -> None:
         for share in shares:

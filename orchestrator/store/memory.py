@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.messages import AttemptEvent, Event, ProgressReported
 from orchestrator.states import TERMINAL
-from orchestrator.types import Progress, RunId, RunStatus, Seconds
+from orchestrator.types import Finding, Progress, RunId, RunStatus, Seconds
 
 __all__ = ["MemoryStore"]
 
@@ -31,6 +31,7 @@ class MemoryStore:
         self._held: dict[RunId, _Held] = {}
         self._inbox: list[Event] = []
         self._keys: set[str] = set()
+        self._findings: dict[Finding, Finding] = {}  # by what they are about
 
     def append(self, event: Event) -> bool:
         """Record an event; False, and nothing recorded, when it is fenced off."""
@@ -46,6 +47,8 @@ class MemoryStore:
                 if row is not None and row.attempt.number >= number:
                     return False
                 held.rows[event.progress.epoch] = event
+                for finding in event.progress.findings:
+                    self._note(finding)
         self._events.append(event)
         return True
 
@@ -71,6 +74,18 @@ class MemoryStore:
     def replay(self) -> Iterator[Event]:
         """Every recorded event in the order it was recorded."""
         return iter(tuple(self._events))
+
+    def findings(self, model: str | None = None) -> Sequence[Finding]:
+        """What recorded epochs told of settings that were tried, of a model or of all."""
+        found = self._findings.values()
+        return tuple(each for each in found if model is None or each.model == model)
+
+    def _note(self, finding: Finding) -> None:
+        about = replace(finding, value=None, told="", is_measured=True)
+        known = self._findings.get(about)
+        if finding.is_measured or known is None or not known.is_measured:
+            self._findings.pop(about, None)  # the order is that of recording
+            self._findings[about] = finding
 
     def ask(self, event: Event, key: str | None = None) -> bool:
         """Put a person's wish into the inbox; False when the same key was asked before."""

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from orchestrator.errors import NotFoundError
 from orchestrator.messages import CancelRequested, Event, ResumeRequested
 from orchestrator.plan.correct import Peak
-from orchestrator.store import asking, book, lists, rows
+from orchestrator.store import asking, book, findings, lists, rows
 from orchestrator.store.database import Database
 from orchestrator.store.lease import Driver, driver_of, taken
 from orchestrator.store.lists import Asking, Listed
@@ -16,6 +16,7 @@ from orchestrator.store.schema import journal
 from orchestrator.store.sweeps import SweepTables
 from orchestrator.types import (
     CheckpointRef,
+    Finding,
     Node,
     NodeType,
     Progress,
@@ -218,6 +219,11 @@ class StoreReader:
         """The book of measured peaks, or what it says of a model, oldest first."""
         with self._database.transaction(write=False) as connection:
             return book.peaks(connection, model)
+
+    def findings(self, model: str | None = None) -> tuple[Finding, ...]:
+        """What recorded epochs told of settings that were tried, of a model or of all."""
+        with self._database.transaction(write=False) as connection:
+            return findings.known(connection, model)
 
 
 def _not_found(run_id: str, *, is_waiting: bool) -> NotFoundError:

@@ -10,6 +10,7 @@ from orchestrator.errors import StoreError
 from orchestrator.messages import AttemptEvent, Event, ProgressReported, RunSubmitted
 from orchestrator.store.codec import decode, from_plain, to_plain
 from orchestrator.store.database import Database
+from orchestrator.store.findings import note
 from orchestrator.store.lists import note_event
 from orchestrator.store.schema import checkpoints, inbox, journal, progress, runs
 from orchestrator.types import CheckpointRef, Progress, RunStatus
@@ -58,6 +59,7 @@ def record(database: Database, connection: Connection, event: Event, body: str) 
     seq = int(key[0])
     if isinstance(event, ProgressReported):
         _record_epoch(database, connection, event, seq)
+        note(database, connection, event)
     note_event(database, connection, event)
     return seq
 

@@ -20,6 +20,7 @@ __all__ = [
     "board",
     "book",
     "checkpoints",
+    "findings",
     "inbox",
     "journal",
     "latest",
@@ -32,7 +33,7 @@ __all__ = [
     "sweeps",
 ]
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest migration. Versions are compared as text, so they keep their four digits."""
 
 VERSION_TABLE = "meta"
@@ -152,6 +153,17 @@ book = Table(  # measured peaks of memory, one row an attempt and cut
     Column("has_validation", Integer, nullable=False, server_default="1"),
     Index("book_of_model", "model", "imgsz"),
     Index("book_of_attempt", "attempt", "micro_batch", unique=True),
+)
+
+findings = Table(  # settings that runs have tried, one row for each and what it holds for
+    "findings",
+    metadata,
+    Column("key", Text, primary_key=True),  # SHA-256 of what it holds for
+    Column("model", Text, nullable=False),
+    Column("is_measured", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("attempt", Text, nullable=False),
+    Column("body", Text, nullable=False),
 )
 
 lease = Table(  # one row: who drives. The lock beside it decides; the epoch fences writes.

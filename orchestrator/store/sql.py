@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from orchestrator.errors import StoreError
 from orchestrator.messages import Event
 from orchestrator.plan.correct import Peak
-from orchestrator.store import asking, book, lists, rows
+from orchestrator.store import asking, book, findings, lists, rows
 from orchestrator.store.asking import Wish
 from orchestrator.store.codec import encode
 from orchestrator.store.database import Database
@@ -166,6 +166,14 @@ class SqlStore(StoreReader):
         """
         with self._database.transaction(write=True) as connection:
             book.record(self._database, connection, peak)
+
+    def forget_findings(self, model: str) -> int:
+        """Forget which settings were measured for a model: its next run tries them anew.
+
+        Anyone may, since no decision of the driver is in them. Returns how many were known.
+        """
+        with self._database.transaction(write=True) as connection:
+            return findings.forget(connection, model)
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

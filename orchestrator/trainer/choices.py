@@ -2,7 +2,8 @@
 
 The trial runs in a process of its own, before the training begins: it draws no chance of the
 training, changes none of its weights, and can be ended when it takes too long. What it found is
-kept beside the run folders, so that the next run of the kind does not try again.
+told with the first epoch and kept in the store, and every attempt is told what is known when it is
+placed, so that the next run of the kind does not try again, wherever it trains.
 """
 
 import json
@@ -11,38 +12,51 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib import metadata
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.ports import Device
-from orchestrator.trainer.options_auto import AUTO_KEYS, auto_names
-from orchestrator.types import Scalar, Seconds, TrainSettings, TrainTask
+from orchestrator.trainer.options_auto import (
+    AUTO_KEYS,
+    auto_names,
+    can_be,
+    card_named,
+    kind_of,
+    versions_of,
+)
+from orchestrator.types import Finding, Scalar, Seconds, TrainSettings, TrainTask
 
-__all__ = ["BOOK", "Chosen", "chosen", "kind_of", "with_choices"]
+__all__ = ["Choices", "chosen"]
 
 log = logging.getLogger(__name__)
 
-BOOK = "choices.json"
-"""In the folder of run folders: what was found, by card and model."""
-_LIBRARIES = {"timm": "timm", "yolo": "ultralytics"}
 _BUDGET: Seconds = 120.0  # for all of a trial; torch.compile alone can take minutes on a CPU
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """A setting, what it was set to, and what the measurement said."""
+class Choices:
+    """The measured settings of an attempt, and which of them nobody knew before.
 
-    name: str
-    value: Scalar
-    told: str
+    Args:
+        rows: All of them.
+        known: What the attempt was told when it was placed.
+    """
 
-    def __str__(self) -> str:
-        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
-        return f"{self.name}={value} ({self.told})"
+    def __init__(self, rows: Sequence[Finding] = (), known: Sequence[Finding] = ()) -> None:
+        self.rows = tuple(rows)
+        self._new = tuple(row for row in self.rows if row not in known)
+
+    def applied(self, settings: TrainSettings) -> TrainSettings:
+        """The settings with what was chosen."""
+        values = {row.name: row.value for row in self.rows}
+        own = {name: values.pop(name) for name in ("workers", "cache") if name in values}
+        return replace(settings, options={**settings.options, **values}, **own)  # type: ignore[arg-type] # each of its field's type
+
+    def told(self) -> dict[str, Any]:
+        """What an epoch tells of them; what is new only once, since the journal keeps it."""
+        new, self._new = self._new, ()
+        return {"choices": tuple(map(str, self.rows)), "findings": new}
 
 
 def chosen(
@@ -52,7 +66,7 @@ def chosen(
     about: dict[str, Any],
     *,
     budget: Seconds = _BUDGET,
-) -> tuple[Chosen, ...]:
+) -> tuple[Finding, ...]:
     """What the settings that are left to a measurement should be; tries what is not known yet.
 
     A trial that fails, or takes longer than its budget, leaves things as they are by default, and
@@ -60,7 +74,7 @@ def chosen(
 
     Args:
         trainer: timm or yolo.
-        task: The attempt.
+        task: The attempt; tells what is known.
         device: The card that the trial may use as well, before the training does.
         about: What the trial of this trainer has to know besides, as JSON has it.
         budget: Seconds after which the trial is ended.
@@ -69,44 +83,50 @@ def chosen(
         ConfigError: E1103, one of them cannot be measured.
     """
     names = auto_names(trainer, task.spec.settings.options)
-    if not names:
-        return ()
-    book = Path(task.spec.folder).parent / BOOK
-    kind = kind_of(trainer, task, device)
-    known = _read(book).get(kind, {})
-    missing = [name for name in names if name not in known]
-    if missing:
-        found = _tried(trainer, task, device, about | {"names": missing}, budget)
-        known = known | found
-        _write(book, kind, known)
-    rows = [Chosen(name=name, **known[name]) for name in names]
+    asked = {name: _asked(trainer, task, device, name) for name in names}
+    known = {name: _known(task, asked[name]) for name in names}
+    missing = [name for name in names if known[name] is None]
+    tried = _tried(trainer, task, device, about | {"names": missing}, budget) if missing else {}
+    rows = tuple(known[name] or replace(asked[name], **tried[name]) for name in names)
     for row in rows:
         log.info("%s %s", "measured:" if row.name in missing else "known from before:", row)
-    return tuple(rows)
+    return rows
 
 
-def with_choices(settings: TrainSettings, choices: tuple[Chosen, ...]) -> TrainSettings:
-    """The settings with what was chosen."""
-    values = {choice.name: choice.value for choice in choices}
-    own = {name: values.pop(name) for name in ("workers", "cache") if name in values}
-    return replace(settings, options={**settings.options, **values}, **own)  # type: ignore[arg-type] # each of its field's type
-
-
-def kind_of(trainer: str, task: TrainTask, device: Device) -> str:
-    """What a finding holds for: card, model, sizes, precision, CPUs and libraries."""
+def _asked(trainer: str, task: TrainTask, device: Device, name: str) -> Finding:
+    """A setting and what its answer will hold for; its value is still unknown."""
     settings = task.spec.settings
-    library = _LIBRARIES[trainer]
-    parts = {
-        "card": device.name,
-        "model": settings.model,
-        "imgsz": settings.imgsz,
-        "micro_batch": task.batch.micro_batch,
-        "amp": settings.amp,
-        "cpus": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "torch": metadata.version("torch"),
-        library: metadata.version(library),
-    }
-    return " ".join(f"{key}={value}" for key, value in parts.items())
+    kind = kind_of(
+        name,
+        settings,
+        micro_batch=task.batch.micro_batch,
+        num_cpus=_cpu_count(),
+        versions=versions_of(trainer),
+        is_on_cpu=not device.torch_device.startswith("cuda"),
+    )
+    return Finding(
+        trainer=trainer,
+        card=card_named(device.name),
+        model=settings.model,
+        kind=kind,
+        name=name,
+        value=None,
+        told="",
+    )
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _known(task: TrainTask, asked: Finding) -> Finding | None:
+    """What is known of a setting, the newest last; a value that cannot be one is not known."""
+    for each in reversed(task.findings):
+        if replace(each, value=None, told="", is_measured=True) == asked and can_be(
+            each.name, each.value
+        ):
+            return each
+    return None
 
 
 def _tried(
@@ -152,7 +172,8 @@ def _tried(
             row = json.loads(line)
             found[row["name"]] = {"value": row["value"], "told": row["told"]}
     for name in about["names"]:
-        found.setdefault(name, {"value": _default(trainer, task, device, name), "told": why})
+        default = _default(trainer, task, device, name)
+        found.setdefault(name, {"value": default, "told": why, "is_measured": False})
     return found
 
 
@@ -161,21 +182,3 @@ def _default(trainer: str, task: TrainTask, device: Device, name: str) -> Scalar
         return task.spec.settings.workers
     value = AUTO_KEYS[trainer][name]
     return value and (name != "channels_last" or device.torch_device.startswith("cuda"))
-
-
-def _read(book: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    with suppress(OSError, ValueError):
-        found = json.loads(book.read_text("utf-8"))
-        if isinstance(found, dict):
-            return found
-    return {}
-
-
-def _write(book: Path, kind: str, rows: Mapping[str, dict[str, Any]]) -> None:
-    """Add what was found; of two runs that write at once one may have to try again."""
-    scratch = book.with_name(f".{book.name}.{os.getpid()}")
-    try:
-        scratch.write_text(json.dumps({**_read(book), kind: dict(rows)}, indent=1), "utf-8")
-        scratch.replace(book)
-    except OSError as error:
-        log.warning("what was measured is not remembered: %s", error)

@@ -14,7 +14,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from orchestrator.ports import Device, RunLink
-from orchestrator.trainer.choices import Chosen, chosen, with_choices
+from orchestrator.trainer.choices import Choices, chosen
 from orchestrator.trainer.classifier import (
     is_fixed_size,
     make_mix,
@@ -93,8 +93,8 @@ class TimmRun:
         every, tested = find_pictures(Path(asked.data).expanduser(), asked.seed)
         about = {"num_classes": len(every.classes)}
         found = chosen("timm", task, device, about) if ranks.is_first else ()
-        self._choices: tuple[Chosen, ...] = ranks.of_first(found)
-        self._settings = settings = with_choices(asked, self._choices)
+        self._choices = Choices(ranks.of_first(found), task.findings)
+        self._settings = settings = self._choices.applied(asked)
         self._task = task = replace(task, spec=replace(task.spec, settings=settings))
         self._options = options = timm_options(settings.options)
         sets = every.part(options.fraction), tested
@@ -190,7 +190,7 @@ class TimmRun:
             metrics=metrics,
             seconds=seconds,
             num_images=self._feed.num_steps * self._task.batch.effective_batch,
-            choices=tuple(map(str, self._choices)),
+            **self._choices.told(),
             **asdict(memory),
         )
         self._link.report(progress, checkpoint)

@@ -71,7 +71,7 @@ class YoloTrainer:
 def _train(
     task: TrainTask, device: Device, link: RunLink, governor: "Governor", ranks: "Ranks"
 ) -> tuple[Outcome, Metrics]:
-    from orchestrator.trainer.choices import Chosen, chosen, with_choices
+    from orchestrator.trainer.choices import Choices, chosen
     from orchestrator.trainer.handover import best_yolo
     from orchestrator.trainer.yolo_attempt import Attempt, Leave
     from orchestrator.trainer.yolo_loop import orchestrated
@@ -82,9 +82,9 @@ def _train(
     told = {"data": data, "model": model.path}
     given = overrides(task, torch_device=device.torch_device, **told) | {"task": model.task}
     found = chosen("yolo", task, device, {"arguments": given}) if ranks.is_first else ()
-    choices: tuple[Chosen, ...] = ranks.of_first(found)
-    if choices:
-        settings = with_choices(task.spec.settings, choices)
+    choices = Choices(ranks.of_first(found), task.findings)
+    if choices.rows:
+        settings = choices.applied(task.spec.settings)
         task = replace(task, spec=replace(task.spec, settings=settings))
         given |= overrides(task, torch_device=device.torch_device, **told)
     attempt = Attempt(
@@ -95,7 +95,7 @@ def _train(
         ranks=ranks,
         ddp=ddp_options(task.spec.settings.options)[0],
         memory=memory_options(task.spec.settings.options)[0],
-        choices=tuple(map(str, choices)),
+        choices=choices,
     )
     if link.resume_from is not None:
         with on_host(device):

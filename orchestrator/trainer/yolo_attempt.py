@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.choices import Choices
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.options_ddp import DdpOptions
 from orchestrator.trainer.options_memory import MemoryOptions
@@ -36,7 +37,7 @@ class Attempt:
     state: Mapping[str, Any] | None = None
     weights: Mapping[str, "Tensor"] | None = None  # of the run before, for a fresh start
     best: dict[str, Any] = field(default_factory=dict)
-    choices: tuple[str, ...] = ()  # settings that were measured, and what that said
+    choices: Choices = field(default_factory=Choices)
 
     @property
     def run_folder(self) -> Path:

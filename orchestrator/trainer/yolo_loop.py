@@ -218,7 +218,7 @@ class _Loop(Shared, Update):
                     metrics=self.epoch_metrics(),
                     seconds=time.monotonic() - self._epoch_begin,
                     num_images=len(self.train_loader.dataset),
-                    choices=self.attempt.choices,
+                    **self.attempt.choices.told(),
                     **asdict(memory),
                 ),
                 self._checkpoint,

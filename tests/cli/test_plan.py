@@ -10,11 +10,16 @@ import yaml
 from jobs import plan as job
 from jobs.plan import Cards
 from orchestrator.cli.app import main
+from orchestrator.client.machine import cpu_count
 from orchestrator.config.load import load_config
 from orchestrator.demo import make
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.messages import RunSubmitted
 from orchestrator.plan.correct import Peak
 from orchestrator.store.sql import SqlStore
+from orchestrator.trainer.options_auto import kind_of, versions_of
+from orchestrator.types import Finding, RunState, Scalar
+from tests.contracts.store import attempt, spec, status, telling
 from tests.plan.hand_made import GIB, MIB, Lines
 
 HEAVY = Lines(fixed=GIB, slope=90_000 * MIB)  # 900 MiB a picture of 64 px in fp32
@@ -269,6 +274,81 @@ def test_recommendations_carry_reason_and_confidence(
     assert all(row["reason"] for row in rows)
     assert {row["confidence"] for row in rows} <= {"measured", "predicted", "table"}
     assert own["amp"]["value"] == "bf16"
+
+
+def measured(name: str, value: Scalar, *, batch: int, is_measured: bool = True) -> Finding:
+    """What a run of project a would have found on an emulated card of this machine."""
+    settings = load_config(Path("exp.yaml"), []).projects[0].template.settings
+    kind = kind_of(
+        name,
+        settings,
+        micro_batch=batch,
+        num_cpus=cpu_count(),
+        versions=versions_of("timm"),
+        is_on_cpu=True,
+    )
+    return Finding(
+        trainer="timm",
+        card="RTX 3060 (emulated)",
+        model="timm/resnet10t",
+        kind=kind,
+        name=name,
+        value=value,
+        told="1.31 times as fast",
+        is_measured=is_measured,
+    )
+
+
+def remember(home: Path, *found: Finding) -> None:
+    with SqlStore(str(home / "orchestrator.db")) as store, store.drive("test"):
+        store.append(RunSubmitted(at=1.0, spec=spec()))
+        store.publish([status(attempt=1, state=RunState.RUNNING)])
+        assert store.append(telling(attempt(1), *found))
+
+
+def test_what_runs_have_measured_goes_before_what_rules_say(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remember(
+        tmp_path / "home",
+        measured("workers", 3, batch=33),
+        measured("compile", True, batch=33),
+        measured("pin_memory", False, batch=33, is_measured=False),
+        measured("cache", "ram", batch=4),
+    )
+    words = ["cluster.emulate=[RTX 3060 12GB]"]
+    assert job.recommend(config, words, Cards(), home=None, as_json=True, predictor=Lines()) == 0
+    rows = json.loads(capsys.readouterr().out)["recommendations"]
+    own = {row["key"]: row for row in rows if row["gpu"].startswith("a ")}
+    assert own["micro_batch"]["value"] == "33"
+    told = {key: (own[key]["value"], own[key]["confidence"]) for key in ("workers", "compile")}
+    assert told == {"workers": ("3", "measured"), "compile": ("true", "measured")}
+    assert "1.31 times as fast" in own["workers"]["reason"]
+    assert own["cache"]["confidence"] == "predicted"  # measured for another cut
+    assert "pin_memory" not in own  # its trial failed
+    other = {row["key"]: row["confidence"] for row in rows if row["gpu"].startswith("b ")}
+    assert other["workers"] == "table"
+
+
+def test_settings_that_were_tried_are_shown_and_forgotten(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    assert main(["memory", "choices", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+    assert main(["memory", "choices", "--forget", "timm/resnet10t"]) == 0
+    assert "nothing was tried yet" in capsys.readouterr().out
+    assert not home.exists()
+    remember(home, measured("channels_last", True, batch=33))
+    assert main(["memory", "choices"]) == 0
+    out = capsys.readouterr().out
+    assert "timm/resnet10t" in out
+    assert "channels_last" in out
+    assert "1.31 times as fast" in out
+    assert main(["memory", "choices", "--forget", "timm/resnet10t", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["findings"] == []
+    assert "forgot 1 setting" in told.err
 
 
 def test_recommend_without_a_config_is_about_the_card(

@@ -1,6 +1,7 @@
 """What every Store must do; subclass it and supply the `store` fixture."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from orchestrator.types import (
     Card,
     Cause,
     CheckpointRef,
+    Finding,
     Node,
     NodeId,
     Progress,
@@ -84,6 +86,25 @@ def epoch(number: int, of: AttemptId, *, loss: float = 1.0, at: float = 5.0) -> 
             attempt=of, epoch=number, path=f"/c/{number}.pt", sha256="ab" * 32, num_bytes=10
         ),
     )
+
+
+def finding(value: int = 2, *, name: str = "workers", is_measured: bool = True) -> Finding:
+    return Finding(
+        trainer="fake",
+        card="RTX 2060",
+        model="fake",
+        kind="imgsz=64",
+        name=name,
+        value=value,
+        told="a step takes 3 ms",
+        is_measured=is_measured,
+    )
+
+
+def telling(of: AttemptId, *found: Finding, number: int = 1, at: float = 5.0) -> ProgressReported:
+    """An epoch that tells what the attempt has tried."""
+    event = epoch(number, of, at=at)
+    return replace(event, progress=replace(event.progress, findings=found))
 
 
 class StoreContract:
@@ -201,6 +222,41 @@ class StoreContract:
         step = StepProgress(epoch=1, epochs=3, step=4, num_steps=9, images_per_second=80.0)
         assert store.append(StepReported(at=3.0, attempt=current, step=step))
         assert list(store.replay()) == before
+
+    def test_what_an_epoch_tells_of_tried_settings_is_kept_and_found_again(
+        self, store: Any
+    ) -> None:
+        assert list(store.findings()) == []
+        both = (finding(), finding(8, name="cache"))
+        assert store.append(telling(self.running(store), *both))
+        again = self.reopened(store)
+        assert set(again.findings("fake")) == set(again.findings()) == set(both)
+        assert list(again.findings("another")) == []
+
+    def test_a_setting_has_one_answer_the_newest(self, store: Any) -> None:
+        current = self.running(store)
+        others = [replace(finding(), kind="imgsz=128"), replace(finding(), card="A100")]
+        store.append(telling(current, finding(2), *others))
+        store.append(telling(current, finding(4), number=2, at=6.0))
+        assert set(store.findings()) == {finding(4), *others}
+
+    def test_a_trial_that_failed_never_replaces_one_that_did_not(self, store: Any) -> None:
+        current = self.running(store)
+        failed = finding(8, is_measured=False)
+        store.append(telling(current, failed))
+        assert list(store.findings()) == [failed]
+        store.append(telling(current, finding(2), number=2, at=6.0))
+        store.append(telling(current, failed, number=3, at=7.0))
+        assert list(self.reopened(store).findings()) == [finding(2)]
+
+    def test_what_an_attempt_that_was_replaced_has_tried_changes_nothing(self, store: Any) -> None:
+        self.running(store, 2)
+        assert store.append(telling(attempt(2), finding(2)))
+        assert not store.append(telling(attempt(1), finding(7), number=2))
+        assert not store.append(telling(attempt(2), finding(7), number=1))  # told once more
+        store.publish([status(attempt=2, state=RunState.CANCELLED)])
+        assert not store.append(telling(attempt(2), finding(7), number=2))
+        assert list(self.reopened(store).findings()) == [finding(2)]
 
     def test_the_inbox_is_moved_to_the_journal_stamped_and_in_order(self, store: Any) -> None:
         wishes: list[Event] = [

@@ -1,6 +1,7 @@
 """The driver may die anywhere: nothing is lost, nothing is counted twice, nothing is dropped."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from orchestrator.messages import (
     ProgressReported,
     ResumeRequested,
     RunSubmitted,
+    StartGang,
     StepReported,
     TimePassed,
 )
@@ -27,7 +29,9 @@ from orchestrator.store.memory import MemoryStore
 from orchestrator.types import (
     AttemptId,
     DeviceKind,
+    Finding,
     Progress,
+    RunId,
     RunState,
     RunStatus,
     StepProgress,
@@ -88,6 +92,9 @@ class FragileStore:
 
     def replay(self) -> Iterator[Event]:
         return self._store.replay()
+
+    def findings(self, model: str | None = None) -> Sequence[Finding]:
+        return self._store.findings(model)
 
 
 class FragileCluster:
@@ -184,6 +191,58 @@ class StoreThatDiesAtProgress(MemoryStore):
             self.left -= 1
             raise DriverDiedError
         return super().append(event)
+
+
+class TryingCluster(SimCluster):
+    """Its gangs tell with their first epoch that they have tried a setting."""
+
+    def __init__(self, events: Sequence[Event], found: Finding) -> None:
+        super().__init__(events)
+        self._found = found
+        self.told: dict[str, tuple[Finding, ...]] = {}  # by run, what its gang was told
+
+    def apply(self, action: Action) -> None:
+        if isinstance(action, StartGang):
+            self.told[action.spec.run_id] = action.findings
+        super().apply(action)
+
+    def wait(self, until: float | None) -> Sequence[Event]:
+        return [self._with_finding(event) for event in super().wait(until)]
+
+    def _with_finding(self, event: Event) -> Event:
+        if not isinstance(event, ProgressReported) or event.progress.epoch > 1:
+            return event
+        return replace(event, progress=replace(event.progress, findings=(self._found,)))
+
+
+def test_who_leaves_a_setting_to_a_measurement_is_told_what_runs_before_have_found() -> None:
+    specs = [
+        replace(
+            make_spec(name),
+            settings=replace(make_spec(name).settings, options={"auto": "workers"} if auto else {}),
+            after=after,
+        )
+        for name, after, auto in (
+            ("first", (), True),
+            ("second", (RunId("first"),), True),
+            ("decided", (RunId("first"),), False),
+        )
+    ]
+    found = Finding(
+        trainer="fake",
+        card="A100",
+        model=specs[0].settings.model,
+        kind="imgsz=64",
+        name="workers",
+        value=3,
+        told="a step takes 3 ms",
+    )
+    store = MemoryStore()
+    for spec in specs:
+        store.ask(RunSubmitted(at=0.0, spec=spec))
+    cluster = TryingCluster([NodeJoined(at=0.0, node=node) for node in NODES], found)
+    drive(Scheduler(), cluster, store, cluster)
+    assert cluster.told == {"first": (), "second": (found,), "decided": ()}
 
 
 def test_deaths_of_the_driver_cost_a_run_none_of_its_retries() -> None:

@@ -1,20 +1,20 @@
 """Settings that are measured: told from noise, tried once, and without a trace in the training."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.device.cpu import CpuDevice
 from orchestrator.errors import ConfigError
-from orchestrator.trainer.choices import BOOK, chosen, kind_of
+from orchestrator.trainer.choices import Choices, chosen
 from orchestrator.trainer.compare import compared, verdict_of
-from orchestrator.trainer.options_auto import auto_names
+from orchestrator.trainer.options_auto import auto_names, card_named, kind_of
 from orchestrator.trainer.timm import TimmTrainer
 from orchestrator.trainer.yolo import YoloTrainer
-from orchestrator.types import BatchPlan, TrainSettings
+from orchestrator.types import BatchPlan, Finding, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of, values
 from tests.trainer.picture_folders import make_pictures
 from tests.trainer.yolo_pictures import make_yolo_data
@@ -82,11 +82,79 @@ def test_a_trial_is_made_once_and_changes_nothing_of_the_training(tmp_path: Path
     assert progress.choices[0] == "pin_memory=false (there is no card to copy to)"
     assert "rounds" in progress.choices[1]
     assert "a step takes" in progress.choices[2]
-    # Known now: with no time for a trial, the same is answered.
-    again = chosen("timm", task, CpuDevice(), {"num_classes": 3}, budget=0.0)
-    assert tuple(map(str, again)) == progress.choices
-    book = json.loads((tmp_path / "runs" / BOOK).read_text())
-    assert list(book) == [kind_of("timm", task, CpuDevice())]
+    assert tuple(map(str, progress.findings)) == progress.choices
+    assert {found.card for found in progress.findings} == {"CPU"}
+    assert all(found.is_measured for found in progress.findings)
+    # Known now: with no time for a trial, the same is answered, also where nothing is shared.
+    elsewhere = attempt_of(asking, tmp_path / "elsewhere" / "two", batch=BATCH)
+    elsewhere = replace(elsewhere, findings=progress.findings)
+    again = chosen("timm", elsewhere, CpuDevice(), {"num_classes": 3}, budget=0.0)
+    assert again == progress.findings
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["one"]
+
+
+def test_what_was_tried_is_told_with_one_epoch_and_what_was_known_with_none() -> None:
+    known, new = (
+        Finding(trainer="timm", card="CPU", model=VIT, kind="k", name=name, value=1, told="t")
+        for name in ("cache", "workers")
+    )
+    choices = Choices((known, new), known=(known,))
+    first, second = choices.told(), choices.told()
+    assert first == {"choices": ("cache=1 (t)", "workers=1 (t)"), "findings": (new,)}
+    assert second == {**first, "findings": ()}
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"value": "many"},  # of another version
+        {"value": True},
+        {"value": -1},
+        {"card": "NVIDIA A100"},
+        {"model": "timm/resnet18"},
+        {"kind": "imgsz=32"},
+        {"trainer": "yolo"},
+    ],
+)
+def test_what_holds_for_something_else_or_makes_no_sense_is_not_taken(
+    tmp_path: Path, spoilt: dict[str, Any]
+) -> None:
+    settings = TrainSettings(
+        model=VIT, data=str(tmp_path), imgsz=32, epochs=1, workers=4, options={"auto": "workers"}
+    )
+    task = attempt_of(settings, tmp_path / "runs" / "one", batch=BATCH)
+    (default,) = chosen("timm", task, CpuDevice(), {"num_classes": 3}, budget=0.0)
+    good = replace(default, value=2, told="a step takes 3 ms", is_measured=True)
+    told = replace(task, findings=(good, replace(good, **spoilt)))
+    assert chosen("timm", told, CpuDevice(), {"num_classes": 3}, budget=0.0) == (good,)
+    told = replace(task, findings=(replace(good, **spoilt),))
+    (found,) = chosen("timm", told, CpuDevice(), {"num_classes": 3}, budget=0.0)
+    assert not found.is_measured
+    assert found.value == 4
+
+
+def test_an_answer_holds_for_what_it_depends_on_and_no_less() -> None:
+    def kind(name: str = "compile", *, batch: int = 8, cpus: int = 4, cpu: bool = False,
+             versions: str = "torch=2", **changed: Any) -> str:  # fmt: skip
+        settings = TrainSettings(model=VIT, data="/a/cells", imgsz=32, epochs=1, workers=8)
+        return kind_of(
+            name,
+            replace(settings, **changed),
+            micro_batch=batch,
+            num_cpus=cpus,
+            versions=versions,
+            is_on_cpu=cpu,
+        )
+
+    assert kind(batch=8) == kind(batch=15) != kind(batch=16)
+    assert kind() == kind(data="/b/cells", cpus=8, workers=2, seed=4)
+    assert len({kind(), kind(imgsz=64), kind(amp="bf16"), kind(versions="torch=3")}) == 4
+    assert kind(cpu=True) != kind(cpu=True, cpus=8)
+    assert len({kind("cache"), kind("cache", data="/b/cells"), kind("cache", cpus=8)}) == 3
+    assert kind("workers") != kind("workers", workers=2)
+    assert card_named("NVIDIA GeForce RTX 4090") == card_named("RTX 4090") == "RTX 4090"
+    assert card_named("rtx 4090 (emulated)") == "RTX 4090 (emulated)"
+    assert card_named("a card to come") == "a card to come"
 
 
 def test_a_trial_that_takes_too_long_is_given_up_and_says_so(tmp_path: Path) -> None:
@@ -96,7 +164,9 @@ def test_a_trial_that_takes_too_long_is_given_up_and_says_so(tmp_path: Path) -> 
     task = attempt_of(settings, tmp_path / "runs" / "one", batch=BATCH)
     (found,) = chosen("timm", task, CpuDevice(), {"num_classes": 3}, budget=0.2)
     assert str(found) == "compile=false (abandoned: the trial took more than 0 s)"
-    assert chosen("timm", task, CpuDevice(), {"num_classes": 3}) == (found,)  # not tried again
+    assert not found.is_measured
+    told = replace(task, findings=(found,))
+    assert chosen("timm", told, CpuDevice(), {"num_classes": 3}) == (found,)  # not tried again
 
 
 @pytest.mark.parametrize("kind", ["detect", "classify"])
@@ -127,6 +197,5 @@ def test_a_yolo_model_is_tried_on_its_own_pictures(tmp_path: Path, kind: str) ->
     assert "on CUDA cards only" in progress.choices[0]
     assert "5 rounds" in progress.choices[1]
     assert "a step takes" in progress.choices[2]
-    book = json.loads((tmp_path / "runs" / BOOK).read_text())
-    assert list(book) == [kind_of("yolo", task, CpuDevice())]
-    assert "ultralytics=" in kind_of("yolo", task, CpuDevice())
+    assert tuple(map(str, progress.findings)) == progress.choices
+    assert all("ultralytics=" in found.kind for found in progress.findings)
