@@ -70,13 +70,11 @@ MUTATIONS = (
         changed = self.scheduler.drain_changes()
         if changed:
             self.store.publish(changed)
-        for action in actions:
-            self.cluster.apply(action)
+        self._carry_out(actions)
 """,
         """        actions: tuple[Action, ...] = self.scheduler.handle(event)
         changed = self.scheduler.drain_changes()
-        for action in actions:
-            self.cluster.apply(action)
+        self._carry_out(actions)
         if changed:
             self.store.publish(changed)
 """,
