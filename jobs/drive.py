@@ -26,6 +26,7 @@ from orchestrator.types import Node, RunId, Seconds
 
 if TYPE_CHECKING:
     from orchestrator.cluster.disks import DiskWatch
+    from orchestrator.cluster.spares import Expected
 
 __all__ = ["Admit", "Submit", "drive_or_follow", "joined_nodes", "opened_cluster"]
 
@@ -35,7 +36,7 @@ Admit: TypeAlias = Callable[[Sequence[Node]], None]
 _NODES_SECONDS: Seconds = 30.0  # for every node of a Ray that is joined to list its cards
 
 
-def opened_cluster(
+def opened_cluster(  # noqa: PLR0913 - the one place where a cluster is made
     stack: ExitStack,
     client: Client,
     cards: MachineCards,
@@ -43,12 +44,15 @@ def opened_cluster(
     parts: Parts | None = None,
     offer: NodeTypesOffered | None = None,
     labels: Mapping[str, str] | None = None,
+    *,
+    expected: "Expected | None" = None,
 ) -> "DiskWatch":
     """A Ray of this machine's own with these cards, or the one at `address`; ended with `stack`.
 
     `parts` are those of this machine unless others are given; nodes of an `offer` are asked for as
-    they are needed; `labels` are those of this machine's own node. Nothing new starts on it while
-    the disk of the store or of the runs is nearly full.
+    they are needed; `labels` are those of this machine's own node, where processes are made for
+    runs that are `expected`. Nothing new starts on it while the disk of the store or of the runs is
+    nearly full.
     """
     from jobs.parts import LocalParts, list_cards
     from orchestrator.cluster.disks import DiskWatch, TimedCluster
@@ -68,7 +72,7 @@ def opened_cluster(
     if cards is None and os.environ.get("RAY_AUTH_MODE") == "disabled" and not is_in_job():
         warn_open(address or "auto")  # of a job its submitter is warned
     cluster: TimedCluster = RayCluster(
-        parts or LocalParts(), list_cards=list_cards, local_cards=cards
+        parts or LocalParts(), list_cards=list_cards, local_cards=cards, expected=expected
     )
     if offer is not None:
         from orchestrator.cluster.scaling import ScaledCluster

@@ -1,5 +1,6 @@
 """The one place that picks implementations: trainers, devices and checkpoints by name."""
 
+import importlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,15 @@ _ALWAYS = {
     "YOLO_OFFLINE": "true",
     "NO_COLOR": "1",  # its output is a file
     "PYTHONUNBUFFERED": "1",  # for the processes that a trainer starts
+}
+
+_NEEDED = {  # by trainer: what its trainings import sooner or later
+    "yolo": (
+        "orchestrator.trainer.choices",
+        "orchestrator.trainer.yolo_loop",
+        "ultralytics.models.yolo",
+    ),
+    "timm": ("orchestrator.trainer.choices", "orchestrator.trainer.timm_run", "timm"),
 }
 
 
@@ -67,10 +77,7 @@ class LocalParts:
         Raises:
             PlanError: E2020, a share of a real card holds less than the CUDA context.
         """
-        if card is None or card.is_emulated:
-            from orchestrator.device.eager import stand_in_for_compiler
-
-            stand_in_for_compiler()  # hardly anything is compiled for a CPU
+        _without_compiler(card)
         if card is None:
             from orchestrator.device.cpu import CpuDevice
 
@@ -82,6 +89,12 @@ class LocalParts:
         from orchestrator.device.cuda import CudaDevice
 
         return CudaDevice(card, budget_bytes - _outside_bytes(card, budget_bytes))
+
+    def get_ready(self, trainer: str, card: Card | None) -> None:
+        """Import what the trainer will need: torch and its library, some seconds' worth."""
+        _without_compiler(card)
+        for module in _NEEDED.get(trainer, ()):
+            importlib.import_module(module)
 
     def checkpoints(self, folder: str) -> Checkpoints:
         """The checkpoints of the run whose folder this is."""
@@ -111,6 +124,13 @@ class LocalParts:
         from orchestrator.device.ranks import process_group
 
         return process_group(card, listener=listener, timeout=timeout)
+
+
+def _without_compiler(card: Card | None) -> None:
+    if card is None or card.is_emulated:
+        from orchestrator.device.eager import stand_in_for_compiler
+
+        stand_in_for_compiler()  # hardly anything is compiled for a CPU
 
 
 def _outside_bytes(card: Card, budget_bytes: Bytes) -> Bytes:

@@ -26,12 +26,13 @@ from orchestrator.ports import Parts
 __all__ = ["serve", "serve_store"]
 
 
-def serve(words: Sequence[str], *, home: Path | None) -> int:
+def serve(words: Sequence[str], *, home: Path | None, expected: str | None = None) -> int:
     """Drive a store in the foreground until somebody asks to leave; returns the exit code.
 
     Args:
         words: `cluster.emulate=[...]` or `cluster.address=...`; by default this machine's GPUs.
         home: The folder of the store.
+        expected: `TRAINER:COUNT` of runs that will come soon.
 
     Raises:
         StoreError: E5006, another driver holds the store.
@@ -44,7 +45,14 @@ def serve(words: Sequence[str], *, home: Path | None) -> int:
     if cards == ():
         say("there is no GPU here: only runs with device: cpu can be trained")
     ask_rules(client, shared, time.time())
-    return serve_store(client, cards, shared.address, offer=offered(shared), labels=shared.labels)
+    return serve_store(
+        client,
+        cards,
+        shared.address,
+        offer=offered(shared),
+        labels=shared.labels,
+        expected=expected,
+    )
 
 
 def serve_store(
@@ -54,11 +62,13 @@ def serve_store(
     parts: Parts | None = None,
     offer: NodeTypesOffered | None = None,
     labels: Mapping[str, str] | None = None,
+    expected: str | None = None,
 ) -> int:
     """Drive a store with these cards, or with the Ray at `address`; returns the exit code.
 
     Nodes of an `offer` are asked for as they are needed; `labels` are those of a node of our own.
     """
+    from orchestrator.cluster.spares import Expected
     from orchestrator.driver import drive
     from orchestrator.schedule.standard import standard_scheduler
 
@@ -66,7 +76,11 @@ def serve_store(
         with ExitStack() as stack:
             store = stack.enter_context(client.store())
             stack.enter_context(store.drive("orc serve"))
-            cluster = opened_cluster(stack, client, cards, address, parts, offer, labels)
+            trainer, _, count = (expected or "").partition(":")
+            soon = Expected(trainer, int(count)) if count.isdigit() else None
+            cluster = opened_cluster(
+                stack, client, cards, address, parts, offer, labels, expected=soon
+            )
             view = stack.enter_context(LinesView(sys.stderr))
             interrupts = stack.enter_context(interruptible(client, view.note, is_service=True))
             scheduler = standard_scheduler()

@@ -45,10 +45,7 @@ class Cluster(Protocol):
     """
 
     def apply(self, action: Action) -> None:
-        """Begin to carry out an action.
-
-        Never blocks on the gang and never raises for a remote fault: that comes back as an event.
-        """
+        """Begin to carry out an action; never blocks on the gang. A remote fault is an event."""
         ...
 
     def wait(self, until: Seconds | None) -> Sequence[Event]:
@@ -227,7 +224,6 @@ class RunLink(Protocol):
 
     def step(self, step: StepProgress) -> None:
         """A sign of life; cheap, may be thinned out, never blocks."""
-        ...
 
     def save(
         self,
@@ -270,6 +266,10 @@ class Parts(Protocol):
 
     def device(self, card: Card | None, budget_bytes: Bytes) -> Device:
         """The device of a share; None is the CPU, without a limit."""
+        ...
+
+    def get_ready(self, trainer: str, card: Card | None) -> None:
+        """Import what the trainer will need on a card of this kind, and nothing more."""
         ...
 
     def checkpoints(self, folder: str) -> Checkpoints:

@@ -55,6 +55,7 @@ def _serve(  # noqa: PLR0913, PLR0917 - typer: an argument an option
     now: Annotated[bool, typer.Option("--now", help="With --stop: at once.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say how it is; 3: none runs.")] = False,
     as_json: Json = False,
+    expected: Annotated[str | None, typer.Option("--expect", hidden=True)] = None,
 ) -> int:
     """Be the driver of the store until asked to leave: trains whatever is submitted."""
     if background + stop + status > 1 or (now and not stop):
@@ -79,7 +80,7 @@ def _serve(  # noqa: PLR0913, PLR0917 - typer: an argument an option
         return service.start_service(Client(home), own, as_json=as_json)
     from jobs.serve import serve
 
-    return serve(words, home=home)
+    return serve(words, home=home, expected=expected)
 
 
 def _submit(  # noqa: PLR0913, PLR0917 - as `_serve`

@@ -167,6 +167,16 @@ class CardGroups:
             "scheduling_strategy": _in_bundle(known.group, known.bundles[card.index]),
         }
 
+    def least_options(self, node_id: NodeId, card: int) -> dict[str, Any]:
+        """The options of an actor on a card that takes nothing of it."""
+        known = self._groups[node_id]
+        assert known.bundles is not None
+        return {
+            "num_gpus": 1 / UNITS,
+            "num_cpus": 0,
+            "scheduling_strategy": _in_bundle(known.group, known.bundles[card]),
+        }
+
     def held(self, share: Share) -> float:
         """The part of a share's card that attempts hold at Ray."""
         return self._units.held(share.node_id, share.card) / UNITS

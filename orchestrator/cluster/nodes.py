@@ -112,7 +112,7 @@ class RayNodes:
         self._list_cards = list_cards
         self._local_cards = local_cards
         context = ray.get_runtime_context()
-        self._own_id: str = context.get_node_id()
+        self.own_id: str = context.get_node_id()
         host, _, port = context.gcs_address.rpartition(":")
         self._control = (host.strip("[]"), int(port))
         self._task = ray.remote(_cards_here)
@@ -134,7 +134,7 @@ class RayNodes:
     def is_own(self, node_id: NodeId) -> bool:
         """True for the node of this process."""
         known = self._known.get(node_id)
-        return known is not None and known.ray_id == self._own_id
+        return known is not None and known.ray_id == self.own_id
 
     def num_gpus(self, node_id: NodeId) -> int:
         """How many GPUs a node that is there told Ray: at least as many as it has cards."""
@@ -152,7 +152,7 @@ class RayNodes:
         if not self._is_control_there(now):
             return []
         alive = {entry["NodeID"]: entry for entry in ray.nodes() if entry["Alive"]}
-        if self._own_id not in alive:
+        if self.own_id not in alive:
             raise _lost("Ray's node process on this machine is gone")
         events = self._lose(set(alive), now)
         names = node_names(
@@ -206,7 +206,7 @@ class RayNodes:
         self, name: NodeId, ray_id: str, entry: Mapping[str, Any], now: Seconds
     ) -> list[Event]:
         resources = entry["Resources"]
-        is_told = self._local_cards is not None and ray_id == self._own_id
+        is_told = self._local_cards is not None and ray_id == self.own_id
         cards = tuple(self._local_cards or ()) if is_told else ()
         labels, num_gpus = entry.get("Labels") or {}, int(resources.get("GPU", 0))
         emulated = None if is_told else cards_of_type(labels, num_gpus)

@@ -22,6 +22,7 @@ from orchestrator.cluster.launch import Launcher
 from orchestrator.cluster.meeting import Started
 from orchestrator.cluster.nodes import RayNodes
 from orchestrator.cluster.pulse import Patience
+from orchestrator.cluster.spares import Expected
 from orchestrator.messages import Action, Event, GangStarted, KillGang, PreemptGang, StartGang
 from orchestrator.ports import Parts
 from orchestrator.types import AttemptId, Card, Cause, Outcome, Seconds, StopMode
@@ -35,16 +36,16 @@ _BRISK: Seconds = 0.05  # and this often for a second after an end: whoever wait
 class RayCluster:
     """Implements Cluster and Clock on a Ray that `cluster.session` has connected.
 
-    One waited ref a rank and phase (start, fit), one for the inbox, one a placement group that is
-    being made and one a node whose cards are being listed; `ray.wait` on all of them is the only
-    blocking call. Ray restarts and retries nothing: that is the scheduler's.
+    One waited ref a rank and phase (start, fit), the inbox, a placement group that is being made, a
+    node whose cards are being listed; `ray.wait` on all of them is the only blocking call. Ray
+    restarts and retries nothing: that is the scheduler's.
 
     Args:
         parts: Handed to every worker.
         list_cards: Lists the real cards of the host it runs on.
-        local_cards: The cards of this machine when the Ray is our own; None for a Ray that was
-            joined, whose nodes are asked.
+        local_cards: Of this machine when the Ray is our own; None asks the nodes of one joined.
         patience: How long a worker may be silent before it counts as hung.
+        expected: Runs that will come soon: their processes are made at once.
     """
 
     def __init__(
@@ -54,15 +55,15 @@ class RayCluster:
         list_cards: Callable[[], Sequence[Card]],
         local_cards: Sequence[Card] | None = None,
         patience: Patience | None = None,
+        expected: Expected | None = None,
     ) -> None:
         self._zero = time.time() - _uptime()
         self._nodes = RayNodes(list_cards, local_cards)
-        self._launcher = Launcher(parts, self._nodes)
+        self._launcher = Launcher(parts, self._nodes, expected)
         self._patience = patience or Patience()
         self._hangs = HangWatch(self._patience)
-        own_node = ray.get_runtime_context().get_node_id()
-        self._reader = InboxReader(own_node, lambda attempt: attempt in self._gangs)
         self._gangs: dict[AttemptId, Gang] = {}
+        self._reader = InboxReader(self._nodes.own_id, self._gangs.__contains__)
         self._refs: dict[Any, tuple[Gang, Rank]] = {}
         self._unsettled: dict[AttemptId, Gang] = {}  # a rank has ended, and others have not
         self._brisk_until: Seconds = 0.0
@@ -191,7 +192,7 @@ class RayCluster:
 
     def _launch_waiting(self) -> list[Event]:
         events: list[Event] = []
-        for attempt, fault in self._launcher.launch_waiting(self._reader.handle):
+        for attempt, fault in self._launcher.launch_waiting(self._reader.handle, self.now()):
             events += self._end(self._gangs[attempt], fault)
         for gang in self._gangs.values():
             if gang.is_launched and not gang.is_running:
@@ -209,8 +210,7 @@ class RayCluster:
             return
         if not gang.is_running:  # nothing was trained yet, so nothing has to be saved
             self._kill(attempt, Ending(outcome=Outcome.YIELDED))
-            return
-        for rank in gang.ranks:  # they leave at the step that rank 0 chooses
+        for rank in gang.ranks if gang.is_running else ():  # they leave at a step of rank 0
             rank.actor.ask_stop.remote(mode)
 
     def _kill(self, attempt: AttemptId, doom: Ending) -> None:
@@ -245,9 +245,9 @@ class RayCluster:
     def _cause_of(self, gang: Gang, verdict: Ending) -> Ending:
         """Lost contact is explained by a node that has gone meanwhile."""
         lost = sorted(node for node in gang.nodes if self._nodes.get(node) is None)
-        if verdict.code != LOST_CONTACT or not lost:
-            return verdict
-        return failure(Cause.NODE_LOST, f"{', '.join(lost)} is gone; {verdict.detail}")
+        if verdict.code == LOST_CONTACT and lost:
+            return failure(Cause.NODE_LOST, f"{', '.join(lost)} is gone; {verdict.detail}")
+        return verdict
 
     def _end(self, gang: Gang, ending: Ending) -> list[Event]:
         """Everything that the attempt still said, then its end."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.address import demand_answer
+from orchestrator.cluster.few_processes import few_processes
 from orchestrator.cluster.guard import TAG_NAME
 from orchestrator.cluster.own_groups import own_groups
 from orchestrator.cluster.running import LOOPBACK_NAME, RunningRay, read_running
@@ -191,7 +192,7 @@ def _connected(**options: Any) -> Iterator[None]:
     for name in ("ray", "ray._private.worker"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says comes as events
     try:
-        with own_groups():
+        with own_groups(), few_processes():  # the latter bears on a Ray that is started
             ray.init(
                 log_to_driver=False, configure_logging=False, namespace="orchestrator", **options
             )

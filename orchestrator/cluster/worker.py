@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import ray
@@ -48,13 +49,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Worker:
-    """One rank of an attempt. It is made without heavy imports, so that it answers at once.
+    """One rank of one attempt after the other; made without heavy imports, it answers at once.
 
     The environment is set here and not through Ray's `runtime_env`: that costs a fresh process and
     0.8 s a start, while a process that Ray keeps ready has not imported torch either.
 
     Args:
-        order: The attempt to run.
         parts: The implementations by name.
         inbox: Handle of the `Inbox` actor.
         rank: Which of the gang's shares is this one's, counted from 0.
@@ -64,7 +64,6 @@ class Worker:
 
     def __init__(
         self,
-        order: StartGang,
         parts: Parts,
         inbox: Any,
         *,
@@ -73,7 +72,7 @@ class Worker:
         num_cpus: float,
     ) -> None:
         _die_with_parent()
-        self._order = order
+        self._order: StartGang
         self._parts = parts
         self._inbox = inbox
         self._rank = rank
@@ -82,18 +81,25 @@ class Worker:
         self._listener: socket.socket | None = None
         self._stop = StopFlag()
         self._signs = Signs()
+        self._getting_ready = Lock()
         os.environ.update(parts.environment(card, num_cpus))
 
-    def renew(self, order: StartGang, paths: Sequence[str]) -> Started | Ending:
-        """Be the worker of another attempt on the same share; what `fit` left was clean."""
+    def get_ready(self, trainer: str) -> None:
+        """Import what trainings will need; runs beside `start`, and `fit` waits for it."""
+        with self._getting_ready:
+            self._parts.get_ready(trainer, self._card)
+
+    def start(self, order: StartGang, paths: Sequence[str]) -> Started | Ending:
+        """Be the worker of an attempt, the first or one after a `fit` that left nothing.
+
+        Args:
+            order: The attempt to run.
+            paths: Those that the driver sees.
+        """
         self._order = order
         self._stored = None
         self._stop = StopFlag()
         self._signs = Signs()
-        return self.start(paths)
-
-    def start(self, paths: Sequence[str]) -> Started | Ending:
-        """Answer as soon as the process is up; `paths` are those that the driver sees."""
         try:
             return self._started(paths)
         except Exception as error:  # such as a checkpoint of another run that is gone
@@ -132,7 +138,8 @@ class Worker:
             meeting: Where the ranks of the gang meet; None for a gang of one.
         """
         device: Device | None = None
-        before = noted()
+        with self._getting_ready:
+            before = noted()
 
         def train() -> Ending:
             nonlocal device

@@ -7,6 +7,7 @@ from functools import cache
 from threading import Event as Pause
 
 from orchestrator.client.access import Client
+from orchestrator.config.load import Config
 from orchestrator.errors import NotFoundError
 from orchestrator.messages import QueueChanged
 from orchestrator.store.sql import SqlStore
@@ -21,7 +22,7 @@ from orchestrator.sweep.service import Service, serve_command
 from orchestrator.sweep.space import Values, settings_of
 from orchestrator.sweep.store_runs import StoreRuns, trial_planner
 from orchestrator.sweep.trials import SweepState
-from orchestrator.types import QueueRule, Scalar, Seconds
+from orchestrator.types import DeviceKind, QueueRule, Scalar, Seconds
 
 __all__ = ["conduct", "fits_of", "searcher_of"]
 
@@ -94,7 +95,9 @@ def conduct(
         recorder = StoreRecorder(store, name)
         recorder.set_state(SweepState.RUNNING)
         config = config_of(definition, {})
-        serve = command or serve_command(client, config.emulate, config.address)
+        serve = command or serve_command(
+            client, config.emulate, config.address, _expected(definition, config)
+        )
         planner = cache(lambda: trial_planner(client, said))  # one, which knows what it has traced
         is_new = next(iter(read_events(store, name)), None) is None
         ahead = Ahead(definition, client, store, planner) if is_new else None
@@ -104,15 +107,23 @@ def conduct(
                 client.ask([QueueChanged(at=time.time(), rule=rule)])
             nodes = service.nodes()
             runs = StoreRuns(definition, client, store, nodes, planner)
+            searcher = searcher_of(definition, fits_of(definition, runs))  # takes its imports
             if ahead is not None:
                 ahead.joined(runs, tuple(card for node in nodes for card in node.cards), said)
-            searcher = searcher_of(definition, fits_of(definition, runs))
             conductor = Conductor(definition, searcher, runs, recorder, time.time, said)
             conductor.replay(event for _, event in read_events(store, name))
             _until_done(conductor, store, service, watch or _unwatched)
         if not conductor.is_stopping:
             recorder.set_state(SweepState.FINISHED)
     return read_sweep(client, name)
+
+
+def _expected(definition: Definition, config: Config) -> str:
+    """What a driver may make processes for while the first trials are planned."""
+    spec = config.projects[0].template
+    if spec.device is DeviceKind.CPU or spec.num_gpus > 1:
+        return ""
+    return f"{spec.trainer}:{min(definition.trials, definition.max_concurrent)}"
 
 
 def fits_of(definition: Definition, runs: Runs) -> Callable[[Values], bool]:

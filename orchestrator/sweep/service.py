@@ -25,11 +25,15 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL = 8
 
 
-def serve_command(client: Client, emulate: Sequence[str], address: str | None) -> list[str]:
-    """The command of a driver for this store."""
+def serve_command(
+    client: Client, emulate: Sequence[str], address: str | None, expected: str = ""
+) -> list[str]:
+    """The command of a driver for this store, to which `TRAINER:COUNT` runs will come soon."""
     words = [sys.executable, "-m", "orchestrator", "serve", "--home", str(client.home)]
     if emulate:
         words += ["--emulate-gpus", ",".join(emulate)]
+    if expected:
+        words += ["--expect", expected]
     return [*words, "--address", address] if address else words
 
 

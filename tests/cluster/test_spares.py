@@ -129,3 +129,50 @@ def test_a_thread_that_goes_on_is_not_clean() -> None:
         pause.set()
         thread.join()
     assert before.put_back(FakeDevice(GIB, name="stub")) == ()
+
+
+def share(card: int = 0) -> Share:
+    return Share(node_id=NodeId("box"), card=card, memory_bytes=0)
+
+
+def test_a_process_that_was_made_ahead_is_for_the_first_run_of_its_trainer_on_its_card(
+    spares: Spares,
+) -> None:
+    variables = {"OMP_NUM_THREADS": "1"}
+    trainer = order().spec.trainer
+    spares.add_ready(trainer, share(), variables, 0.0001, "ready", now=0.0)
+    assert spares.take(order(card=1), 1.0, 1.0, variables) is None  # another card
+    assert spares.take(order(gib=2), 0.5, 0.5, variables) == "ready"  # whatever its share
+    assert spares.take(order(), 0.25, 0.25, variables) is None
+
+
+def test_a_process_that_was_made_ahead_serves_a_run_that_no_other_may_follow(
+    spares: Spares,
+) -> None:
+    spares.add_ready(order().spec.trainer, share(), {}, 0.0001, "ready", now=0.0)
+    assert spares.take(order(warm=""), 0.25, 0.25, {}) == "ready"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "variables"), [("other", {}), (None, {"OMP_NUM_THREADS": "4"})]
+)
+def test_a_process_of_another_trainer_or_with_other_variables_makes_room(
+    spares: Spares, ended: list[Any], trainer: str | None, variables: dict[str, str]
+) -> None:
+    spares.add_ready(trainer or order().spec.trainer, share(), variables, 0.0001, "ready", now=0.0)
+    assert spares.take(order(), 0.5, 0.5, {}) is None
+    assert ended == []  # there is room beside it
+    assert spares.take(order(), 1.0, 1.0, {}) is None
+    assert ended == ["ready"]
+
+
+def test_a_process_that_nobody_came_for_is_ended_after_a_minute(
+    spares: Spares, ended: list[Any]
+) -> None:
+    spares.add_ready("yolo", share(), {}, 0.0001, "ready", now=10.0)
+    spares.expire(now=69.0)
+    assert spares.places() == {"box"}
+    assert ended == []
+    spares.expire(now=70.0)
+    assert ended == ["ready"]
+    assert not spares.places()

@@ -212,6 +212,9 @@ class FakeParts:
         device.allocate(budget_bytes // 2)  # so that there is a peak to be reported
         return device
 
+    def get_ready(self, trainer: str, card: Card | None) -> None:
+        """Nothing: these trainers import nothing large."""
+
     def checkpoints(self, folder: str) -> Checkpoints:
         return PlainCheckpoints(folder)
 
