@@ -72,12 +72,10 @@ class Worker:
         num_cpus: float,
     ) -> None:
         _die_with_parent()
-        self._order: StartGang
         self._parts = parts
         self._inbox = inbox
         self._rank = rank
         self._card = card
-        self._stored: StoredRun | None = None
         self._listener: socket.socket | None = None
         self._stop = StopFlag()
         self._signs = Signs()
@@ -97,7 +95,7 @@ class Worker:
             paths: Those that the driver sees.
         """
         self._order = order
-        self._stored = None
+        self._stored: StoredRun | None = None
         self._stop = StopFlag()
         self._signs = Signs()
         try:
