@@ -22,6 +22,7 @@ from orchestrator.ports import Device, RunLink
 from orchestrator.trainer.changes import Changes
 from orchestrator.trainer.failures import out_of_memory
 from orchestrator.trainer.leak import growth
+from orchestrator.trainer.lockstep import OtherRankFailed
 from orchestrator.trainer.options_memory import MemoryOptions
 from orchestrator.trainer.piece_size import PieceSize
 from orchestrator.trainer.room import Shortage, can_get, room_on
@@ -94,6 +95,7 @@ class Governor:
         self._step_ended: Seconds | None = None
         self._live: list[Bytes] = []
         self._has_snapshot = False
+        self.can_repeat = True  # False: no rank hears in a step that another ran out of memory
 
     @property
     def micro_batch(self) -> int:
@@ -120,7 +122,9 @@ class Governor:
         state.keep()
         while True:
             found = self._attempt(work, self._training.size)
-            failure = found if isinstance(found, Shortage) else None
+            failure = found if isinstance(found, Shortage) and not found.is_other else None
+            if failure is not None and not self.can_repeat:
+                raise self.gave_up(failure.told("training"))
             if failure is not None:
                 self._clean_up(state)
             room = room_on(self._device) if failure is not None else None
@@ -232,6 +236,8 @@ class Governor:
     def _attempt(self, work: Callable[[int], Result], size: int) -> Result | Shortage:
         try:
             return work(size)
+        except OtherRankFailed:
+            return Shortage("another rank ran out of memory", 0, is_other=True)
         except Exception as error:
             what = (str(error).splitlines() or [type(error).__name__])[0]
             if "more than 1 value per channel" in what and self._larger is not None:
@@ -250,10 +256,8 @@ class Governor:
     def _wanted(self, failure: Shortage | None, room: Bytes | None) -> tuple[int, str]:
         """The next size as far as this rank can tell, 0 when there is none; and why."""
         piece = self._training
-        if failure is not None and failure.is_single:
-            return 0, ""
         if failure is not None:
-            return piece.smaller(room) or 0, ""
+            return 0 if failure.is_single else piece.smaller(room) or 0, ""
         piece.went_well()
         if piece.num_clean == 2 or piece.num_clean % _MEASURE_EVERY == 1:
             piece.measured(self._device.live_bytes(), self._device.peak_bytes())

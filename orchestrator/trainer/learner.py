@@ -9,7 +9,6 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orchestrator.plan.ladder import Rung
 from orchestrator.plan.workload import OptimizerState
 from orchestrator.trainer.checkpointing import (
     can_checkpoint,
@@ -19,9 +18,8 @@ from orchestrator.trainer.checkpointing import (
 from orchestrator.trainer.classifier import make_optimizer, make_schedule, precision
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.loading import Batch
-from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, piece_sizes, run_pieces
-from orchestrator.trainer.norm_pace import paced
-from orchestrator.trainer.offers import offer_optimizer
+from orchestrator.trainer.microbatch import PieceLoss, cut, even_sizes, run_pieces
+from orchestrator.trainer.offers import offer_classifier, offer_optimizer
 from orchestrator.trainer.optimizer_place import HostMemory, placed
 from orchestrator.trainer.options_ddp import DdpOptions, ddp_options
 from orchestrator.trainer.options_timm import TimmOptions
@@ -29,7 +27,7 @@ from orchestrator.trainer.pack import own_state
 from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.rates import restore_under_own_rates, steps_done
 from orchestrator.trainer.reduction import Reduction
-from orchestrator.trainer.rungs import Offer, Rungs
+from orchestrator.trainer.step_cut import StepCut
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.update import UpdateRoom
 from orchestrator.types import Bytes, TrainSettings
@@ -70,7 +68,6 @@ class Learner:
         self._layout = torch.channels_last if options.channels_last else torch.contiguous_format
         ddp, _ = ddp_options(settings.options)
         self.model, self._reduction = self._placed(model, ddp)
-        self._micro_batch = micro_batch
         self._grad_clip = options.grad_clip
         # Mixing smooths the labels itself, before it mixes them.
         smoothing = 0.0 if options.mixup or options.cutmix else options.label_smoothing
@@ -85,7 +82,10 @@ class Learner:
         self._schedule = make_schedule(self._optimizer, settings, options, steps_per_epoch)
         self._scaler = self._make_scaler()
         self._ema = self._averaged(options.ema_decay)
-        # After the averaged weights were copied: nothing of them is computed twice.
+        # After the averaged weights were copied: nothing of them is computed twice or together.
+        self._cut = StepCut(
+            self.model, micro_batch, ranks, reduction=self._reduction, is_synced=ddp.sync_bn
+        )
         self._name, self._imgsz = settings.model, settings.imgsz
         self._compute: Callable[[Tensor], Tensor] = self.model
         if options.compile:
@@ -97,10 +97,17 @@ class Learner:
         self._steps_per_epoch = steps_per_epoch
         self._governor = governor
         if governor is not None:
+            governor.can_repeat = self._cut.can_repeat
             self._step_state = StepState(self.model, device, self._reduction)
             self._update_room = UpdateRoom(self._optimizer, governor)
             offer_optimizer(governor.rungs, self._optimizer, host)
-            self._offer(governor.rungs, is_checkpointed=options.grad_checkpointing)
+            half, is_free = precision("auto", device), not options.grad_checkpointing
+            offer_classifier(
+                governor.rungs,
+                half=half if self._dtype is torch.float32 else torch.float32,
+                halve=partial(self.halve, half),
+                checkpoint=self.checkpoint if is_free and can_checkpoint(self.model) else None,
+            )
 
     def _placed(self, model: nn.Module, ddp: DdpOptions) -> tuple[nn.Module, Reduction | None]:
         """The model where it trains, and what sums its gradients over several ranks."""
@@ -113,14 +120,6 @@ class Learner:
     def _averaged(self, decay: float) -> ModelEmaV3 | None:
         """Averaged weights, if the run has some."""
         return ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
-
-    def _offer(self, rungs: Rungs, *, is_checkpointed: bool) -> None:
-        half = precision("auto", self._device)
-        if self._dtype is torch.float32 is not half:
-            name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[half]
-            rungs.offer(Rung.AMP, Offer(setting=lambda: name, take=lambda: self.halve(half)))
-        if not is_checkpointed and can_checkpoint(self.model):
-            rungs.offer(Rung.CHECKPOINTING, Offer(setting=lambda: "on", take=self.checkpoint))
 
     def halve(self, dtype: torch.dtype) -> None:
         """Compute in half precision from the next forward pass on; weights stay as they are."""
@@ -161,7 +160,7 @@ class Learner:
             self.model.train()
         self._optimizer.zero_grad()
         if self._governor is None:
-            loss = self._gradients(batch, self._micro_batch)
+            loss = self._gradients(batch, self._cut.planned)
         else:
             loss = self._governor.step(partial(self._gradients, batch), self._step_state)
             self._update_room.demand()
@@ -239,19 +238,19 @@ class Learner:
 
     def _gradients(self, batch: Batch, micro_batch: int) -> Tensor:
         """Gradients of the whole batch, from pieces; returns its detached mean loss."""
-        num_samples = len(batch[1])
-        sizes_of = piece_sizes if micro_batch == self._micro_batch else even_sizes
-        reduction = self._reduction
+        num_samples, reduction = len(batch[1]), self._reduction
+        total = num_samples if self._ranks is None else self._ranks.batch.effective_batch
         if reduction is not None:
             reduction.begin()
-        sizes = sizes_of(num_samples, micro_batch)
-        step = run_pieces(
-            cut(batch, sizes),
-            paced(self.model, self._forward, sizes),
-            backward=self._backward,
-            total=num_samples if self._ranks is None else self._ranks.batch.effective_batch,
-            around=None if reduction is None else reduction.around,
-        )
+        pieces = self._cut.pieces(num_samples, total, micro_batch)
+        with self._cut.step():
+            step = run_pieces(
+                pieces.of(batch, cut),
+                self._cut.forward(self._forward, pieces),
+                backward=self._backward,
+                total=total,
+                around=self._cut.around(reduction.around if reduction else None, pieces),
+            )
         return step.value
 
     def _sums(self, model: nn.Module, batch: Batch, size: int) -> Tensor:

@@ -1,5 +1,8 @@
 """What a training can give up while it runs, as far as both trainers do it alike."""
 
+from collections.abc import Callable
+
+import torch
 from torch.optim import Optimizer
 
 from orchestrator.plan.ladder import Rung, size_below
@@ -12,7 +15,7 @@ from orchestrator.trainer.optimizer_place import (
 from orchestrator.trainer.options_memory import MemoryOptions, can_8bit
 from orchestrator.trainer.rungs import Offer, Rungs
 
-__all__ = ["offer_optimizer", "offer_size"]
+__all__ = ["offer_classifier", "offer_optimizer", "offer_size"]
 
 
 def offer_optimizer(rungs: Rungs, optimizer: Optimizer, host: HostMemory) -> None:
@@ -40,6 +43,28 @@ def offer_optimizer(rungs: Rungs, optimizer: Optimizer, host: HostMemory) -> Non
         Rung.OPTIMIZER_HOST,
         Offer(setting=on_host, take=lambda: moved_to_host(optimizer, host)),
     )
+
+
+def offer_classifier(
+    rungs: Rungs,
+    *,
+    half: torch.dtype,
+    halve: Callable[[], None],
+    checkpoint: Callable[[], None] | None,
+) -> None:
+    """Half precision and gradient checkpointing, from the next forward pass on.
+
+    Args:
+        rungs: Of the training.
+        half: What `halve` makes it compute in; fp32 where there is nothing to win.
+        halve: Does it.
+        checkpoint: Does the other; None where the model cannot, or does it already.
+    """
+    if half is not torch.float32:
+        name = {torch.float16: "fp16", torch.bfloat16: "bf16"}[half]
+        rungs.offer(Rung.AMP, Offer(setting=lambda: name, take=halve))
+    if checkpoint is not None:
+        rungs.offer(Rung.CHECKPOINTING, Offer(setting=lambda: "on", take=checkpoint))
 
 
 def offer_size(rungs: Rungs, imgsz: int, options: MemoryOptions) -> None:

@@ -35,6 +35,7 @@ DDP_KEYS: Mapping[str, str] = {
     "ddp_powersgd_rank": "columns that powersgd keeps of a gradient, 1 to 256",
     "ddp_powersgd_start": "steps before powersgd begins to compress, 2 or more",
     "ddp_shard": "weights and optimizer state whole on each rank, or a part: none, card or host",
+    "ddp_sync_bn": "BatchNorm sees what all ranks have of a piece",
     "ddp_nccl": "variables for NCCL: `NCCL_SOCKET_IFNAME=eth0 NCCL_DEBUG=INFO`",
 }
 
@@ -51,6 +52,7 @@ class DdpOptions:
     powersgd_rank: int = 1
     powersgd_start: int = 1000
     shard: Shard = Shard.NONE
+    sync_bn: bool = False
     nccl: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -71,21 +73,26 @@ def ddp_options(options: Mapping[str, Scalar]) -> tuple[DdpOptions, dict[str, Sc
     shard = options.get("ddp_shard", known.shard.value)
     if shard not in tuple(Shard):
         raise _wrong("E1103", "ddp_shard", f"is {shard!r}")
-    overlap = options.get("ddp_overlap", known.overlap)
-    if not isinstance(overlap, bool):
-        raise _wrong("E1102", "ddp_overlap", f"must be true or false, not {overlap!r}")
     found = DdpOptions(
         bucket_mb=_number(options, "ddp_bucket_mb", known.bucket_mb, 1, 4096),
-        overlap=overlap,
+        overlap=_switch(options, "ddp_overlap", known.overlap),
         compression=Compression(str(compression)),
         powersgd_rank=_number(options, "ddp_powersgd_rank", known.powersgd_rank, 1, 256),
         powersgd_start=_number(
             options, "ddp_powersgd_start", known.powersgd_start, 2, 1_000_000_000
         ),
         shard=Shard(str(shard)),
+        sync_bn=_switch(options, "ddp_sync_bn", known.sync_bn),
         nccl=_variables(options.get("ddp_nccl", "")),
     )
     return found, rest
+
+
+def _switch(options: Mapping[str, Scalar], key: str, default: bool) -> bool:  # noqa: FBT001 - a value
+    value = options.get(key, default)
+    if not isinstance(value, bool):
+        raise _wrong("E1102", key, f"must be true or false, not {value!r}")
+    return value
 
 
 def _number(options: Mapping[str, Scalar], key: str, default: int, low: int, high: int) -> int:

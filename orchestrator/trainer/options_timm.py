@@ -75,6 +75,7 @@ class TimmOptions:
     ddp_powersgd_rank: int = _key(1, DDP_KEYS["ddp_powersgd_rank"])
     ddp_powersgd_start: int = _key(1000, DDP_KEYS["ddp_powersgd_start"])
     ddp_shard: str = _key("none", DDP_KEYS["ddp_shard"])
+    ddp_sync_bn: bool = _key(default=False, doc=DDP_KEYS["ddp_sync_bn"])
     ddp_nccl: str = _key("", DDP_KEYS["ddp_nccl"])
     weights: str = _key("", "local file to start from: .safetensors, .pt or .pth")
 

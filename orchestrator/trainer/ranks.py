@@ -76,6 +76,10 @@ class Ranks:
         distributed.all_reduce(sums, group=self._host)
         return [float(value) for value in sums]
 
+    def add_up(self, tensor: torch.Tensor) -> None:
+        """Sum a tensor of the host over the ranks, in its place."""
+        distributed.all_reduce(tensor, group=self._host)
+
     def of_first(self, value: Any) -> Any:
         """What rank 0 has, of plain values: it decides where ranks must not differ in a bit."""
         if self.count == 1:

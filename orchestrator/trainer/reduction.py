@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from orchestrator.trainer.compression import Low, low_of
+from orchestrator.trainer.lockstep import Lockstep
 from orchestrator.trainer.options_ddp import Compression, DdpOptions
 from orchestrator.types import Bytes
 
@@ -69,6 +70,7 @@ class Reduction:
         device = trained[0].device
         self._numbers = torch.zeros(num_exchanged, device=device)
         self._has_exchanged = num_exchanged == 0
+        self._lockstep: Lockstep | None = None
         self._is_sending = False
         self._next = 0
         self._idle: list[tuple[nn.Parameter, Tensor]] | None = None
@@ -76,6 +78,10 @@ class Reduction:
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(self._hook(bucket))
+
+    def join(self, lockstep: Lockstep) -> None:
+        """From now on ranks make one sum at a time: buckets are sent after the step's others."""
+        self._lockstep, self._is_early = lockstep, False
 
     @property
     def num_bytes(self) -> Bytes:
@@ -102,6 +108,8 @@ class Reduction:
 
     def exchanged(self, numbers: Tensor) -> Tensor:
         """Sum numbers over the ranks, once in a step and before `sending`."""
+        if self._lockstep is not None:
+            return self._lockstep.summed(numbers).to(numbers.dtype)
         self._numbers.copy_(numbers)
         return self._exchange().clone()
 
@@ -128,7 +136,7 @@ class Reduction:
     def abandon(self) -> None:
         """Let the other ranks end a step that this one cannot, or that will be repeated."""
         self._is_sending = False
-        if not self._has_exchanged:
+        if not self._has_exchanged and self._lockstep is None:
             self._numbers.zero_()
             self._exchange()
         if self._is_early:

@@ -16,6 +16,7 @@ class Shortage:
 
     what: str
     live_bytes: Bytes
+    is_other: bool = False  # another rank ran out, in the middle of the step
     is_single: bool = False  # not memory: BatchNorm cannot learn from a piece of one sample
 
     def told(self, where: str, room: Bytes | None = None) -> str:
