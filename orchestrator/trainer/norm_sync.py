@@ -53,7 +53,7 @@ class NormSync:
         self.num_layers = len(norms)
         together = _OnCard if is_cuda else _OnHost
         for norm in norms:
-            norm.forward = together(norm, self)
+            vars(norm)["forward"] = together(norm, self)  # of this layer alone, not of its class
 
     @contextmanager
     def counting(self, *, is_counted: bool) -> Iterator[None]:
@@ -81,7 +81,7 @@ class _Forward:
         self._norm, self._sync = norm, sync
         self._alone: Callable[[Tensor], Tensor] = norm.forward
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise (N, C, ...) over all ranks; while it does not train, as the layer itself."""
         if not self._norm.training:

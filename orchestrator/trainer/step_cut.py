@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.trainer.microbatch import PieceLoss, even_sizes, piece_sizes
 from orchestrator.trainer.norm_pace import paced
@@ -105,6 +105,12 @@ class StepCut:
     def step(self) -> AbstractContextManager[None]:
         """Around all forward and backward passes of a step."""
         return nullcontext() if self._sync is None else self._sync.lockstep.step()
+
+    def of_all(self, numbers: Tensor) -> Tensor:
+        """Numbers summed over the ranks whose layers work together; inside of `step`."""
+        if self._sync is None:
+            return numbers
+        return self._sync.lockstep.summed(numbers).to(numbers.dtype)
 
     def piece(self, size: int) -> AbstractContextManager[None]:
         """Around the passes of one piece that has so many samples of this rank."""

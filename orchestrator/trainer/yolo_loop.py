@@ -73,8 +73,10 @@ class _Loop(Shared, Update):
         micro_batch, governor = self.attempt.task.batch.micro_batch, self.attempt.governor
         prepare = super().preprocess_batch
         self.reduction = self.make_reduction()
+        cut = self.make_cut()
+        governor.can_repeat = cut.can_repeat
         self.model.forward = CutStep(
-            self, micro_batch, prepare, governor=governor, reduction=self.reduction
+            self, micro_batch, prepare, governor=governor, reduction=self.reduction, cut=cut
         )
         self.seek_room()
 

@@ -8,6 +8,7 @@ import torch
 from orchestrator.trainer.randomness import seed_all
 from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.reduction import Reduction
+from orchestrator.trainer.step_cut import StepCut
 from orchestrator.trainer.yolo_attempt import Attempt
 from orchestrator.trainer.yolo_whole import NUM_DIVISORS
 from orchestrator.types import StopMode
@@ -86,6 +87,7 @@ class Shared(_Mixed):
 
     attempt: Attempt
     ranks: int
+    reduction: Reduction | None
 
     def _setup_ddp(self) -> None:
         """Nothing: the worker group made the process group."""
@@ -138,6 +140,17 @@ class Shared(_Mixed):
         num_exchanged = 0 if self.args.task == "classify" else NUM_DIVISORS
         parameters, ddp = self.model.parameters(), self.attempt.ddp
         return Reduction(parameters, ddp, self.ranks, num_exchanged=num_exchanged)
+
+    def make_cut(self: Any) -> StepCut:
+        """How steps are cut. Averaged weights were copied from the model before: they are plain."""
+        batch, ranks, ddp = self.attempt.task.batch, self.attempt.ranks, self.attempt.ddp
+        return StepCut(
+            self.model,
+            batch.micro_batch,
+            ranks,
+            reduction=self.reduction,
+            is_synced=ddp.sync_bn,
+        )
 
     def _asked(self: Any) -> StopMode | None:
         mode = self.attempt.link.stop_requested()

@@ -28,7 +28,8 @@ by its own sums, which weighs the objects of a rank that has few of them more.)
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +41,10 @@ from orchestrator.trainer.microbatch import (
     PieceLoss,
     cut,
     cut_detection,
-    even_sizes,
-    piece_sizes,
     run_pieces,
 )
-from orchestrator.trainer.norm_pace import paced
 from orchestrator.trainer.reduction import Reduction
+from orchestrator.trainer.step_cut import Pieces, StepCut
 from orchestrator.trainer.step_state import StepState, statistics_kept
 from orchestrator.trainer.yolo_heads import (
     DIVISORS,
@@ -55,11 +54,9 @@ from orchestrator.trainer.yolo_heads import (
     cannot_cut,
     heads_of,
 )
-from orchestrator.trainer.yolo_whole import Record, WholeBatch
+from orchestrator.trainer.yolo_whole import Record, Run, WholeBatch, of_all_ranks
 
 __all__ = ["CutStep"]
-
-Run: TypeAlias = tuple[Head, Tensor, dict[str, Tensor]]  # terms with their graph, loss items
 
 
 class CutStep:
@@ -72,6 +69,7 @@ class CutStep:
         governor: Cuts smaller where memory runs out; None lets the error through.
         reduction: Of the gradients of a gang; the trainer's `images_of_step` then tells how many
             images all ranks have in the step.
+        cut: How; by itself unless it is given.
 
     Raises:
         ConfigError: E1120, this model's step cannot be cut.
@@ -85,12 +83,14 @@ class CutStep:
         *,
         governor: Governor | None = None,
         reduction: Reduction | None = None,
+        cut: StepCut | None = None,
     ) -> None:
         self._trainer = trainer
         self._prepare_alone = prepare
         self._model: nn.Module = trainer.model
         self._whole = trainer.model.forward
         self._micro_batch = micro_batch
+        self._cut = cut or StepCut(self._model, micro_batch)
         self._batch = WholeBatch(trainer, reduction)
         self._heads: list[Head] = []
         self._is_classifier = trainer.args.task == "classify"
@@ -141,16 +141,12 @@ class CutStep:
         self._batch.begin()
         self._look(micro_batch, num_images)
         self._chance = random.getstate() if self._trainer.args.multi_scale else None
-        sizes_of = piece_sizes if micro_batch == self._micro_batch else even_sizes
-        sizes = sizes_of(num_images, micro_batch)
+        sizes = self._cut.pieces(num_images, self._batch.num_images(num_images), micro_batch)
         try:
-            if self._is_classifier:
-                return self._classified(batch, sizes)
-            keys = set(OBJECT_KEYS)
-            if not self._trainer.args.overlap_mask:
-                keys.add("masks")
-            pieces = cut_detection(batch, sizes, object_keys=keys & batch.keys())
-            return self._detected(pieces, int(batch["cls"].shape[0]))
+            with self._cut.step():
+                if self._is_classifier:
+                    return self._classified(batch, sizes)
+                return self._detected(batch, sizes)
         finally:
             self._chance = None
 
@@ -163,7 +159,7 @@ class CutStep:
         criterion = self._trainer.model.criterion
         return [1.0] if len(self._heads) == 1 else [criterion.o2m, criterion.o2o]
 
-    def _classified(self, batch: dict[str, Any], sizes: tuple[int, ...]) -> tuple[Tensor, Any]:
+    def _classified(self, batch: dict[str, Any], sizes: Pieces) -> tuple[Tensor, Any]:
         items: list[dict[str, Tensor]] = []
 
         def forward(piece: Any) -> PieceLoss:
@@ -172,11 +168,11 @@ class CutStep:
             return PieceLoss(value=loss, divisor=float(piece["img"].shape[0]))
 
         step = run_pieces(
-            cut(batch, sizes),
-            paced(self._model, forward, sizes),
+            sizes.of(batch, cut),
+            self._cut.forward(forward, sizes),
             backward=self._backward,
-            total=self._batch.num_images(sum(sizes)),
-            around=self._batch.around,
+            total=self._batch.num_images(sum(sizes.own)),
+            around=self._cut.around(self._batch.around, sizes),
         )
         whole = {
             name: sum(part[name] * w for part, w in zip(items, step.weights, strict=True))
@@ -184,18 +180,18 @@ class CutStep:
         }
         return step.value.detach().requires_grad_(), whole
 
-    def _detected(self, pieces: list[dict[str, object]], num_objects: int) -> tuple[Tensor, Any]:
+    def _detected(self, batch: dict[str, Any], cuts: Pieces) -> tuple[Tensor, Any]:
         """Both ways of running the pieces; see the module's head."""
+        keys = set(OBJECT_KEYS) if self._trainer.args.overlap_mask else OBJECT_KEYS | {"masks"}
+        pieces = cuts.of(batch, partial(cut_detection, object_keys=keys & batch.keys()))
         records: list[Record] = []
         separable = all(
             len({DIVISORS[name] for name in head.criterion.loss_names}) == 1 for head in self._heads
         )
         # One piece alone tells its divisors in time: its backward comes after them.
-        totals = self._totals(pieces) if not separable and len(pieces) > 1 else None
+        totals = self._totals(pieces, cuts) if not separable and len(pieces) > 1 else None
         sizes = [_images(piece) for piece in pieces]
-        num_images = self._batch.num_images(sum(sizes))
-        # A power of two: what is multiplied by it and divided by it again stays as it was.
-        guess = 2.0 ** round(torch.tensor(max(num_objects / len(pieces), 1.0)).log2().item())
+        num_images = self._batch.num_images(sum(cuts.own))
 
         def forward(piece: Any) -> PieceLoss:
             runs = self._run(piece)
@@ -207,23 +203,33 @@ class CutStep:
 
         run_pieces(
             pieces,
-            paced(self._model, forward, sizes),
+            self._cut.forward(forward, cuts),
             backward=self._backward,
             total=None if separable else 1.0,
             floor=1.0,
-            reference=guess if separable else None,
+            reference=self._guess(len(batch["cls"]) / len(pieces)) if separable else None,
             parameters=self._model.parameters,
-            around=self._batch.around,
+            around=self._cut.around(self._batch.around, cuts),
         )
         terms, items = self._batch.summed(records, self._gains())
         return terms.requires_grad_(), items
+
+    def _guess(self, num_objects: float) -> Tensor:
+        """About the divisor of a piece, a power of two: to divide by it loses nothing."""
+        # Layers that work together mix gradients of all ranks: then it is the same on all.
+        device = next(self._model.parameters()).device if self._cut.is_together else None
+        about = self._cut.of_all(torch.tensor([num_objects], device=device))
+        return about.clamp(min=1.0).log2().round().exp2()[0]
 
     def _run(self, piece: Mapping[str, Any]) -> list[Run]:
         batch = self._prepare(dict(piece))
         predictions = self._whole(batch["img"])
         if isinstance(predictions, tuple):
             predictions = predictions[1]
-        return [(head, *head.run(predictions, batch)) for head in self._heads]
+        runs = [(head, *head.run(predictions, batch)) for head in self._heads]
+        if self._cut.is_together:
+            return of_all_ranks(runs, predictions, is_counted=self._cut.is_counted)
+        return runs
 
     def _known(self, runs: list[Run], totals: list[Divisors], share: float) -> PieceLoss:
         """Every divisor of the whole is known: the value is already the piece's part of it."""
@@ -269,14 +275,15 @@ class CutStep:
     def _second_parameters(self) -> list[nn.Parameter]:
         return [p for name, p in self._model.named_parameters() if "one2one" in name]
 
-    def _totals(self, pieces: list[dict[str, object]]) -> list[Divisors]:
+    def _totals(self, pieces: list[dict[str, Any]], cuts: Pieces) -> list[Divisors]:
         """Run every piece forward without gradients, and sum what each head divides by."""
         seen: list[list[Divisors]] = [[] for _ in self._heads]
         device = next(self._model.parameters()).device
         devices = [device] if device.type == "cuda" else []
         with torch.no_grad(), statistics_kept(self._model), torch.random.fork_rng(devices):
-            for piece in pieces:
-                self._run(piece)
+            for piece, size in zip(pieces, cuts.own, strict=True):
+                with self._cut.piece(size):
+                    self._run(piece)
                 for parts, head in zip(seen, self._heads, strict=True):
                     parts.append(dict(head.seen))
         torch.clear_autocast_cache()  # weights cast without gradients must not be used below

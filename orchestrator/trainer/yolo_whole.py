@@ -1,22 +1,24 @@
 """The whole batch that pieces and ranks are parts of: its images, its divisors, its loss items."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from orchestrator.trainer.norm_sync import tied
 from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.yolo_heads import (
     DIVISORS,
     Divisors,
+    Head,
     at_least_one,
     total_of,
     whole_items,
 )
 
-__all__ = ["NUM_DIVISORS", "Record", "WholeBatch"]
+__all__ = ["NUM_DIVISORS", "Record", "Run", "WholeBatch", "of_all_ranks"]
 
 _KINDS = ("scores", "anchors", "points", "images")
 NUM_DIVISORS = 2 * len(_KINDS)
@@ -24,6 +26,8 @@ NUM_DIVISORS = 2 * len(_KINDS)
 
 Record: TypeAlias = list[tuple[dict[str, Tensor], Divisors, Tensor]]
 """Of one piece, by head: loss items, what its terms were divided by, terms of the whole's size."""
+Run: TypeAlias = tuple[Head, Tensor, dict[str, Tensor]]
+"""Of one piece and head: terms with their graph, loss items."""
 
 
 class WholeBatch:
@@ -101,6 +105,41 @@ class WholeBatch:
                 whole.append(_sum_of(t * f for t, f in zip(terms.unbind(), factors, strict=True)))
             items = whole_items(((terms, seen) for terms, seen, _ in pieces), total)
         return _sum_of(whole), items
+
+
+def of_all_ranks(runs: Sequence[Run], predictions: Any, *, is_counted: bool) -> list[Run]:
+    """A piece in which layers of all ranks work together.
+
+    Its backward pass visits all that was predicted: without an object in the piece, the loss
+    leaves the boxes out.
+
+    Args:
+        runs: Of each head.
+        predictions: Tensors, in mappings and sequences.
+        is_counted: False where this rank has no image in the piece: nothing is left of its loss.
+    """
+    outputs = tuple(_tensors(predictions))
+    found: list[Run] = []
+    for head, terms, items in runs:
+        value, told = terms, items
+        if not is_counted:
+            head.seen.update({kind: seen * 0.0 for kind, seen in head.seen.items()})
+            value = torch.zeros_like(terms)
+            told = {name: torch.zeros_like(item) for name, item in items.items()}
+        found.append((head, value if found else tied(value, outputs), told))
+    return found
+
+
+def _tensors(predictions: Any) -> Iterator[Tensor]:
+    if isinstance(predictions, Tensor):
+        if predictions.requires_grad:
+            yield predictions
+    elif isinstance(predictions, Mapping):
+        for value in predictions.values():
+            yield from _tensors(value)
+    elif isinstance(predictions, list | tuple):
+        for value in predictions:
+            yield from _tensors(value)
 
 
 def _sum_of(values: Iterable[Tensor]) -> Tensor:

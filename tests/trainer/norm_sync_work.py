@@ -101,7 +101,7 @@ def _fail(model: nn.Module, where: str) -> None:
         if len(found) > 1 and where == "forward":
             no_memory(found)
         if len(found) > 1 and where == "backward":
-            found.register_hook(no_memory)
+            found.register_hook(no_memory)  # type: ignore[no-untyped-call]
 
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     layers[len(layers) // 2].register_forward_hook(hook)

@@ -1,0 +1,50 @@
+"""BatchNorm of a YOLO model over the ranks of a gang computes what it would on one rank."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trainer.gang_work import plan_of
+from tests.trainer.gangs import found_by_ranks, in_turn
+from tests.trainer.norm_sync_yolo_work import yolo_stepped
+from tests.trainer.test_gang_timm import difference
+
+pytest.importorskip("ultralytics", reason="the extra [yolo] is not installed")
+
+TOLERANCE = 1e-5  # relative, of all gradients together, and of all running statistics
+OTHERS = ("yolo26n.yaml", "yolov8n-seg.yaml", "yolo26n-pose.yaml", "yolo11n-cls.yaml")
+INTERLEAVED = (0, 2, 4, 1, 3)  # of ranks with 2, 2 and 1 pictures: the first of each, then the rest
+
+
+def check(names: tuple[str, ...], folder: str) -> None:
+    """Five pictures over three ranks: whole, and one at a time, where the last rank has fewer.
+
+    The third picture, alone in a piece of its rank, has no objects.
+    """
+    works: list[Any] = [
+        (yolo_stepped, (name, plan_of(5, 3, size), folder)) for name in names for size in (2, 1)
+    ]
+    found = zip(*found_by_ranks(3, in_turn, works), strict=True)
+    cases = [(name, order) for name in names for order in (None, INTERLEAVED)]
+    for (name, order), rows in zip(cases, found, strict=True):
+        plan = plan_of(5, 1, 5 if order is None else 3)
+        whole, kept, loss, items = yolo_stepped(0, name, plan, folder, order)
+        assert sum(part for _, _, part, _ in rows) == pytest.approx(loss, rel=1e-5), name
+        for key, value in items.items():
+            assert sum(row[3][key] for row in rows) == pytest.approx(value, rel=1e-5), name
+        for mine, statistics, _, _ in rows:
+            assert difference(whole, mine) < TOLERANCE, (name, order)
+            assert difference(kept, statistics) < TOLERANCE, (name, order)
+            assert all(np.array_equal(statistics[n], rows[0][1][n]) for n in statistics)
+            assert all(np.array_equal(mine[n], rows[0][0][n]) for n in mine)
+
+
+def test_gradients_and_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    check(("yolov8n.yaml",), str(tmp_path))
+
+
+@pytest.mark.slow
+def test_every_kind_of_loss_has_them(tmp_path: Path) -> None:
+    check(OTHERS, str(tmp_path))
