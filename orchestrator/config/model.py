@@ -145,10 +145,7 @@ class DdpModel(Block):
         description="timm: weights, gradients and optimizer state split over the GPUs, for models"
         " that no card holds; their parts lie on the card, or on the host",
     )
-    sync_bn: bool = Field(
-        default=False,
-        description="BatchNorm normalises over what all GPUs have of a piece, as one GPU would",
-    )
+    sync_bn: bool = Field(default=False, description="BatchNorm over all GPUs' parts of a piece")
     nccl: Annotated[
         dict[str, str], BeforeValidator(variables_given, json_schema_input_type=dict[str, Any])
     ] = Field(

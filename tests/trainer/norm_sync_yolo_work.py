@@ -1,6 +1,7 @@
 """What ranks of a YOLO model whose BatchNorm works together do, in processes of their own."""
 
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -73,11 +74,8 @@ def pictures(task: str, numbers: Sequence[int]) -> dict[str, Any]:
     from tests.trainer.test_yolo_step import COUNTS, batch_of
 
     whole, singles = batch_of(task), [1] * len(COUNTS)
-    pieces: list[Any]
-    if task == "classify":
-        pieces = cut(whole, singles)
-    else:
-        pieces = list(cut_detection(whole, singles, object_keys=OBJECT_KEYS & whole.keys()))
+    parted = partial(cut_detection, object_keys=OBJECT_KEYS & whole.keys())
+    pieces: Any = cut(whole, singles) if task == "classify" else parted(whole, singles)
     for place, number in enumerate(numbers):
         if "batch_idx" in whole:
             pieces[number]["batch_idx"] = pieces[number]["batch_idx"] + place
