@@ -151,7 +151,7 @@ class DdpModel(Block):
     ] = Field(
         default_factory=dict,
         max_length=64,
-        description="variables for NCCL, such as NCCL_SOCKET_IFNAME: eth0; else it finds the network",
+        description="variables for NCCL, such as NCCL_SOCKET_IFNAME: eth0, which it else finds",
     )
 
 
