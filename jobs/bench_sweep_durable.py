@@ -2,7 +2,8 @@
 
 `python -m jobs.bench_sweep_durable [KILLS]` forks a process that conducts a sweep over a real
 SQLite store, with runs that are formulas and outlive it, and sends it SIGKILL at random moments.
-Searchers TPE and random, schedulers ASHA, HyperBand and PBT, reports in fixed turns.
+Searchers TPE, the Gaussian process (with a border) and random, schedulers ASHA, HyperBand, PBT and
+none, reports in fixed turns.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,16 @@ from orchestrator.sweep.stopping import Rung
 from orchestrator.sweep.stub_runs import StubRuns
 from orchestrator.types import CheckpointRef, RunId
 
-__all__ = ["LastingRuns", "main"]
+__all__ = ["LastingRuns", "fits_of", "main", "need"]
 
-_KINDS = (("random", "asha"), ("tpe", "asha"), ("random", "pbt"), ("tpe", "hyperband"))
+_KINDS = (
+    ("random", "asha"),
+    ("tpe", "asha"),
+    ("gp", "none"),
+    ("random", "pbt"),
+    ("tpe", "hyperband"),
+)
+_CAPACITY = 1 << 33
 _NAME = "drill"
 
 
@@ -89,6 +97,17 @@ class LastingRuns:
         new.replace(self._path)
 
 
+def need(settings: Values) -> int:
+    """Bytes that settings need: the largest batch is more than there is."""
+    batch = settings.get("batch", 0)
+    return (1 << 25) * (batch if isinstance(batch, int) else 0) + 1
+
+
+def fits_of(runs: LastingRuns) -> Callable[[Values], bool]:
+    """Whether values can run; a searcher that asks stays within that border."""
+    return lambda values: not runs.judge(values).violations
+
+
 def _definition(seed: int, search: str, scheduler: str) -> Definition:
     return Definition(
         name=_NAME,
@@ -98,7 +117,7 @@ def _definition(seed: int, search: str, scheduler: str) -> Definition:
         config="",
         folder="",
         project="stub",
-        trials=12 if scheduler == "pbt" else 40,
+        trials={"asha": 40, "hyperband": 40, "pbt": 12, "none": 24}[scheduler],
         search=search,
         scheduler=scheduler,
         order="fixed",
@@ -113,8 +132,10 @@ def _conduct(folder: Path, definition: Definition, pace: float) -> Conductor:
     """Conduct from what is recorded to the end."""
     with SqlStore(str(folder / "orchestrator.db")) as store:
         recorder = StoreRecorder(store, _NAME)
-        runs = LastingRuns(folder / "runs", StubRuns(pace=pace, seed=definition.seed))
-        conductor = Conductor(definition, searcher_of(definition), runs, recorder, time.time)
+        stubs = StubRuns(pace=pace, seed=definition.seed, capacity_bytes=_CAPACITY, need=need)
+        runs = LastingRuns(folder / "runs", stubs)
+        searcher = searcher_of(definition, fits_of(runs))
+        conductor = Conductor(definition, searcher, runs, recorder, time.time)
         conductor.replay(event for _, event in read_events(store, _NAME))
         while not conductor.is_done:
             conductor.advance()

@@ -75,9 +75,13 @@ def cancel(life: Lifecycle, event: CancelRequested) -> None:
         life.leave_queue(record)
         life.end(record, CancelRequested, RunState.CANCELLED, detail="cancelled while waiting")
     elif record.state in (RunState.STARTING, RunState.RUNNING):
-        is_polite = record.state is RunState.RUNNING and not event.now
-        mode = StopMode.AFTER_EPOCH if is_polite else None
+        mode = None
+        if record.state is RunState.RUNNING and not event.now:
+            mode = StopMode.AFTER_EPOCH
+        elif record.state is RunState.RUNNING and record.spec.warm:
+            mode = StopMode.AT_BATCH  # its process can train the next run; killed after the grace
         life.stop(record, CancelRequested, StopReason.CANCELLED, mode)
+        is_polite = mode is StopMode.AFTER_EPOCH
         record.detail = "cancelled; leaves after its epoch" if is_polite else "cancelled"
     else:
         record.move(CancelRequested, record.state, life.now)

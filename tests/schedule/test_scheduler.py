@@ -490,6 +490,27 @@ def test_an_impatient_cancel_follows_a_polite_one(desk: Desk) -> None:
     assert desk.cancel("r", now=True) == (KillGang(attempt=desk.attempt("r")),)
 
 
+def test_a_cancelled_run_whose_process_can_train_the_next_one_leaves_at_its_batch(
+    desk: Desk,
+) -> None:
+    desk.node("a", LARGE)
+    desk.submit(dataclasses.replace(make_spec("r"), warm="night"))
+    desk.up("r")
+    at_batch = PreemptGang(attempt=desk.attempt("r"), mode=StopMode.AT_BATCH)
+    assert desk.cancel("r", now=True) == (at_batch,)
+    assert desk.pass_time(60.0) == (KillGang(attempt=desk.attempt("r")),), "the grace is over"
+    desk.fail("r", Cause.KILLED)
+    assert desk.state("r") is RunState.CANCELLED
+
+
+def test_a_cancelled_run_that_leaves_at_its_batch_is_killed_when_asked_again(desk: Desk) -> None:
+    desk.node("a", LARGE)
+    desk.submit(dataclasses.replace(make_spec("r"), warm="night"))
+    desk.up("r")
+    desk.cancel("r", now=True)
+    assert desk.cancel("r", now=True) == (KillGang(attempt=desk.attempt("r")),)
+
+
 def test_a_gang_that_finishes_while_it_is_asked_to_leave_has_succeeded(desk: Desk) -> None:
     desk.node("a", LARGE)
     desk.submit(make_spec("r"))
