@@ -1,6 +1,5 @@
 """A run's record, the table of its legal transitions, and the laws that hold between records."""
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -199,9 +198,7 @@ class RunRecord:
     cause: Cause | None = None
     detail: str = ""
     gpu: str = ""
-    story: deque[tuple[Seconds, str, RunState, RunState]] = field(
-        default_factory=lambda: deque(maxlen=STORY_LENGTH)
-    )
+    story: tuple[tuple[Seconds, str, RunState, RunState], ...] = ()  # the last moves, of few bytes
 
     @property
     def attempt_id(self) -> AttemptId:
@@ -233,7 +230,7 @@ class RunRecord:
         row = TRANSITIONS[trigger].get(self.state)
         if row is None or to not in row:
             raise self.bug(f"{trigger.__name__} leads from {self.state} to {to}", at)
-        self.story.append((at, trigger.__name__, self.state, to))
+        self.story = (*self.story, (at, trigger.__name__, self.state, to))[-STORY_LENGTH:]
         self.state = to
 
     def bug(self, what: str, at: Seconds) -> TransitionError:
