@@ -13,6 +13,8 @@ from orchestrator.trainer.reduction import Reduction
 from orchestrator.types import BatchPlan, Scalar, TrainSettings
 from tests.contracts.trainer import attempt_of
 from tests.trainer.gangs import found_by_ranks
+from tests.trainer.norm_sync_work import ON, Stepped, stepped
+from tests.trainer.test_gang_timm import difference
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,6 +22,7 @@ pytestmark = [
         torch.cuda.device_count() < 2, reason="needs two CUDA cards, for NCCL between them"
     ),
 ]
+RESNET = "timm/test_resnet.r160_in1k"
 OPTIONS: list[dict[str, Scalar]] = [
     {"ddp_bucket_mb": 1},
     {"ddp_bucket_mb": 1, "ddp_overlap": False},
@@ -71,3 +74,24 @@ def test_sums_over_nccl_are_those_of_one_process(
         assert computed == sent
         for one, other in zip(whole, summed, strict=True):
             assert abs(one - other).max() <= tolerance * abs(one).max()
+
+
+def on_card(rank: int, batch: BatchPlan, folder: str, order: tuple[int, ...]) -> Stepped:
+    """One step of a classifier whose BatchNorm works together, on a card for each rank."""
+    torch.cuda.set_device(rank)
+    torch.backends.cudnn.allow_tf32 = False
+    return stepped(rank, RESNET, batch, ON, folder, order, is_cuda=True)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 1])
+def test_batchnorm_over_cards_is_that_of_one_card(micro_batch: int, tmp_path: Path) -> None:
+    """Five samples, 3 + 2; one at a time, the second rank has none for the third piece."""
+    order = (0, 1, 2, 3, 4) if micro_batch == 3 else (0, 3, 1, 4, 2)
+    alone = BatchPlan(effective_batch=5, world_size=1, micro_batch=5 if micro_batch == 3 else 2)
+    whole, kept, _, _, _ = on_card(0, alone, str(tmp_path), order)
+    batch = BatchPlan(effective_batch=5, world_size=2, micro_batch=micro_batch)
+    for mine, statistics, _, _, _ in found_by_ranks(
+        2, on_card, batch, str(tmp_path), (0, 1, 2, 3, 4)
+    ):
+        assert difference(whole, mine) < 1e-4
+        assert difference(kept, statistics) < 1e-4

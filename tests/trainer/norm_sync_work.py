@@ -45,6 +45,8 @@ def stepped(
     folder: str,
     order: Sequence[int] | None = None,
     fails: str | None = None,
+    *,
+    is_cuda: bool = False,
 ) -> Stepped:
     """One step: gradients, running statistics, this rank's part of the loss, keys of the state.
 
@@ -57,6 +59,7 @@ def stepped(
         order: Of the samples. One rank whose pieces are what the ranks of a gang see at once has
             them in another order.
         fails: Where the last rank runs out of memory while pieces have more than one sample.
+        is_cuda: Each rank has a card.
     """
     settings = TrainSettings(model=name, data="", imgsz=SIZE, epochs=1, options=options)
     task = replace(attempt_of(settings, Path(folder) / str(rank), batch=batch), rank=rank)
@@ -66,13 +69,13 @@ def stepped(
     torch.manual_seed(rank)  # each rank makes weights of its own, as long as none are shared
     model = timm.create_model(name.removeprefix("timm/"), num_classes=CLASSES)
     link, device = RecordingLink(Path(folder) / f"c{rank}"), CpuDevice()
-    with joined(task, ddp_options(options)[0], is_cuda=False) as ranks:
+    with joined(task, ddp_options(options)[0], is_cuda=is_cuda) as ranks:
         governor = Governor(task, device, link, MemoryOptions(), agree=ranks.most_and_least)
         learner = Learner(
             model,
             settings,
             timm_options(options),
-            device=torch.device("cpu"),
+            device=torch.device("cuda", rank) if is_cuda else torch.device("cpu"),
             micro_batch=batch.micro_batch,
             steps_per_epoch=2,
             ranks=ranks,
@@ -88,6 +91,7 @@ def stepped(
         assert not any("Sync" in kind for kind in kinds)
         cuts = [(recut.old, recut.new) for recut in link.recuts]
         keys = list(learner.state()["model"])
+        model.cpu()
         return gradients(model), running(model), float(loss), keys, cuts
 
 
