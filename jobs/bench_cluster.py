@@ -91,9 +91,10 @@ def parity_synced(seeds: Sequence[int], epochs: int, imgsz: int, out: Path | Non
     The step is the same one up to rounding (the loss of the first step agrees to 1e-7), but
     training enlarges any difference. So a third run is one worker from weights that differ in
     their last digit: how far apart two trainings are that should be one. AdamW divides a gradient
-    by its own size, and made 1e-2 of the loss of it within ten steps; SGD, 1e-4. The 8 pictures of
-    the small validation set would add noise of their own: these runs are judged by the 87 of the
-    whole one, after as many epochs as bring mAP50 near where it stays.
+    by its own size, and made 1e-2 of the loss of it within ten steps, SGD 1e-4 (both with lr0
+    0.001): so here it is SGD. The 8 pictures of the small validation set would add noise of their
+    own: these runs are judged by the 87 of the whole one, after as many epochs as bring mAP50 near
+    where it stays.
     """
     shape = {"epochs": epochs, "imgsz": imgsz, "sync_bn": True}
     found = [row for row in _kept(out) if row["shape"] == shape and row["seed"] in seeds]
