@@ -57,10 +57,10 @@ def define(**changes: object) -> Definition:
 
 
 def searcher_of(definition: Definition) -> Searcher:
-    if definition.search == "tpe":
+    if definition.search in ("tpe", "gp"):
         from orchestrator.sweep.search_optuna import OptunaSearch
 
-        return OptunaSearch(definition.space, seed=definition.seed)
+        return OptunaSearch(definition.space, seed=definition.seed, model=definition.search)
     if definition.search == "grid":
         return GridSearch(definition.space)
     return RandomSearch(definition.space, definition.seed)

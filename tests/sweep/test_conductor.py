@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import PlanError
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.deciding import Decider
-from orchestrator.sweep.definition import Limits
+from orchestrator.sweep.definition import Definition, Limits
 from orchestrator.sweep.events import Ended, Launched, entry_of
 from orchestrator.sweep.space import Values, choice
 from orchestrator.sweep.stub_runs import StubRuns
@@ -22,7 +22,7 @@ SEARCHES = ("random", "tpe")
 
 
 def has(search: str) -> None:
-    if search == "tpe" and importlib.util.find_spec("optuna") is None:
+    if search in ("tpe", "gp") and importlib.util.find_spec("optuna") is None:
         pytest.skip("Optuna is not installed")
 
 
@@ -38,9 +38,21 @@ def told(journal: Journal) -> dict[str, object]:
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_killed_again_and_again_it_ends_as_if_left_alone(scheduler: str, search: str) -> None:
     has(search)
-    definition = define(
-        scheduler=scheduler, search=search, order="fixed", trials=12, interval=2, seed=3
+    ends_as_if_left_alone(
+        define(scheduler=scheduler, search=search, order="fixed", trials=12, interval=2, seed=3)
     )
+
+
+def test_a_gaussian_process_that_is_killed_again_and_again_suggests_the_same() -> None:
+    has("gp")
+    # Until ten trials have ended suggestions are by chance; the last five come from the process.
+    ends_as_if_left_alone(
+        define(scheduler="none", search="gp", order="fixed", trials=18, epochs=2, seed=3)
+    )
+
+
+def ends_as_if_left_alone(definition: Definition) -> None:
+    """Conduct it undisturbed, and killed at one record after the other; all has to be the same."""
     calm = Journal()
     undisturbed = conduct(definition, StubRuns(), calm)
     chance = random.Random(1)
