@@ -24,11 +24,8 @@ _ALWAYS = {
 }
 
 _NEEDED = {  # by trainer: what its trainings import sooner or later
-    "yolo": (
-        "orchestrator.trainer.choices",
-        "orchestrator.trainer.yolo_loop",
-        "ultralytics.models.yolo",
-    ),
+    # not ultralytics, which keeps its settings where the first run of a process tells it to
+    "yolo": ("torch", "torch.utils.data", "torchvision", "cv2", "matplotlib"),
     "timm": ("orchestrator.trainer.choices", "orchestrator.trainer.timm_run", "timm"),
 }
 
@@ -91,7 +88,7 @@ class LocalParts:
         return CudaDevice(card, budget_bytes - _outside_bytes(card, budget_bytes))
 
     def get_ready(self, trainer: str, card: Card | None) -> None:
-        """Import what the trainer will need: torch and its library, some seconds' worth."""
+        """Import what the trainer will need, some seconds' worth: torch, and what goes with it."""
         _without_compiler(card)
         for module in _NEEDED.get(trainer, ()):
             importlib.import_module(module)
