@@ -38,7 +38,7 @@ def test_getting_ready_for_yolo_does_not_import_ultralytics(tmp_path: Path) -> N
         "print('torchvision' in sys.modules, any('ultralytics' in name for name in sys.modules))\n"
     )
     environment = {**os.environ, "HOME": str(tmp_path)}
-    done = subprocess.run(  # noqa: S603 - our own code
+    done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.split() == ["True", "False"]
