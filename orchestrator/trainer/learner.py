@@ -84,8 +84,9 @@ class Learner:
         self._ema = self._averaged(options.ema_decay)
         # After the averaged weights were copied: nothing of them is computed twice or together.
         self._cut = StepCut(
-            self.model, micro_batch, ranks, reduction=self._reduction, is_synced=ddp.sync_bn
-        )
+            self.model, micro_batch, ranks,
+            reduction=self._reduction, is_told=governor is not None, is_synced=ddp.sync_bn,
+        )  # fmt: skip
         self._name, self._imgsz = settings.model, settings.imgsz
         self._compute: Callable[[Tensor], Tensor] = self.model
         if options.compile:

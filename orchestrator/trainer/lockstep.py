@@ -22,8 +22,11 @@ from orchestrator.trainer.ranks import Ranks
 __all__ = ["Lockstep", "OtherRankFailed"]
 
 
-class OtherRankFailed(Exception):  # noqa: N818 - not an error of this rank: it leaves the step
-    """Another rank cannot end the step; this one leaves it at the same sum."""
+class OtherRankFailed(distributed.DistError):
+    """Another rank cannot end the step; this one leaves it at the same sum.
+
+    Where the step cannot be repeated the attempt ends, and the cause is told by the other rank.
+    """
 
 
 class Lockstep:
@@ -32,14 +35,15 @@ class Lockstep:
     Args:
         ranks: Of the gang.
         most: Numbers of the largest sum.
-        is_cuda: Sums are of tensors on cards, and no rank hears of another's failure.
+        is_told: Ranks hear of one another's failures; not for sums of tensors on cards, nor where
+            a step makes sums beside these.
     """
 
-    def __init__(self, ranks: Ranks, most: int, *, is_cuda: bool) -> None:
+    def __init__(self, ranks: Ranks, most: int, *, is_told: bool) -> None:
         self._ranks = ranks
         self._has_left = False
         # There from the beginning: who ran out of memory has none to say so.
-        self._sums = None if is_cuda else torch.zeros(1 + most, dtype=torch.float64)
+        self._sums = torch.zeros(1 + most, dtype=torch.float64) if is_told else None
 
     @property
     def is_told(self) -> bool:

@@ -42,13 +42,15 @@ class NormSync:
     Args:
         model: Where it trains; copies that are to be plain were made before.
         ranks: Of the gang, several.
+        is_told: Ranks may tell one another in a step that they cannot end it.
     """
 
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, ranks: Ranks, *, is_told: bool = True) -> None:
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         most = max((norm.num_features for norm in norms), default=0)
-        is_cuda = any(tensor.is_cuda for tensor in model.parameters())
-        self.lockstep = Lockstep(ranks, max(1 + 2 * most, _LEAST_SUM), is_cuda=is_cuda)
+        is_cuda = any(t.is_cuda for t in (*model.buffers(), *model.parameters()))
+        largest = max(1 + 2 * most, _LEAST_SUM)
+        self.lockstep = Lockstep(ranks, largest, is_told=is_told and not is_cuda)
         self.is_counted = True
         self.num_layers = len(norms)
         together = _OnCard if is_cuda else _OnHost

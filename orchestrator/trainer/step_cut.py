@@ -47,6 +47,7 @@ class StepCut:
         ranks: Of the gang.
         reduction: Of the gang's gradients, which then are sent after the backward pass: ranks
             make one sum at a time.
+        is_told: As `NormSync` has it.
         is_synced: Let BatchNorm see all ranks, if there are others and the model has any.
     """
 
@@ -57,13 +58,14 @@ class StepCut:
         ranks: Ranks | None = None,
         *,
         reduction: Reduction | None = None,
+        is_told: bool = True,
         is_synced: bool = False,
     ) -> None:
         self._model, self.planned = model, micro_batch
         self._ranks = ranks
         self._sync: NormSync | None = None
         if is_synced and ranks is not None and ranks.count > 1:
-            sync = NormSync(model, ranks)
+            sync = NormSync(model, ranks, is_told=is_told)
             self._sync = sync if sync.num_layers else None
         if self._sync is not None and reduction is not None:
             reduction.join(self._sync.lockstep)

@@ -1,5 +1,6 @@
 """BatchNorm over the ranks of a gang computes what it would on one rank, and never waits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,18 @@ def test_a_gang_trains_like_one_rank_and_leaves_plain_files(tmp_path: Path) -> N
     alone = RecordingLink(tmp_path / "one" / "checkpoints")
     one = plan_of(6, 1, 6)
     TimmTrainer().fit(attempt_of(settings, tmp_path / "one", batch=one), CpuDevice(), alone)
-    synced = TrainSettings(
-        model=RESNET, data=str(tmp_path), imgsz=64, epochs=2, workers=0,
-        options={"ema_decay": 0.9, **ON},
-    )  # fmt: skip
+    synced = replace(settings, options={**settings.options, **ON})
     batch = plan_of(6, 2, 3)
-    found = found_by_ranks(2, timm_fit, str(tmp_path / "two"), synced, batch, None, None)
-    assert {row[0] for row in found} == {Outcome.FINISHED}
-    for mine, wanted in zip(values(found[0][2]), values(alone.reported), strict=True):
-        assert mine == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+    split = replace(synced, options={**synced.options, "ddp_shard": "card"})
+    works: list[Any] = [
+        (timm_fit, (str(tmp_path / name), settings, batch, None, None))
+        for name, settings in (("two", synced), ("split", split))
+    ]
+    found, parts = zip(*found_by_ranks(2, in_turn, works), strict=True)
+    for rows in (found, parts):
+        assert {row[0] for row in rows} == {Outcome.FINISHED}
+        for mine, wanted in zip(values(rows[0][2]), values(alone.reported), strict=True):
+            assert mine == pytest.approx(wanted, rel=1e-3, abs=1e-5)
     kept = torch.load(tmp_path / "two" / "weights" / "best.pt", weights_only=True)
     plain = timm.create_model(RESNET.removeprefix("timm/"), num_classes=3)
     plain.load_state_dict(kept["state_dict"])
