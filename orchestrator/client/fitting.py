@@ -15,6 +15,7 @@ from orchestrator.plan.budget import Target, budget_of
 from orchestrator.plan.choose import Choice
 from orchestrator.plan.job import Facts, job_of
 from orchestrator.plan.ladder import Rung
+from orchestrator.plan.sharded import KEY, place_of
 from orchestrator.schedule.asks import is_kind
 from orchestrator.types import Bytes, Card, RunSpec
 
@@ -128,6 +129,8 @@ def _planned(
         options["grad_checkpointing"] = True
     if {Rung.OPTIMIZER_8BIT, Rung.OPTIMIZER_HOST} & set(chosen.rungs):
         options["optimizer_state"] = chosen.job.train.optimizer_state.value
+    if Rung.SHARD in chosen.rungs:
+        options[KEY] = place_of(chosen.job.train)
     settings = replace(settings, options=options)
     return replace(
         spec,

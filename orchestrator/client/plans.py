@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.client.reasons import reason_of
 from orchestrator.config.types import Fitting
 from orchestrator.errors import OrchestratorError
 from orchestrator.memory.predict import (
@@ -16,14 +17,13 @@ from orchestrator.plan.budget import Target, budget_of, share_of
 from orchestrator.plan.choose import Choice, Ladder, Scales, choose, known_sizes, need_of
 from orchestrator.plan.correct import Confidence, Peak
 from orchestrator.plan.job import Facts, Job, job_of, validation_size
-from orchestrator.plan.ladder import COSTS, NO_NORM, REFUSALS, Rung, carried_out, climbed
+from orchestrator.plan.ladder import REFUSALS, Rung, carried_out, climbed
+from orchestrator.plan.sharded import WHOLE, place_of, refusal, sharded
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.trainer.options_memory import can_8bit
 from orchestrator.types import Bytes, RunSpec
 
 __all__ = ["CardPlan", "Planner", "ladder_of"]
-
-_ROTATED = "not predicted: suppressing rotated boxes, which grows with the square of the candidates"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,8 @@ class CardPlan:
     ladder: tuple[str, ...] = ()  # what the run may give up, also while it trains, in this order
     stage: str = ""  # such as "1/3 small", where the project has stages
     num_folds: int = 0  # runs of this plan, one a fold; 0 where the project has no folds
+    savings: Mapping[str, Bytes] = field(default_factory=dict)  # of a card, by rung
+    refused: Mapping[str, str] = field(default_factory=dict)  # rungs it cannot take, and why
 
     @property
     def name(self) -> str:
@@ -182,7 +184,7 @@ class Planner:
             fits=choice.fits,
             rungs=tuple(rung.value for rung in choice.rungs),
             confidence=choice.correction.confidence.value,
-            reason=_reason(choice, has_norm=self._has_norm(choice)),
+            reason=reason_of(choice, has_norm=self._has_norm(choice)),
             optimizer=train.optimizer,
             is_emulated=is_emulated,
             share_bytes=share if choice.fits else None,
@@ -195,6 +197,8 @@ class Planner:
             modules=modules,
             workload=workload_text(choice.workload),
             ladder=tuple(rung.value for rung in ladder_of(spec, fitting).rungs),
+            savings={rung.value: saved for rung, saved in choice.saved.items()},
+            refused=_refused(spec, fitting),
         )
 
     def _has_norm(self, choice: Choice) -> bool:
@@ -220,9 +224,16 @@ def ladder_of(spec: RunSpec, fitting: Fitting) -> Ladder:
     able = carried_out(spec.trainer)
     if not can_8bit():
         able -= {Rung.OPTIMIZER_8BIT}
+    if refusal(spec):
+        able -= {Rung.SHARD}
     return replace(
         fitting.ladder, rungs=tuple(rung for rung in fitting.ladder.rungs if rung in able)
     )
+
+
+def _refused(spec: RunSpec, fitting: Fitting) -> Mapping[str, str]:
+    why = refusal(spec) if Rung.SHARD in fitting.ladder.rungs else ""
+    return {Rung.SHARD.value: why} if why else {}
 
 
 def _limited(spec: RunSpec, target: Target) -> Target:
@@ -236,6 +247,8 @@ def _as_given(mine: Workload, choice: Choice, target: Target) -> Workload:
     if Rung.AMP in choice.rungs:
         mine = next(iter(climbed(Rung.AMP, mine, target)), mine)
     chosen = choice.job.train
+    if (place := place_of(chosen)) != WHOLE:
+        mine = sharded(mine, place)
     is_train = mine.kind is StepKind.TRAIN
     most = chosen.imgsz if is_train else validation_size(chosen.imgsz, chosen.task)
     return replace(
@@ -271,28 +284,3 @@ def _unknown(
         is_emulated=target.is_emulated,
         remedies=error.fix,
     )
-
-
-def _reason(choice: Choice, *, has_norm: bool) -> str:
-    batch = choice.batch
-    if not choice.fits:
-        text = (
-            f"even {batch.micro_batch} sample(s) at a time need {_gib(choice.need_bytes)},"
-            f" {_gib(choice.need_bytes - choice.budget_bytes)} more than the budget"
-        )
-    elif batch.accumulation_steps == 1:
-        text = f"the whole batch of {batch.rank_batch} fits"
-    else:
-        pieces = " + ".join(map(str, batch.pieces[:4])) + (" ..." if len(batch.pieces) > 4 else "")
-        text = f"cut into {batch.accumulation_steps} pieces ({pieces}), the largest that fit"
-    effects = {rung: COSTS[rung].effect for rung in choice.rungs}
-    if not has_norm and Rung.CUT in effects:
-        effects[Rung.CUT] = NO_NORM
-    given = [f"{rung}: {effect}" for rung, effect in effects.items()]
-    peak = "validation needs most" if choice.decided_by is StepKind.VALIDATE else ""
-    rest = _ROTATED if choice.job.train.task == "obb" else ""
-    return "; ".join(part for part in (text, *given, peak, rest, choice.correction.why) if part)
-
-
-def _gib(num_bytes: Bytes) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"

@@ -13,6 +13,7 @@ from orchestrator.plan.budget import Target, budget_of
 from orchestrator.plan.choose import Choice, Ladder, bare_need, need_of
 from orchestrator.plan.job import Facts, job_of
 from orchestrator.plan.ladder import Rung, carried_out, climbed, smaller_model
+from orchestrator.plan.sharded import KEY, WHOLE, place_of
 from orchestrator.plan.workload import OptimizerState
 from orchestrator.types import RunSpec, Scalar
 
@@ -99,6 +100,8 @@ def _sizes(
         given["grad_checkpointing"] = True
     if train.optimizer_state is not OptimizerState.CARD:
         given["optimizer_state"] = train.optimizer_state.value
+    if (place := place_of(train)) != WHOLE:
+        given[KEY] = place
     options = {**spec.settings.options, **given}
     ratio = choice.budget_bytes / max(choice.need_bytes, 1)
     for _ in range(_TRIES):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -12,6 +12,7 @@ __all__ = [
     "NAME_PATTERN",
     "RESERVED",
     "Block",
+    "RungName",
     "Text",
     "amp_given",
     "batch_given",
@@ -278,6 +279,9 @@ def _label_text(key: object, value: object) -> str:
     return str(value)
 
 
+RungName: TypeAlias = Literal[
+    "cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host", "shard", "imgsz"
+]
 Text: TypeAlias = Annotated[str, BeforeValidator(text_given), Field(min_length=1, max_length=4096)]
 
 

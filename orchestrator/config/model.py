@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from orchestrator.config.fields import (
     NAME_PATTERN,
     Block,
+    RungName,
     Text,
     amp_given,
     batch_given,
@@ -104,13 +105,11 @@ class MemoryModel(Block):
 
     predict: bool = Field(default=True, description="plan with a prediction; false: a whole card")
     ladder: Annotated[
-        tuple[
-            Literal["cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host", "imgsz"], ...
-        ],
+        tuple[RungName, ...],
         BeforeValidator(one_or_more, json_schema_input_type=str | list[str]),
     ] = Field(
-        ("cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host"),
-        max_length=6,
+        ("cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host", "shard"),
+        max_length=7,
         description="what may be given up so that a run fits, in this order; also as it trains",
     )
     least_imgsz: int | None = Field(None, ge=32, le=16384, description="least of the rung imgsz")

@@ -8,6 +8,7 @@ from orchestrator.client.plans import CardPlan
 from orchestrator.client.together import Together
 from orchestrator.console.say import columns, emit, emit_json, size_text
 from orchestrator.plan.correct import Peak
+from orchestrator.plan.ladder import COSTS, Rung
 from orchestrator.plan.recommend import Advice
 
 __all__ = ["exit_code", "show_advice", "show_book", "show_inference", "show_plans"]
@@ -99,6 +100,15 @@ def _explain(plan: CardPlan, *, verbose: bool) -> None:
     emit(f"  {_name(plan)}: {plan.reason}")
     if plan.likely_bytes:
         emit(f"    nvidia-smi will probably show {size_text(plan.likely_bytes)}")
+    for rung, saved in plan.savings.items():
+        cost = COSTS[Rung(rung)]
+        slower = f"a step takes about {cost.slowdown:.2f} times as long"
+        emit(f"    {rung}: {_less(saved)} a card, {slower}")
+        if verbose:
+            emit(f"      {cost.source}")
+    if plan.fits is False or verbose:
+        for rung, why in plan.refused.items():
+            emit(f"    not {rung}: {why}")
     for remedy in plan.remedies:
         emit(f"    would fit: {remedy}" if plan.fits is False else f"    {remedy}")
     if verbose and plan.parts:
@@ -106,6 +116,10 @@ def _explain(plan: CardPlan, *, verbose: bool) -> None:
         held = dict(list(plan.modules.items())[:_MODULES])
         emit(f"    the {len(held)} modules that hold most")
         emit(_bars("      ", {name or "(outside of modules)": n for name, n in held.items()}))
+
+
+def _less(saved: int) -> str:
+    return f"{size_text(saved)} less on" if saved >= 0 else f"{size_text(-saved)} more on"
 
 
 def _bars(indent: str, held: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from orchestrator.device.live import LiveBytes, StorageEvent
 from orchestrator.device.oom import is_card_out_of_memory
+from orchestrator.device.resizing import resizes_told
 from orchestrator.types import Bytes, Card, DeviceMemory
 
 __all__ = ["EmulatedDevice"]
@@ -79,7 +80,7 @@ class EmulatedDevice:
         Raises:
             torch.OutOfMemoryError: From the operator whose result does not fit.
         """
-        with self._live:
+        with self._live, resizes_told(self._live):
             yield
 
     def host(self) -> AbstractContextManager[None]:

@@ -78,7 +78,8 @@ class LiveBytes(TorchDispatchMode):
     copied. The count errs towards too much there, never towards too little.
 
     Not seen: scratch memory inside an operator, memory of libraries, operators in other threads,
-    `UntypedStorage.resize_`, opaque (mkldnn) tensors, and anything under `torch.compile`.
+    opaque (mkldnn) tensors, anything under `torch.compile`, and `UntypedStorage.resize_` but for
+    what `resized` is told.
     Sparse tensors count through their indices and values.
 
     Memory is counted when an operator has run, since only then its result is known: the result
@@ -206,8 +207,9 @@ class LiveBytes(TorchDispatchMode):
         refs = self._refs
         for value in values:
             if isinstance(value, torch.Tensor):
-                try:
-                    storage = value.untyped_storage()
+                part = getattr(value, "_local_tensor", None)
+                try:  # of a tensor that is split over ranks, its part here is what takes memory
+                    storage = (value if part is None else part).untyped_storage()
                 except (NotImplementedError, RuntimeError):
                     self._see_sparse(value, op)
                     continue
@@ -228,6 +230,14 @@ class LiveBytes(TorchDispatchMode):
                 return
             self._forget(ref)
         self._count(storage, op)
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage anew that was given another size: to be told of `resize_`."""
+        ref = self._refs.get(id(storage))
+        if ref is not None and ref() is storage and ref.requested != storage.nbytes():
+            self._forget(ref)
+            if not self._host_depth:
+                self._count(storage, "resize_")
 
     def _see_sparse(self, tensor: torch.Tensor, op: object) -> None:
         if tensor.layout is torch.sparse_coo:

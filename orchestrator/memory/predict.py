@@ -15,7 +15,7 @@ from orchestrator.plan.choose import Scales
 from orchestrator.plan.correct import AS_PREDICTED, Correction, Peak, Question, correction
 from orchestrator.plan.footprint import Demand, Footprint
 from orchestrator.plan.overheads import Overheads, bucket_bytes, overheads
-from orchestrator.plan.sharded import split_demand
+from orchestrator.plan.sharded import WHOLE, place_of
 from orchestrator.plan.workload import StepKind, Workload
 from orchestrator.types import Bytes
 
@@ -96,18 +96,14 @@ def scales_of(predictor: Predictor, book: Sequence[Peak], *, versions: str | Non
         return known[key]
 
     def need(workload: Workload, demand: Demand, target: Target) -> Bytes:
-        weights = _weights(workload, lookup, demand) if workload.world_size > 1 else 0
-        place = str(dict(workload.options).get("ddp_shard", "none"))
-        if weights and place != "none":
-            parts = lookup(workload, (demand.micro_batch,)).parts
-            is_on_host = place == "host"
-            demand = split_demand(demand, parts, workload.world_size, is_on_host=is_on_host)
-            weights = 0  # what travels is part of the blocks that are whole
-            if target.is_emulated:
-                return math.ceil(demand.allocated_bytes * _EMULATED_FACTOR)
+        # Of a model that is shared out, what travels is part of the blocks that are whole.
+        is_whole = place_of(workload) == WHOLE
+        weights = 0
+        if is_whole and workload.world_size > 1:
+            weights = _weights(workload, lookup, demand)
         buckets = bucket_bytes(weights, _compression(workload))
         if target.is_emulated:
-            state = _state(workload, lookup, demand)
+            state = _state(workload, lookup, demand) if is_whole else 0  # saved part by part
             live = max(demand.allocated_bytes, math.ceil(state * _CHECKPOINT_FACTOR))
             return math.ceil((live + buckets) * _EMULATED_FACTOR)
         return overheads_on(workload, target, weights).needed_bytes(demand)

@@ -10,12 +10,15 @@ from torch import nn
 from orchestrator.errors import ConfigError
 from orchestrator.memory.optimizer_state import of_8_bits
 from orchestrator.memory.probe import room_of
+from orchestrator.memory.split import Units
 from orchestrator.memory.stage import FakeStage, Stage
+from orchestrator.plan.sharded import WHOLE, place_of
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from orchestrator.trainer.classifier import make_model
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_timm import TimmOptions
+from orchestrator.trainer.sharding import unit_bytes
 from orchestrator.trainer.step_state import StepState
 from orchestrator.types import TrainSettings
 
@@ -94,9 +97,10 @@ class TimmSteps:
                 with _followed(stage, judged):
                     learner.evaluate([self._batch(batch)])
             return learner
+        is_whole = place_of(workload) == WHOLE  # else no rank can repeat a step
         with stage.labelled("statistics"):
-            kept = StepState(model, stage.device)
-        if workload.is_governed:
+            kept = StepState(model, stage.device) if is_whole else None
+        if workload.is_governed and is_whole:
             _seek_room(learner, stage)
         with _followed(stage, model):
             for number in range(1, steps + 1):
@@ -105,6 +109,11 @@ class TimmSteps:
                 learner.learn(self._batch(batch * pieces))
                 stage.owns(learner._optimizer, learner._scaler)
         return learner, kept
+
+    def units(self, built: nn.Module) -> Units:
+        """What becomes whole together where the ranks of a gang share out the weights."""
+        root, blocks = unit_bytes(built)
+        return Units(root=root, blocks=blocks)
 
     def _batch(self, num_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         size, options = self._workload.imgsz, self._options

@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.memory.boxes import boxes_of
 from orchestrator.memory.optimizer_state import of_8_bits
 from orchestrator.memory.probe import room_of
+from orchestrator.memory.split import Units
 from orchestrator.memory.stage import FakeStage, Stage
 from orchestrator.memory.suppression import predictions_in, suppression_bytes
 from orchestrator.memory.yolo_parts import looping, place, without_first_weights
@@ -109,6 +110,11 @@ class YoloSteps:
         if built.ema is not None:
             built.ema.ema.criterion = built.ema.ema.init_criterion()
         return built
+
+    def units(self, built: _Built) -> Units:
+        """All of it at once: ultralytics' trainer keeps a whole model on every rank."""
+        weights = built.model.parameters()
+        return Units(root=sum(each.numel() * each.element_size() for each in weights))
 
     def perform(self, stage: Stage, built: _Built, batch: int, steps: int = 2) -> object:
         """Perform `steps` steps; returns what has to stay alive."""

@@ -15,7 +15,9 @@ from orchestrator.memory.answers import Answers
 from orchestrator.memory.events import Birth, Event, StepTrace
 from orchestrator.memory.fake import Memory
 from orchestrator.memory.pose import posing_as_card
+from orchestrator.memory.split import Units, split_trace
 from orchestrator.memory.stage import FakeStage, Stage
+from orchestrator.plan.sharded import WHOLE, place_of
 from orchestrator.plan.workload import Workload
 
 __all__ = ["Steps", "canonical", "steps_of", "trace_pair", "trace_step"]
@@ -33,6 +35,9 @@ class Steps(Protocol):
 
     def perform(self, stage: Stage, built: Any, batch: int, steps: int = 2) -> object:
         """Perform them; returns what has to stay alive."""
+
+    def units(self, built: Any) -> Units:
+        """What becomes whole together where the ranks of a gang share out the weights."""
 
 
 def steps_of(workload: Workload) -> Steps:
@@ -95,8 +100,16 @@ def trace_step(
         except Exception as error:
             raise _cannot_trace(workload, stage, error) from error
         trace = stage.finish(batch)
-        del alive, built
-    return trace
+        del alive
+    return _of_rank(trace, workload, steps, built)
+
+
+def _of_rank(trace: StepTrace, workload: Workload, steps: Steps, built: Any) -> StepTrace:
+    """The trace of a rank that keeps a part of the state, where the ranks share it out."""
+    place = place_of(workload)
+    if place == WHOLE:
+        return trace
+    return split_trace(trace, steps.units(built), workload.world_size, is_on_host=place == "host")
 
 
 def trace_pair(

@@ -1,8 +1,8 @@
 """The cut that fits: the largest micro-batch, and what has to be given up so that one fits."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from orchestrator.plan.batch import balanced
 from orchestrator.plan.budget import Target
@@ -30,6 +30,11 @@ Lookup = Callable[[Workload, Sequence[int]], Footprint]
 Need = Callable[[Workload, Demand, Target], Bytes]
 Correct = Callable[[Workload, int, Bytes, Target], Correction]
 
+# What takes the place of another rung.
+_REPLACED: Mapping[Rung, Sequence[Rung]] = {
+    Rung.OPTIMIZER_HOST: (Rung.OPTIMIZER_8BIT,),
+    Rung.SHARD: (Rung.OPTIMIZER_8BIT, Rung.OPTIMIZER_HOST),
+}
 _MANY = 12  # replays of a footprint that cost about as much as a trace
 
 
@@ -78,6 +83,7 @@ class Choice:
     decided_by: StepKind
     traced_bytes: Bytes  # the peak of live bytes as predicted, before any correction
     correction: Correction = AS_PREDICTED
+    saved: Mapping[Rung, Bytes] = field(default_factory=dict)  # by each rung, at the cut before it
 
     @property
     def workload(self) -> Workload:
@@ -129,7 +135,8 @@ def choose(
     """
     ladder = ladder or Ladder()
     sizes = cut_sizes(job.rank_batch, job.limit)
-    allowed, given = sizes[:1], []
+    allowed, given = sizes[:1], list[Rung]()
+    saved: dict[Rung, Bytes] = {}
     found = _largest(job, allowed, target, budget, scales)
     for rung in () if found.fits else _promising(ladder, job, target, budget, scales):
         if found.fits:
@@ -142,15 +149,17 @@ def choose(
             job = replace(job, train=train, validate=_beside(job.validate, train))
             if rung not in given:
                 given.append(rung)
-            if rung is Rung.OPTIMIZER_HOST and Rung.OPTIMIZER_8BIT in given:
-                given.remove(Rung.OPTIMIZER_8BIT)  # one takes the place of the other
+            given = [each for each in given if each not in _REPLACED.get(rung, ())]
+            same = need_of(job, found.batch.micro_batch, target, budget, scales)
+            saved[rung] = saved.get(rung, 0) + found.need_bytes - same.need_bytes
             found = _largest(job, allowed, target, budget, scales)
             if found.fits:
                 break
     is_cut = found.batch.micro_batch < sizes[0]
     named = (Rung.CUT, *given) if is_cut else tuple(given)
     order = {rung: at for at, rung in enumerate(ladder.rungs)}
-    return replace(found, rungs=tuple(sorted(named, key=order.__getitem__)))
+    rungs = tuple(sorted(named, key=order.__getitem__))
+    return replace(found, rungs=rungs, saved={each: saved[each] for each in rungs if each in saved})
 
 
 def _promising(
@@ -169,6 +178,7 @@ def _beside(validate: Workload, train: Workload) -> Workload:
         precision=train.precision,
         imgsz=min(validate.imgsz, validation_size(train.imgsz, train.task)),
         optimizer_state=train.optimizer_state,
+        options=train.options,
     )
 
 

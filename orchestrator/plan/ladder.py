@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from orchestrator.messages import GivenUp
 from orchestrator.plan.budget import Target
+from orchestrator.plan.sharded import KEY, WHOLE, place_of, sharded
 from orchestrator.plan.workload import OptimizerState, Workload
 from orchestrator.types import Bytes, RunSpec, TrainSettings
 
@@ -35,6 +36,7 @@ class Rung(StrEnum):
     CHECKPOINTING = "checkpointing"  # activations are computed twice instead of kept
     OPTIMIZER_8BIT = "optimizer_8bit"
     OPTIMIZER_HOST = "optimizer_host"  # its state lies in the host's memory
+    SHARD = "shard"  # the ranks of a gang keep a part of weights and optimizer state each
     IMGSZ = "imgsz"  # smaller pictures: another experiment, so only where it is allowed
     MODEL = "model"  # a smaller model: only ever suggested
 
@@ -78,6 +80,12 @@ COSTS: Mapping[Rung, Cost] = {
         source="an estimate: state once each way at 25 GB/s beside steps of 0.1 to 1 s;"
         " `jobs.bench_rungs` on a CPU, whose copies cross no bus: 1.09 of the CPU time",
     ),
+    Rung.SHARD: Cost(
+        slowdown=1.25,
+        effect="none: the same numbers; ranks send half as much again, and cannot repeat a step",
+        source="an estimate: weights are gathered twice and gradients summed once, 3 model sizes a"
+        " step for 2 (Rajbhandari et al. 2020, arXiv 1910.02054, section 7); not measured on cards",
+    ),
     Rung.IMGSZ: Cost(
         slowdown=0.7,
         effect="smaller pictures: another experiment",
@@ -96,6 +104,7 @@ DEFAULT_LADDER = (
     Rung.CHECKPOINTING,
     Rung.OPTIMIZER_8BIT,
     Rung.OPTIMIZER_HOST,
+    Rung.SHARD,
 )
 """The order of rungs unless the config says another. Image size must be allowed by name."""
 
@@ -114,6 +123,7 @@ REFUSALS: Mapping[str, Rung] = {
 }
 """Codes of errors that say: this model or optimizer has no such rung. It is then passed over."""
 
+_OF_STATE = (Rung.OPTIMIZER_8BIT, Rung.OPTIMIZER_HOST, Rung.SHARD)
 _SIZE_STEP = 32  # the stride of a YOLO network, and a divisor of every patch that is common
 _SCALES = "nsmlx"
 
@@ -133,18 +143,27 @@ def climbed(
             yield replace(workload, precision=half)
     elif rung is Rung.CHECKPOINTING and not workload.is_checkpointed:
         yield replace(workload, is_checkpointed=True)
+    elif rung in _OF_STATE and place_of(workload) == WHOLE:
+        yield from _with_state_elsewhere(rung, workload, target)
+    elif rung is Rung.IMGSZ and least_imgsz is not None:
+        size = workload.imgsz
+        while (size := size_below(size)) >= least_imgsz:
+            yield replace(workload, imgsz=size)
+
+
+def _with_state_elsewhere(rung: Rung, workload: Workload, target: Target) -> Iterable[Workload]:
+    if rung is Rung.SHARD and workload.world_size > 1:
+        yield sharded(workload, "card")
+        if not target.is_emulated:  # its memory and its host's are one
+            yield sharded(workload, "host")
+    elif rung is Rung.OPTIMIZER_HOST and workload.optimizer_state is not OptimizerState.HOST:
+        yield replace(workload, optimizer_state=OptimizerState.HOST)
     elif (
         rung is Rung.OPTIMIZER_8BIT
         and workload.optimizer_state is OptimizerState.CARD
         and not target.is_emulated  # bitsandbytes computes on GPUs alone
     ):
         yield replace(workload, optimizer_state=OptimizerState.EIGHT_BIT)
-    elif rung is Rung.OPTIMIZER_HOST and workload.optimizer_state is not OptimizerState.HOST:
-        yield replace(workload, optimizer_state=OptimizerState.HOST)
-    elif rung is Rung.IMGSZ and least_imgsz is not None:
-        size = workload.imgsz
-        while (size := size_below(size)) >= least_imgsz:
-            yield replace(workload, imgsz=size)
 
 
 def carried_out(trainer: str) -> frozenset[Rung]:
@@ -166,6 +185,10 @@ def settings_after(settings: TrainSettings, given_up: Iterable[GivenUp]) -> Trai
             settings = replace(settings, imgsz=int(given.setting))
         elif rung is Rung.CHECKPOINTING:
             settings = replace(settings, options=options | {"grad_checkpointing": True})
+        elif rung is Rung.SHARD:
+            settings = replace(
+                settings, options=options | {KEY: given.setting, "optimizer_state": "card"}
+            )
         elif rung in (Rung.OPTIMIZER_8BIT, Rung.OPTIMIZER_HOST):
             settings = replace(settings, options=options | {"optimizer_state": given.setting})
         else:

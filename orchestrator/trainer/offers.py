@@ -6,6 +6,7 @@ import torch
 from torch.optim import Optimizer
 
 from orchestrator.plan.ladder import Rung, size_below
+from orchestrator.plan.sharded import refusal
 from orchestrator.trainer.optimizer_place import (
     EIGHT_BIT,
     HostMemory,
@@ -14,8 +15,9 @@ from orchestrator.trainer.optimizer_place import (
 )
 from orchestrator.trainer.options_memory import MemoryOptions, can_8bit
 from orchestrator.trainer.rungs import Offer, Rungs
+from orchestrator.types import RunSpec
 
-__all__ = ["offer_classifier", "offer_optimizer", "offer_size"]
+__all__ = ["offer_classifier", "offer_optimizer", "offer_shard", "offer_size"]
 
 
 def offer_optimizer(rungs: Rungs, optimizer: Optimizer, host: HostMemory) -> None:
@@ -72,3 +74,12 @@ def offer_size(rungs: Rungs, imgsz: int, options: MemoryOptions) -> None:
     size, least = size_below(imgsz), options.least_imgsz
     if least is not None and size >= least:
         rungs.offer(Rung.IMGSZ, Offer(setting=lambda: str(size)))
+
+
+def offer_shard(rungs: Rungs, spec: RunSpec) -> None:
+    """Parts of weights and optimizer state on each rank of a gang that can: with the next attempt.
+
+    Every rank offers it or none does; the checkpoint of a whole model goes on split.
+    """
+    if not refusal(spec):
+        rungs.offer(Rung.SHARD, Offer(setting=lambda: "card"))

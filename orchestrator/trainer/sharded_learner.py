@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from orchestrator.trainer import sharding
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch
+from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_ddp import DdpOptions, Shard
 from orchestrator.trainer.rates import steps_done
 from orchestrator.trainer.reduction import Reduction
@@ -25,6 +26,10 @@ class ShardedLearner(Learner):
     """
 
     _averages: sharding.Averages | None = None
+
+    def __init__(self, *given: Any, host: HostMemory | None = None, **named: Any) -> None:
+        self._host = host or HostMemory()
+        super().__init__(*given, host=host, **named)
 
     def _placed(self, model: nn.Module, ddp: DdpOptions) -> tuple[nn.Module, Reduction | None]:
         assert self._ranks is not None
@@ -51,16 +56,16 @@ class ShardedLearner(Learner):
     def weights(self) -> dict[str, Tensor]:
         """The weights that `evaluate` judges, by name, whole, on the host."""
         with self._judging():
-            return dict(sharding.gathered(self.model.state_dict()))
+            return dict(sharding.gathered(self.model.state_dict(), self._host))
 
     def state(self) -> dict[str, Any]:
         """As `Learner.state`, whole, on the host."""
         own = super().state()
         return {
             **own,
-            "model": sharding.gathered(own["model"]),
+            "model": sharding.gathered(own["model"], self._host),
             "ema": None if self._averages is None else self.weights(),
-            "optimizer": sharding.gathered(own["optimizer"]),
+            "optimizer": sharding.gathered(own["optimizer"], self._host),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:

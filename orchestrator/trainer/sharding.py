@@ -18,11 +18,12 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from orchestrator.errors import ConfigError
+from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.rates import RATES
-from orchestrator.types import BatchPlan
+from orchestrator.types import BatchPlan, Bytes
 
-__all__ = ["Averages", "check_shares", "gathered", "put", "put_optimizer", "split"]
+__all__ = ["Averages", "check_shares", "gathered", "put", "put_optimizer", "split", "unit_bytes"]
 
 _LEAST_SHARE = 0.02  # of all parameters: a smaller block is not worth a message of its own
 
@@ -56,12 +57,25 @@ def split(model: nn.Module, ranks: Ranks, device: torch.device, *, to_host: bool
     mesh = init_device_mesh(device.type, (ranks.count,))
     is_pinned = device.type == "cuda"
     policy = CPUOffloadPolicy(pin_memory=is_pinned) if to_host else OffloadPolicy()
-    whole = sum(p.numel() for p in model.parameters())
-    for block in _blocks(model, _LEAST_SHARE * whole):
+    for block in _worthwhile(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
+
+
+def unit_bytes(model: nn.Module) -> tuple[Bytes, list[Bytes]]:
+    """Bytes of the parameters that become whole together: outside of blocks, and of each block."""
+    blocks = [_num_bytes(block) for block in _worthwhile(model)]
+    return _num_bytes(model) - sum(blocks), blocks
+
+
+def _num_bytes(module: nn.Module) -> Bytes:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _worthwhile(model: nn.Module) -> Iterator[nn.Module]:
+    return _blocks(model, _LEAST_SHARE * sum(p.numel() for p in model.parameters()))
 
 
 def _blocks(model: nn.Module, least: float) -> Iterator[nn.Module]:
@@ -75,14 +89,15 @@ def _blocks(model: nn.Module, least: float) -> Iterator[nn.Module]:
             yield child
 
 
-def gathered(state: Any) -> Any:
+def gathered(state: Any, host: HostMemory) -> Any:
     """The same structure with whole tensors on the host in place of parts; all ranks call it."""
     if isinstance(state, DTensor):
-        return state.full_tensor().detach().cpu()
+        with host.entered():
+            return state.full_tensor().detach().cpu()
     if isinstance(state, Mapping):
-        return {key: gathered(value) for key, value in state.items()}
+        return {key: gathered(value, host) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(gathered(value) for value in state)
+        return type(state)(gathered(value, host) for value in state)
     return state
 
 

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from orchestrator.trainer.handover import best_classifier, put_weights
 from orchestrator.trainer.history import History
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch, batches
-from orchestrator.trainer.offers import offer_size
+from orchestrator.trainer.offers import offer_shard, offer_size
 from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_ddp import Shard, ddp_options
 from orchestrator.trainer.options_memory import memory_options
@@ -100,7 +101,9 @@ class TimmRun:
         sets = every.part(options.fraction), tested
         self._classes = every.classes
         seed_all(keyed_seed(settings.seed, "weights"))
-        model = make_model(settings, options, len(self._classes))
+        is_split = ddp_options(settings.options)[0].shard is not Shard.NONE
+        with on_host(device) if is_split else nullcontext():
+            model = make_model(settings, options, len(self._classes))
         if task.weights is not None and link.resume_from is None:
             with on_host(device):
                 given = best_classifier(task.weights, self._classes)
@@ -115,7 +118,6 @@ class TimmRun:
             is_fresh=link.resume_from is None and ranks.is_first,
             pin_memory=options.pin_memory and device.torch_device.startswith("cuda"),
         )
-        is_split = ddp_options(settings.options)[0].shard is not Shard.NONE
         self._learner = (ShardedLearner if is_split else Learner)(
             model,
             settings,
@@ -131,6 +133,8 @@ class TimmRun:
         )
         if not is_fixed_size(settings.model):  # a checkpoint of one size loads at another
             offer_size(governor.rungs, settings.imgsz, memory_options(settings.options)[0])
+        if not is_split:
+            offer_shard(governor.rungs, task.spec)
         self._seed_rank()
         if link.resume_from is not None:
             self._resume(link.resume_from)

@@ -260,7 +260,7 @@ def test_the_memory_block_says_how_a_run_is_made_to_fit(tmp_path: Path) -> None:
     fitting = load(tmp_path, text).projects[0].fitting
     assert fitting.is_predicted
     assert [rung.value for rung in fitting.ladder.rungs] == [
-        "cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host",
+        "cut", "amp", "checkpointing", "optimizer_8bit", "optimizer_host", "shard",
     ]  # fmt: skip
     words = (
         "memory.predict=false",

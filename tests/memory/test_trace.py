@@ -15,6 +15,7 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.memory.answers import Answers
 from orchestrator.memory.events import PARTS, Birth, StepTrace
 from orchestrator.memory.fake import FakeCard, Memory
+from orchestrator.memory.split import Units
 from orchestrator.memory.stage import FakeStage, Stage
 from orchestrator.memory.trace import trace_pair, trace_step
 from orchestrator.memory.tracker import Tracker
@@ -249,6 +250,9 @@ class Stopping:
     def build(self, *, is_fake: bool) -> nn.Module:
         del is_fake
         return self._module
+
+    def units(self, built: Any) -> Units:
+        raise AssertionError(f"nobody shares {built} out")
 
     def perform(self, stage: Stage, built: Any, batch: int, steps: int = 2) -> object:
         del steps

@@ -7,6 +7,7 @@ from orchestrator.plan.budget import Target
 from orchestrator.plan.choose import Scales
 from orchestrator.plan.footprint import Demand, Footprint
 from orchestrator.plan.job import Job
+from orchestrator.plan.sharded import WHOLE, place_of
 from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from orchestrator.types import Bytes
 
@@ -55,6 +56,8 @@ class Lines:
             fixed = fixed * 3 // 4
         if workload.optimizer_state is OptimizerState.HOST:
             fixed //= 2
+        if place_of(workload) != WHOLE:
+            fixed //= workload.world_size if place_of(workload) == "card" else 8
         if workload.is_cut:
             fixed += self.fixed // 8  # gradients live on
         slope = slope * workload.imgsz**2 // 640**2
