@@ -18,6 +18,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 from torch.nn.parallel import DistributedDataParallel
 
 from orchestrator.device.cpu import CpuDevice
+from orchestrator.device.emulated import EmulatedDevice
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.options_ddp import ddp_options
 from orchestrator.trainer.options_timm import timm_options
@@ -25,11 +26,12 @@ from orchestrator.trainer.ranks import joined
 from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.step_state import StepState
 from orchestrator.trainer.timm import TimmTrainer
-from orchestrator.types import BatchPlan, CheckpointRef, Scalar, StopMode, TrainSettings
+from orchestrator.types import BatchPlan, Card, CheckpointRef, Scalar, StopMode, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of
 
 __all__ = [
     "TimmFit",
+    "emulated_fit",
     "fitted",
     "gradients",
     "plan_of",
@@ -200,3 +202,16 @@ def _failing(model: nn.Sequential, reduction: Reduction, images: Tensor, fails: 
 
 def _no_memory(gradient: Tensor) -> Tensor:
     raise MemoryError
+
+
+def emulated_fit(
+    rank: int, folder: str, settings: TrainSettings, batch: BatchPlan, budget: int
+) -> tuple[str, int, int]:
+    """A training on an emulated card: how it ended, its peak, and what is alive after it."""
+    card = Card(index=0, name="RTX 2060", memory_bytes=6 << 30, is_emulated=True)
+    device = EmulatedDevice(card, budget)
+    task = replace(attempt_of(settings, Path(folder) / str(rank), batch=batch), rank=rank)
+    link = RecordingLink(Path(folder) / "checkpoints")
+    with device.session():
+        outcome, _ = TimmTrainer().fit(task, device, link)
+    return outcome.value, device.peak_bytes(), len(link.saved)

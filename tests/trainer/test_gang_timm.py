@@ -13,7 +13,7 @@ from orchestrator.errors import StoreError
 from orchestrator.trainer.timm import TimmTrainer
 from orchestrator.types import BatchPlan, Outcome, Scalar, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of, values
-from tests.trainer.gang_work import plan_of, timm_fit, timm_gradients
+from tests.trainer.gang_work import emulated_fit, plan_of, timm_fit, timm_gradients
 from tests.trainer.gangs import found_by_ranks, in_turn
 from tests.trainer.picture_folders import make_pictures
 
@@ -131,3 +131,25 @@ def test_a_split_model_learns_what_a_whole_one_does_and_goes_on_whole(
         assert values(again.reported)[0] == pytest.approx(wanted[1], rel=1e-4, abs=1e-6)
     # ... and the split one from the file of the whole one.
     assert values(by_case[2][0][2])[0] == pytest.approx(wanted[1], rel=1e-4, abs=1e-6)
+
+
+def test_ranks_that_share_a_model_out_train_where_no_card_holds_it(
+    pictures: Path, tmp_path: Path
+) -> None:
+    settings = TrainSettings(
+        model="timm/resnet18",
+        data=str(pictures),
+        imgsz=32,
+        epochs=2,
+        workers=0,
+        options={"ddp_shard": "card"},
+    )
+    # 11 million weights, as many gradients and averages, and twice as many numbers of AdamW.
+    whole = 5 * 4 * 11_180_000
+    budget = 200 << 20
+    assert whole > budget
+    work: Any = (emulated_fit, (str(tmp_path), settings, plan_of(4, 2, 2), budget))
+    found = [of_rank[0] for of_rank in found_by_ranks(2, in_turn, [work])]
+    assert [outcome for outcome, _, _ in found] == ["finished"] * 2
+    assert [num_saved for _, _, num_saved in found] == [2, 0]
+    assert all(whole // 2 < peak <= budget for _, peak, _ in found)
