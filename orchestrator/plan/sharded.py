@@ -50,6 +50,7 @@ def refusal(spec: RunSpec) -> str:
             f"the optimizer {settings.optimizer} needs whole tensors: optimizer=AdamW",
         ),
         (is_compiled, "a compiled step is not shared out: compile=false"),
+        (bool(options.get("ddp_sync_bn")), "BatchNorm over all GPUs keeps the model whole"),
         (sent_as != WHOLE, f"parts do not travel as {sent_as}: ddp.compression=none"),
     )
     return next((why for is_so, why in reasons if is_so), "")

@@ -61,6 +61,7 @@ def planned(run: RunSpec, target: Target, *rungs: Rung, lines: Lines = HEAVY) ->
         (spec(optimizer="lamb"), "lamb needs whole tensors"),
         (spec(compile=True), "compiled"),
         (spec(auto="cache, compile"), "compiled"),
+        (spec(ddp_sync_bn=True), "BatchNorm over all GPUs"),
         (spec(ddp_compression="bf16"), "do not travel as bf16"),
     ],
 )
@@ -88,7 +89,7 @@ def test_a_gang_whose_model_no_card_holds_shares_it_out() -> None:
 
 
 def test_cheaper_rungs_go_before_it_and_what_it_replaces_is_not_given_up() -> None:
-    by_host = planned(spec(), replace(CARD, memory_bytes=8 * GIB))
+    by_host = planned(spec(), replace(CARD, memory_bytes=10 * GIB))
     assert by_host.fits
     assert "optimizer_host" in by_host.rungs
     assert "shard" not in by_host.rungs
