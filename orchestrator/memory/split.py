@@ -11,7 +11,7 @@ __all__ = ["Units", "split_trace"]
 _OF_RANKS = ("gradients", "optimizer", "ema", "workspace")  # and weights, but for their copies
 # Of the largest block, what is whole at one time while a backward pass runs: the weights that
 # compute and those that come next, its gradients, and what of them is on its way to the others.
-# Counted on two ranks in nine models: 0.8 to 3.1 of it (`jobs.bench_shard`).
+# Chosen on what two ranks were counted to hold in nine models: 0.8 to 3.1 (`jobs.bench_shard`).
 _BLOCKS = 3.2
 _BLOCKS_FORWARD = 2.0  # without gradients: those that compute, and those that come next
 _ROOT = 2.0  # weights outside of blocks, and their gradients, are whole all through
