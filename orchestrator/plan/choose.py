@@ -130,15 +130,18 @@ def choose(
     """Climb the ladder until the job fits, and take the largest micro-batch that does.
 
     The effective batch never changes. More memory never means more rungs, nor, with the same
-    rungs, a smaller micro-batch. A rung that changes nothing for this job is passed over, and so is
-    every one but the cut where the weights alone are too much: each would have to be traced.
+    rungs, a smaller micro-batch. A rung that wins nothing where the job needs least is passed over
+    until all others are taken: it may win something then. So is every one but the cut where the
+    weights alone are too much: each would have to be traced.
     """
     ladder = ladder or Ladder()
     sizes = cut_sizes(job.rank_batch, job.limit)
     allowed, given = sizes[:1], list[Rung]()
     saved: dict[Rung, Bytes] = {}
     found = _largest(job, allowed, target, budget, scales)
-    for rung in () if found.fits else _promising(ladder, job, target, budget, scales):
+    promising = () if found.fits else _promising(ladder, job, target, budget, scales)
+    again = [rung for rung in promising if rung is not Rung.CUT]
+    for rung in (*promising, *again):
         if found.fits:
             break
         if rung is Rung.CUT:
@@ -146,12 +149,15 @@ def choose(
             found = _largest(job, allowed, target, budget, scales)
             continue
         for train in climbed(rung, job.train, target, least_imgsz=ladder.least_imgsz):
-            job = replace(job, train=train, validate=_beside(job.validate, train))
-            if rung not in given:
-                given.append(rung)
-            given = [each for each in given if each not in _REPLACED.get(rung, ())]
-            same = need_of(job, found.batch.micro_batch, target, budget, scales)
-            saved[rung] = saved.get(rung, 0) + found.need_bytes - same.need_bytes
+            changed = replace(job, train=train, validate=_beside(job.validate, train))
+            same = need_of(changed, found.batch.micro_batch, target, budget, scales)
+            won = found.need_bytes - same.need_bytes
+            if won <= 0:
+                continue
+            job = changed
+            given = [each for each in given if each not in (rung, *_REPLACED.get(rung, ()))]
+            given.append(rung)
+            saved[rung] = saved.get(rung, 0) + won
             found = _largest(job, allowed, target, budget, scales)
             if found.fits:
                 break

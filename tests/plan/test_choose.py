@@ -15,8 +15,9 @@ from orchestrator.plan.choose import (
     known_sizes,
     need_of,
 )
+from orchestrator.plan.footprint import Demand
 from orchestrator.plan.ladder import DEFAULT_LADDER, Rung
-from orchestrator.plan.workload import StepKind
+from orchestrator.plan.workload import OptimizerState, StepKind, Workload
 from tests.plan.hand_made import CONTEXT, GIB, MIB, Lines, job, need, scales, target
 
 BATCHES = st.integers(1, 200)
@@ -31,6 +32,22 @@ LADDERS = st.permutations([*DEFAULT_LADDER, Rung.IMGSZ]).flatmap(
     )
 )
 BUDGETS = st.integers(64 * MIB, 100 * GIB)
+
+
+class Peaks(Lines):
+    """Needs most in the update of the weights or in the backward pass, whichever is more."""
+
+    def demand(self, workload: Workload, size: int) -> Demand:
+        kept = {OptimizerState.CARD: 4, OptimizerState.EIGHT_BIT: 3, OptimizerState.HOST: 0}
+        update = self.fixed + self.fixed * kept[workload.optimizer_state] // 2
+        backward = Lines(fixed=self.fixed, slope=self.slope).demand(workload, size)
+        most = max(update, backward.allocated_bytes)
+        return Demand(micro_batch=size, allocated_bytes=most, reserved_bytes=most, least_bytes=most)
+
+
+PEAKS = st.builds(
+    Peaks, fixed=st.integers(10 * MIB, 2 * GIB), slope=st.integers(1 * MIB, 2000 * MIB)
+)
 
 
 def test_of_equal_numbers_of_pieces_the_even_one_is_taken() -> None:
@@ -118,6 +135,36 @@ def test_rungs_are_climbed_in_the_order_of_the_config_and_named() -> None:
     none = climb(500 * MIB, *DEFAULT_LADDER)
     assert not none.fits
     assert none.batch.micro_batch == 1
+
+
+@pytest.mark.parametrize(
+    ("gib", "rungs"),
+    [
+        (3.2, (Rung.CUT, Rung.OPTIMIZER_8BIT)),  # half precision would win nothing: left out
+        (2.8, (Rung.CUT, Rung.OPTIMIZER_HOST)),
+        (2.0, (Rung.CUT, Rung.AMP, Rung.OPTIMIZER_HOST)),  # now it wins: the state is gone
+    ],
+)
+def test_a_rung_that_wins_nothing_waits_until_it_does(gib: float, rungs: tuple[Rung, ...]) -> None:
+    lines = Peaks(fixed=GIB, slope=1100 * MIB)
+    found = choose(job(16), target(), int(gib * GIB), scales(lines))
+    assert (found.fits, found.rungs) == (True, rungs)
+    won = [found.saved[rung] for rung in rungs if rung is not Rung.CUT]
+    assert all(each > 0 for each in won)
+
+
+@given(
+    lines=PEAKS, ladder=LADDERS, budget=st.integers(CONTEXT, 4 * GIB), more=st.integers(0, 4 * GIB)
+)
+def test_nor_does_more_memory_take_away_where_rungs_wait(
+    lines: Lines, ladder: Ladder, budget: int, more: int
+) -> None:
+    few = choose(job(16), target(), budget, scales(lines), ladder)
+    many = choose(job(16), target(), budget + more, scales(lines), ladder)
+    assume(few.fits)
+    assert many.fits
+    assert len(many.rungs) <= len(few.rungs)
+    assert all(each > 0 for each in few.saved.values())
 
 
 def test_nothing_but_the_cut_is_tried_where_no_process_would_fit() -> None:
