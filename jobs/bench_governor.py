@@ -21,6 +21,7 @@ import torch
 
 from jobs.yolo_link import QuietLink, task_of
 from orchestrator.device.cpu import CpuDevice
+from orchestrator.ports import RunLink
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.options_memory import MemoryOptions
@@ -28,7 +29,7 @@ from orchestrator.trainer.options_timm import TimmOptions
 from orchestrator.trainer.update import UpdateRoom
 from orchestrator.trainer.yolo_apart import apart
 from orchestrator.trainer.yolo_step import CutStep
-from orchestrator.types import Bytes
+from orchestrator.types import Bytes, TrainTask
 
 GOAL = 0.005
 BATCH = 16
@@ -43,11 +44,11 @@ class Limited(CpuDevice):
         return 1 << 50
 
 
-class Timed:
+class Timed(Governor):
     """A governor whose own seconds are counted, without those of the work it runs."""
 
-    def __init__(self, governor: Governor) -> None:
-        self._governor = governor
+    def __init__(self, task: TrainTask, link: RunLink) -> None:
+        super().__init__(task, Limited(), link, MemoryOptions())
         self.seconds: list[float] = []
 
     def step(self, work: Callable[[int], Any], state: Any) -> Any:
@@ -62,14 +63,14 @@ class Timed:
             return found
 
         begin = time.process_time()
-        found = self._governor.step(timed, state)
+        found = super().step(timed, state)
         self.seconds.append(time.process_time() - begin - inside)
         return found
 
     def has_room(self, num_bytes: Bytes) -> bool:
         """As the governor's, with a clock; part of the step before."""
         begin = time.process_time()
-        found = self._governor.has_room(num_bytes)
+        found = super().has_room(num_bytes)
         self.seconds[-1] += time.process_time() - begin
         return found
 
@@ -77,9 +78,9 @@ class Timed:
 def timed_governor(folder: Path, model: str) -> Timed:
     """A governor on a device that has room."""
     task = task_of(folder, folder, model, epochs=1, imgsz=64, batch=BATCH)
-    governor = Governor(task, Limited(), QuietLink(folder), MemoryOptions())
+    governor = Timed(task, QuietLink(folder))
     governor.epoch_begins(1)
-    return Timed(governor)
+    return governor
 
 
 def classifier(name: str, imgsz: int, governor: Any) -> Callable[[], object]:
