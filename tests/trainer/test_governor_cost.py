@@ -16,7 +16,7 @@ from orchestrator.trainer.yolo_apart import apart
 def test_a_step_under_the_governor_tells_its_seconds(
     model: str, make: Callable[[str, int, Any], Callable[[], object]], tmp_path: Path
 ) -> None:
-    with apart(tmp_path):
+    with apart(str(tmp_path)):
         timed = timed_governor(tmp_path, model)
         governed, plain = make(model, 64, timed), make(model, 64, None)
         for _ in range(2):
