@@ -1,14 +1,13 @@
 """What the ranks of a gang send in a step, computed and counted; images/s beside one process."""
 
 import argparse
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from orchestrator.cluster.address import free_port
+from jobs.rank_processes import found_by_ranks
 
 __all__ = ["counted", "main"]
 
@@ -25,8 +24,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     given = parser.parse_args()
     for compression in ("none", "fp16", "bf16", "powersgd"):
-        found = _gang(given, compression)
-        told, sent, speed = found[0]
+        told, sent, speed = found_by_ranks(given.ranks, _rank, given, compression)[0]
         print(
             f"{compression:9} {told / 2**20:8.2f} MiB a step as computed, {sent / 2**20:8.2f} MiB"
             f" as counted; {speed:.1f} images/s on {given.ranks} ranks",
@@ -34,7 +32,8 @@ def main() -> None:
         )
         if told != sent:
             raise SystemExit(f"{compression}: {told} bytes were computed, {sent} were sent")
-    alone = _gang(argparse.Namespace(**{**vars(given), "ranks": 1}), "none")[0][2]
+    one = argparse.Namespace(**{**vars(given), "ranks": 1})
+    alone = found_by_ranks(1, _rank, one, "none")[0][2]
     print(f"one process: {alone:.1f} images/s; a ring sends 2 (n - 1) / n times the bytes a rank")
     if not _has_cards(given.ranks):
         print(
@@ -49,28 +48,8 @@ def _has_cards(count: int) -> bool:
     return torch.cuda.device_count() >= count
 
 
-def _gang(given: argparse.Namespace, compression: str) -> list[tuple[int, int, float]]:
-    port = free_port()
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    ranks = [
-        context.Process(target=_rank, args=(rank, port, given, compression, answers))
-        for rank in range(given.ranks)
-    ]
-    for process in ranks:
-        process.start()
-    try:
-        found = dict(answers.get(timeout=900) for _ in ranks)
-    finally:
-        for process in ranks:
-            process.join(30)
-            process.kill()
-    return [found[rank] for rank in range(given.ranks)]
-
-
-def _rank(rank: int, port: int, given: argparse.Namespace, compression: str, answers: Any) -> None:
+def _rank(rank: int, given: argparse.Namespace, compression: str) -> tuple[int, int, float]:
     """Bytes as computed and as counted of the last step, and images/s of the gang."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     import torch
 
     from jobs.gang_work import learner_of, task_of
@@ -80,8 +59,6 @@ def _rank(rank: int, port: int, given: argparse.Namespace, compression: str, ans
     is_cuda = _has_cards(given.ranks)
     if is_cuda:
         torch.cuda.set_device(rank)
-    else:
-        torch.set_num_threads(1)
     task = task_of(given, compression, rank)
     with joined(task, ddp_options(task.spec.settings.options)[0], is_cuda=is_cuda) as ranks:
         device = torch.device("cuda", rank) if is_cuda else torch.device("cpu")
@@ -98,7 +75,7 @@ def _rank(rank: int, port: int, given: argparse.Namespace, compression: str, ans
             num_sent = sent[0]
         _wait(is_cuda=is_cuda)
         speed = given.steps * given.batch / (time.perf_counter() - begin)
-        answers.put((rank, (learner.sent_bytes, num_sent, speed)))
+        return learner.sent_bytes, num_sent, speed
 
 
 @contextmanager

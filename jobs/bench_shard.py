@@ -11,16 +11,13 @@ is shown. How NCCL's buffers and a card's kernels differ is not seen here.
 
 import argparse
 import logging
-import multiprocessing
-import os
 import statistics
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from orchestrator.cluster.address import free_port
+from jobs.rank_processes import found_by_ranks
 from orchestrator.plan.sharded import place_of, sharded
 from orchestrator.plan.workload import Workload
 from orchestrator.types import Bytes
@@ -71,34 +68,17 @@ def counted_by_ranks(workload: Workload, batch: int) -> list[tuple[Bytes, Bytes]
         workload: Of a gang.
         batch: Samples of a piece on each rank; two pieces if the step is cut.
     """
-    port, count = free_port(), workload.world_size
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    ranks = [
-        context.Process(target=_rank, args=(rank, port, workload, batch, answers))
-        for rank in range(count)
-    ]
-    for process in ranks:
-        process.start()
-    try:
-        found = dict(answers.get(timeout=300) for _ in ranks)
-    finally:
-        for process in ranks:
-            process.join(30)
-            process.kill()
-    return [found[rank] for rank in range(count)]
+    return found_by_ranks(workload.world_size, _rank, workload, batch)
 
 
-def _rank(rank: int, port: int, workload: Workload, batch: int, answers: Any) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    import torch
+def _rank(rank: int, workload: Workload, batch: int) -> tuple[Bytes, Bytes]:
     from torch import distributed
 
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    distributed.init_process_group("gloo", rank=rank, world_size=workload.world_size)
-    answers.put((rank, _steps(rank, workload, batch)))
+    distributed.init_process_group("gloo")
+    found = _steps(rank, workload, batch)
     distributed.destroy_process_group()
+    return found
 
 
 def _steps(rank: int, workload: Workload, batch: int) -> tuple[Bytes, Bytes]:

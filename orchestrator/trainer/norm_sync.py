@@ -20,6 +20,7 @@ weights) are plain, and what looks for layers by class finds them. Nothing new i
 backward pass: the input and two numbers a channel, as BatchNorm itself keeps.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -71,7 +72,7 @@ class NormSync:
             self.is_counted = True
 
 
-class _Forward:
+class _Forward(ABC):
     """In the place of a layer's `forward`.
 
     Args:
@@ -94,8 +95,8 @@ class _Forward:
             found = found if behind is None else behind(found)
         return found
 
-    def _together(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _together(self, x: Tensor) -> Tensor: ...
 
 
 class _OnHost(_Forward):

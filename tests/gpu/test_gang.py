@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from jobs.bench_gang import counted
+from jobs.rank_processes import found_by_ranks
 from orchestrator.trainer.options_ddp import ddp_options
 from orchestrator.trainer.ranks import joined
 from orchestrator.trainer.reduction import Reduction
 from orchestrator.types import BatchPlan, Scalar, TrainSettings
 from tests.contracts.trainer import attempt_of
-from tests.trainer.gangs import found_by_ranks
 from tests.trainer.norm_sync_work import ON, Stepped, stepped
 from tests.trainer.test_gang_timm import difference
 

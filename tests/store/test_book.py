@@ -5,14 +5,10 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import create_engine
-
 from orchestrator.plan.correct import Peak
-from orchestrator.store.migrations import FOLDER
 from orchestrator.store.schema import HEAD
 from orchestrator.store.sql import SqlStore
+from tests.store.revisions import make_store_of
 
 PEAK = Peak(
     trainer="timm",
@@ -57,14 +53,7 @@ def test_an_attempt_and_cut_has_one_row_with_its_largest_peaks(tmp_path: Path) -
 
 def test_a_book_of_the_first_version_gets_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
-    engine = create_engine(f"sqlite:///{path}")
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    engine.dispose()
+    make_store_of("0001", path)
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute(
             "INSERT INTO book (model, imgsz, micro_batch, precision, optimizer, card, versions,"

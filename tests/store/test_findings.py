@@ -6,16 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import create_engine
 
 from orchestrator.messages import RunSubmitted
-from orchestrator.store.migrations import FOLDER
 from orchestrator.store.schema import HEAD
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import Finding, RunState
 from tests.contracts.store import attempt, finding, spec, status, telling
+from tests.store.revisions import make_store_of
 
 
 def learn(path: Path, *found: Finding, number: int = 1) -> tuple[Finding, ...]:
@@ -30,14 +27,7 @@ def learn(path: Path, *found: Finding, number: int = 1) -> tuple[Finding, ...]:
 
 def test_a_store_of_before_gets_the_table(tmp_path: Path) -> None:
     path = tmp_path / "old.db"
-    engine = create_engine(f"sqlite:///{path}")
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0006")
-    engine.dispose()
+    make_store_of("0006", path)
     with SqlStore(str(path)) as store:
         assert store.findings() == ()
     assert learn(path, finding()) == (finding(),)

@@ -7,11 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
 
 from orchestrator.messages import (
     DrainRequested,
@@ -24,11 +21,11 @@ from orchestrator.messages import (
     RunMoved,
     RunSubmitted,
 )
-from orchestrator.store.migrations import FOLDER
 from orchestrator.store.schema import HEAD
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import Card, CheckpointRef, Node, NodeId, RunState
 from tests.contracts.store import OTHER, RUN, attempt, epoch, spec, status
+from tests.store.revisions import make_store_of
 
 CARD = Card(index=0, name="RTX 2060", memory_bytes=6 << 30)
 NODE = Node(node_id=NodeId("box"), cards=(CARD,), num_cpus=2.0)
@@ -168,14 +165,7 @@ def _go_back(path: Path, version: str) -> None:
         kept = {name: raw.execute(f"SELECT * FROM {name}").fetchall() for name in tables}  # noqa: S608 - our own names
         columns = {name: _columns(raw, name) for name in tables}
     path.unlink()
-    engine = create_engine(f"sqlite:///{path}")
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, version)
-    engine.dispose()
+    make_store_of(version, path)
     with closing(sqlite3.connect(path)) as raw, raw:
         for name in tables:
             known = _columns(raw, name)

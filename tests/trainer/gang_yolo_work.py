@@ -14,11 +14,11 @@ from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.yolo import YoloTrainer
 from orchestrator.trainer.yolo_apart import apart
 from orchestrator.trainer.yolo_whole import NUM_DIVISORS
-from orchestrator.types import BatchPlan, CheckpointRef, StopMode, TrainSettings
+from orchestrator.types import BatchPlan, CheckpointRef, Scalar, StopMode, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of
 from tests.trainer.gang_work import TimmFit, gradients
 
-__all__ = ["yolo_fit", "yolo_gradients"]
+__all__ = ["reduction_of", "trainer_of", "yolo_fit", "yolo_gradients"]
 
 
 def part_of(task: str, num_images: int, batch: BatchPlan, rank: int) -> dict[str, Any]:
@@ -35,6 +35,33 @@ def part_of(task: str, num_images: int, batch: BatchPlan, rank: int) -> dict[str
     return cut_detection(whole, sizes, object_keys=OBJECT_KEYS & whole.keys())[rank]
 
 
+def trainer_of(model: Any, batch: BatchPlan) -> Any:
+    """What a step that is cut reads of a trainer of ultralytics."""
+    return SimpleNamespace(
+        model=model,
+        args=model.args,
+        batch_size=batch.effective_batch,
+        world_size=batch.world_size,
+        accumulate=1,
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        images_of_step=lambda: batch.effective_batch,
+    )
+
+
+def reduction_of(
+    model: Any, task: str, batch: BatchPlan, options: dict[str, Scalar]
+) -> Reduction | None:
+    """What sums gradients over ranks; nothing on one rank."""
+    if batch.world_size == 1:
+        return None
+    return Reduction(
+        model.parameters(),
+        ddp_options(options)[0],
+        batch.world_size,
+        num_exchanged=0 if task == "classify" else NUM_DIVISORS,
+    )
+
+
 def yolo_gradients(
     rank: int, name: str, batch: BatchPlan, folder: str
 ) -> tuple[dict[str, Any], float, dict[str, float]]:
@@ -44,30 +71,12 @@ def yolo_gradients(
         from tests.trainer.test_yolo_step import TASKS, model_of
 
         model = model_of(name)
-        size = batch.effective_batch
-        trainer = SimpleNamespace(
-            model=model,
-            args=model.args,
-            batch_size=size,
-            world_size=batch.world_size,
-            accumulate=1,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-            images_of_step=lambda: size,
-        )
-        reduction = None
-        if batch.world_size > 1:
-            options, _ = ddp_options({"ddp_bucket_mb": 1})
-            is_classifier = TASKS[name] == "classify"
-            reduction = Reduction(
-                model.parameters(),
-                options,
-                batch.world_size,
-                num_exchanged=0 if is_classifier else NUM_DIVISORS,
-            )
+        reduction = reduction_of(model, TASKS[name], batch, {"ddp_bucket_mb": 1})
         whole = model.forward
         model.criterion = None
+        trainer = trainer_of(model, batch)
         model.forward = CutStep(trainer, batch.micro_batch, dict, reduction=reduction)
-        terms, items = model(part_of(TASKS[name], size, batch, rank))
+        terms, items = model(part_of(TASKS[name], batch.effective_batch, batch, rank))
         model.forward = whole
         if reduction is not None:
             reduction.complete()

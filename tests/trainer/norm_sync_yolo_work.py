@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from orchestrator.trainer.microbatch import OBJECT_KEYS, cut, cut_detection
-from orchestrator.trainer.options_ddp import ddp_options
 from orchestrator.trainer.ranks import Ranks
-from orchestrator.trainer.reduction import Reduction
 from orchestrator.trainer.yolo_apart import apart
-from orchestrator.trainer.yolo_whole import NUM_DIVISORS
 from orchestrator.types import BatchPlan
 from tests.trainer.gang_work import Arrays, gradients
+from tests.trainer.gang_yolo_work import reduction_of, trainer_of
 from tests.trainer.norm_sync_work import ON, running
 
 __all__ = ["YoloStepped", "yolo_stepped"]
@@ -41,21 +38,7 @@ def yolo_stepped(
 
         model, size, ranks = model_of(name).train(), batch.effective_batch, Ranks(batch, rank)
         model.double()  # single precision alone makes a difference of 3e-5
-        trainer = SimpleNamespace(
-            model=model,
-            args=model.args,
-            batch_size=size,
-            world_size=batch.world_size,
-            accumulate=1,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-            images_of_step=lambda: size,
-        )
-        reduction = None
-        if ranks.count > 1:
-            num_exchanged = 0 if TASKS[name] == "classify" else NUM_DIVISORS
-            reduction = Reduction(
-                model.parameters(), ddp_options(ON)[0], ranks.count, num_exchanged=num_exchanged
-            )
+        trainer, reduction = trainer_of(model, batch), reduction_of(model, TASKS[name], batch, ON)
         together = StepCut(model, batch.micro_batch, ranks, reduction=reduction, is_synced=True)
         assert not any("Sync" in type(module).__name__ for module in model.modules())
         model.criterion = None

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.rank_processes import found_by_ranks
 from orchestrator.device.cpu import CpuDevice
 from orchestrator.errors import StoreError
 from orchestrator.trainer.timm import TimmTrainer
 from orchestrator.types import BatchPlan, Outcome, Scalar, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of, values
 from tests.trainer.gang_work import emulated_fit, plan_of, timm_fit, timm_gradients
-from tests.trainer.gangs import found_by_ranks, in_turn
+from tests.trainer.gangs import in_turn
 from tests.trainer.picture_folders import make_pictures
 
 RESNET = "timm/test_resnet.r160_in1k"

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.rank_processes import found_by_ranks
 from orchestrator.types import BatchPlan, Outcome, TrainSettings
 from tests.contracts.trainer import values
 from tests.trainer.gang_work import plan_of
 from tests.trainer.gang_yolo_work import yolo_fit, yolo_gradients
-from tests.trainer.gangs import found_by_ranks, in_turn
+from tests.trainer.gangs import in_turn
 from tests.trainer.test_gang_timm import difference
 from tests.trainer.yolo_pictures import make_yolo_data
 

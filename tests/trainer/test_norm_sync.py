@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+from jobs.rank_processes import found_by_ranks
 from orchestrator.device.cpu import CpuDevice
 from orchestrator.errors import ConfigError, TrainingError
 from orchestrator.trainer.governor import Governor
@@ -19,7 +20,7 @@ from orchestrator.trainer.timm import TimmTrainer
 from orchestrator.types import Cause, Outcome, TrainSettings
 from tests.contracts.trainer import RecordingLink, attempt_of, values
 from tests.trainer.gang_work import plan_of, timm_fit
-from tests.trainer.gangs import found_by_ranks, in_turn
+from tests.trainer.gangs import in_turn
 from tests.trainer.norm_sync_work import ON, Stepped, stepped
 from tests.trainer.picture_folders import make_pictures
 from tests.trainer.test_gang_timm import difference

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.rank_processes import found_by_ranks
 from orchestrator.trainer.yolo_apart import apart
 from orchestrator.types import Outcome, TrainSettings
 from tests.contracts.trainer import values
 from tests.trainer.gang_work import plan_of
 from tests.trainer.gang_yolo_work import yolo_fit
-from tests.trainer.gangs import found_by_ranks, in_turn
+from tests.trainer.gangs import in_turn
 from tests.trainer.norm_sync_yolo_work import yolo_stepped
 from tests.trainer.test_gang_timm import difference
 from tests.trainer.test_gang_yolo import PLAIN

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from jobs.rank_processes import found_by_ranks
 from orchestrator.plan.overheads import overheads
 from tests.trainer.flat_work import flat_work, model
 from tests.trainer.gang_work import fitted, reduced, repeated
-from tests.trainer.gangs import found_by_ranks, in_turn
+from tests.trainer.gangs import in_turn
 
 HALF = ({"ddp_compression": "fp16"}, {"ddp_compression": "bf16"})
 LOW = {"ddp_compression": "powersgd", "ddp_powersgd_start": 2, "ddp_powersgd_rank": 2}

@@ -11,11 +11,11 @@ __all__ = ["FOLDER", "upgrade"]
 FOLDER = Path(__file__).parent
 
 
-def upgrade(connection: Connection, *, folder: Path = FOLDER) -> None:
-    """Bring the tables to the newest version inside the transaction that `connection` is in."""
+def upgrade(connection: Connection, *, folder: Path = FOLDER, version: str = "head") -> None:
+    """Bring the tables to a version, the newest, inside the transaction that `connection` is in."""
     config = Config()
     # ConfigParser reads % as the start of a variable.
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, version)
