@@ -37,6 +37,7 @@ _PERIOD = 0.5
 _SECONDS = 1500.0  # of one system
 _KINDS = {  # by what their command lines hold
     "memory.process": "trace",
+    "jobs.fork_server": "imports and trace",  # what is forked from it has its name
     " serve ": "driver",
     "jobs.sweep_systems": "search",
     "ray::Inbox": "inbox",

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -27,6 +28,12 @@ _NEEDED = {  # by trainer: what its trainings import sooner or later
     # not ultralytics, which keeps its settings where the first run of a process tells it to
     "yolo": ("torch", "torch.utils.data", "torchvision", "cv2", "matplotlib"),
     "timm": ("orchestrator.trainer.choices", "orchestrator.trainer.timm_run", "timm"),
+}
+
+
+_FORKED = {  # what all processes of a trainer can share: it reads no variable that differs
+    "yolo": _NEEDED["yolo"],
+    "timm": ("torch", "torch.utils.data", "torchvision", "PIL.Image"),
 }
 
 
@@ -75,6 +82,7 @@ class LocalParts:
             PlanError: E2020, a share of a real card holds less than the CUDA context.
         """
         _without_compiler(card)
+        _hold_threads()
         if card is None:
             from orchestrator.device.cpu import CpuDevice
 
@@ -91,6 +99,12 @@ class LocalParts:
         """Import what the trainer will need, some seconds' worth: torch, and what goes with it."""
         _without_compiler(card)
         for module in _NEEDED.get(trainer, ()):
+            importlib.import_module(module)
+
+    def get_ready_to_fork(self, trainer: str) -> None:
+        """Import what the trainer's processes on emulated cards share, and what traces need."""
+        _without_compiler(None)
+        for module in _FORKED.get(trainer, ()):
             importlib.import_module(module)
 
     def checkpoints(self, folder: str) -> Checkpoints:
@@ -121,6 +135,13 @@ class LocalParts:
         from orchestrator.device.ranks import process_group
 
         return process_group(card, listener=listener, timeout=timeout)
+
+
+def _hold_threads() -> None:
+    """As many threads as the process was told: a forked one has torch from before it was told."""
+    torch, told = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and told.isdigit():
+        torch.set_num_threads(int(told))
 
 
 def _without_compiler(card: Card | None) -> None:

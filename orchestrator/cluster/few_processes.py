@@ -5,10 +5,17 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from orchestrator.cluster import forked
+
 __all__ = ["few_processes"]
 
-# What runs print goes into files of our own, and a Ray of one node has nothing to scale.
-_LEFT_OUT = {"no_monitor": True, "include_log_monitor": False}
+# What runs print goes into files of our own, and a Ray of one node has nothing to scale. Workers
+# are started by a script that does not import Ray in a process of its own first.
+_ASKED = {
+    "no_monitor": True,
+    "include_log_monitor": False,
+    "setup_worker_path": forked.__file__,
+}
 
 
 @contextmanager
@@ -26,7 +33,7 @@ def few_processes() -> Iterator[None]:
     utils: Any = ray._private.utils
     node: Any = ray._private.node.Node
     with ExitStack() as stack:
-        _exchange(stack, parameter, "RayParams", partial(parameter.RayParams, **_LEFT_OUT))
+        _exchange(stack, parameter, "RayParams", partial(parameter.RayParams, **_ASKED))
         _exchange(stack, utils, "get_dashboard_dependency_error", _missing)
         _exchange(stack, node, "start_api_server", _nothing)
         yield

@@ -15,6 +15,8 @@ from orchestrator.ports import Device
 
 __all__ = ["Surroundings", "noted"]
 
+_SHARED = gc.get_freeze_count()  # frozen by the fork server that this process comes from
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -66,7 +68,7 @@ def _collect() -> None:
     They are a million objects, and each collection, those of a training too, goes through all.
     """
     gc.collect()
-    if not gc.get_freeze_count():
+    if gc.get_freeze_count() <= _SHARED:
         gc.freeze()
 
 

@@ -1,8 +1,6 @@
 """The worker: one actor, one process, one share of a card; one rank of an attempt's training."""
 
-import ctypes
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -17,6 +15,7 @@ import ray
 
 from orchestrator.cluster.attempt_files import attempt_folder, attempt_log
 from orchestrator.cluster.endings import Ending, failure_of
+from orchestrator.cluster.forked import die_with_parent
 from orchestrator.cluster.link import (
     STORE_SECONDS,
     RayLink,
@@ -45,8 +44,6 @@ from orchestrator.types import (
 
 __all__ = ["Worker"]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 
 class Worker:
     """One rank of one attempt after the other; made without heavy imports, it answers at once.
@@ -71,7 +68,7 @@ class Worker:
         card: Card | None,
         num_cpus: float,
     ) -> None:
-        _die_with_parent()
+        die_with_parent()
         self._parts = parts
         self._inbox = inbox
         self._rank = rank
@@ -287,13 +284,3 @@ def _redirect(log: Path) -> None:
         os.close(target)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False, errors="backslashreplace")
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end this process when Ray's node process ends, however that one ends."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended between the two calls, so no signal will come
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from orchestrator.cluster.forked import run_forked
 from orchestrator.errors import OrchestratorError
 from orchestrator.memory.events import Birth, Event, StepTrace
 from orchestrator.plan.workload import Labels, OptimizerState, StepKind, Workload
@@ -25,22 +27,24 @@ Pair = tuple[StepTrace, StepTrace]
 _SECONDS = 300.0  # of one workload; the slowest known takes 40
 
 
-def trace_in_process(workload: Workload, *, timeout: Seconds = _SECONDS) -> Pair:
-    """`trace.trace_pair` in a process of its own.
+def trace_in_process(
+    workload: Workload, *, timeout: Seconds = _SECONDS, server: str | None = None
+) -> Pair:
+    """`trace.trace_pair` in a process of its own, of the fork server at `server` if there is one.
 
     Raises:
         OrchestratorError: E2130 an operator that cannot be traced, E2131 memory that is not
             linear in the batch, E2132 the process died or took longer than `timeout` seconds.
         ConfigError: The workload is not possible.
     """
-    (found,) = trace_all([workload], timeout=timeout)
+    (found,) = trace_all([workload], timeout=timeout, server=server)
     if isinstance(found, OrchestratorError):
         raise found
     return found
 
 
 def trace_all(
-    workloads: Sequence[Workload], *, timeout: Seconds = _SECONDS
+    workloads: Sequence[Workload], *, timeout: Seconds = _SECONDS, server: str | None = None
 ) -> list[Pair | OrchestratorError]:
     """Trace several workloads in one process, one after the other; `timeout` is for each.
 
@@ -48,20 +52,10 @@ def trace_all(
     or a time-out has that error, too.
     """
     with tempfile.TemporaryDirectory(prefix="orc-trace-") as folder:
-        command = [sys.executable, "-m", "orchestrator.memory.process"]
         text = json.dumps([asdict(workload) for workload in workloads])
         why: tuple[str, ...]
         try:
-            done = subprocess.run(  # noqa: S603 - this program itself
-                command,
-                input=text,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=timeout * max(1, len(workloads)),
-                env=os.environ | _environment(folder),
-                cwd=folder,
-            )
+            done = _run(text, folder, timeout * max(1, len(workloads)), server)
             lines, why = done.stdout.splitlines(), _last_words(done.returncode, done.stderr)
         except subprocess.TimeoutExpired as expired:
             out = expired.stdout or b""
@@ -72,6 +66,28 @@ def trace_all(
     found: list[Pair | OrchestratorError] = [_read(json.loads(line)) for line in lines]
     found += [_died(workload, why) for workload in workloads[len(found) :]]
     return found
+
+
+def _run(
+    text: str, folder: str, timeout: Seconds, server: str | None
+) -> "subprocess.CompletedProcess[str]":
+    words = ["-m", "orchestrator.memory.process"]
+    environment = os.environ | _environment(folder)
+    if server is not None:
+        with suppress(OSError):  # it has ended
+            return run_forked(
+                server, words, text=text, environment=environment, folder=folder, timeout=timeout
+            )
+    return subprocess.run(  # noqa: S603 - this program itself
+        [sys.executable, *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        env=environment,
+        cwd=folder,
+    )
 
 
 def _environment(folder: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from orchestrator.errors import OrchestratorError
@@ -25,10 +26,18 @@ class TracedPredictor:
     Args:
         folder: Where traces and demands are kept.
         note: Told, once, that something is traced, which takes seconds.
+        server: Path of a fork server whose processes have torch already.
     """
 
-    def __init__(self, folder: Path, *, note: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        note: Callable[[str], None] = lambda _: None,
+        server: str | None = None,
+    ) -> None:
         self._note = note
+        self._server = server
         self._has_noted = False
         self._cache = TraceCache(folder)
         self._kept = CachedPredictor(self._cache, self._trace)
@@ -66,8 +75,9 @@ class TracedPredictor:
             return
         self._say()
         parts = _parts(new, min(max(1, (os.cpu_count() or 1) - 1), _MOST_PROCESSES))
+        trace = partial(trace_all, server=self._server)
         with ThreadPoolExecutor(len(parts)) as pool:
-            for part, found in zip(parts, pool.map(trace_all, parts), strict=True):
+            for part, found in zip(parts, pool.map(trace, parts), strict=True):
                 self._found.update(zip(part, found, strict=True))
 
     def _is_kept(self, workload: Workload) -> bool:
@@ -81,7 +91,7 @@ class TracedPredictor:
         found = self._found.get(workload)
         if found is None:
             self._say()
-            found = trace_in_process(workload)
+            found = trace_in_process(workload, server=self._server)
         if isinstance(found, OrchestratorError):
             raise found
         return LinearTrace.of(*found)

@@ -1,12 +1,16 @@
 """A sweep of a store from where it stands to its end: driver, planner, searcher, record."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from threading import Event as Pause
+from typing import Any
 
 from orchestrator.client.access import Client
+from orchestrator.cluster.fork_server import fork_server
 from orchestrator.config.load import Config
 from orchestrator.errors import NotFoundError
 from orchestrator.messages import QueueChanged
@@ -90,18 +94,19 @@ def conduct(
         StoreError: E5032, somebody else began to conduct it.
         ClusterError: No driver can be started.
     """
-    with client.store() as store:
+    with client.store() as store, ExitStack() as stack:
         definition = _definition(store, name)
         recorder = StoreRecorder(store, name)
         recorder.set_state(SweepState.RUNNING)
         config = config_of(definition, {})
-        serve = command or serve_command(
-            client, config.emulate, config.address, _expected(definition, config)
-        )
-        planner = cache(lambda: trial_planner(client, said))  # one, which knows what it has traced
+        expected = _expected(definition, config)
+        forks = stack.enter_context(_forks(client, config, "" if command else expected))
+        serve = command or serve_command(client, config.emulate, config.address, expected)
+        # one, which knows what it has traced
+        planner = cache(lambda: trial_planner(client, said, forks.path if forks else None))
         is_new = next(iter(read_events(store, name)), None) is None
         ahead = Ahead(definition, client, store, planner) if is_new else None
-        with Service(client, serve, said) as service:
+        with Service(client, serve, said, forks) as service:
             if definition.gpus is not None:
                 rule = QueueRule(name=definition.queue, max_gpus=definition.gpus)
                 client.ask([QueueChanged(at=time.time(), rule=rule)])
@@ -124,6 +129,19 @@ def _expected(definition: Definition, config: Config) -> str:
     if spec.device is DeviceKind.CPU or spec.num_gpus > 1:
         return ""
     return f"{spec.trainer}:{min(definition.trials, definition.max_concurrent)}"
+
+
+def _forks(client: Client, config: Config, expected: str) -> AbstractContextManager[Any]:
+    """A fork server for traces and workers, where a driver of our own starts a Ray here.
+
+    Only for emulated cards: that nothing imported ahead touches a real one is not proved.
+    """
+    trainer = expected.partition(":")[0]
+    if not trainer or not config.emulate or config.address or sys.platform != "linux":
+        return nullcontext()
+    if client.driver() is not None:
+        return nullcontext()
+    return fork_server([sys.executable, "-m", "jobs.fork_server", trainer])
 
 
 def fits_of(definition: Definition, runs: Runs) -> Callable[[Values], bool]:

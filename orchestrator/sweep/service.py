@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.client.access import Client
+from orchestrator.cluster.fork_server import ForkServer
+from orchestrator.cluster.forked import SERVER_NAME
 from orchestrator.errors import ClusterError
 from orchestrator.types import Node, Seconds
 
@@ -44,12 +46,20 @@ class Service:
         client: Of the store.
         command: Starts a driver where there is none.
         said: Told what happens.
+        forks: A fork server for the workers of a Ray that the driver starts.
     """
 
-    def __init__(self, client: Client, command: Sequence[str], said: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        command: Sequence[str],
+        said: Callable[[str], None],
+        forks: ForkServer | None = None,
+    ) -> None:
         self._client = client
         self._command = list(command)
         self._said = said
+        self._forks = forks
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -90,6 +100,7 @@ class Service:
         if self._client.driver() is not None:
             return
         self._said("starting a driver" if self._process is None else "the driver died; another one")
+        forks = self._forks
         log = self._client.home / "logs" / "serve.log"
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with log.open("ab") as file:
@@ -99,6 +110,9 @@ class Service:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,  # Ctrl-C is for the sweep
+                env=os.environ | ({} if forks is None else {SERVER_NAME: forks.path}),
+                # its runs save before it leaves, also where this process was killed
+                pass_fds=() if forks is None else (forks.lifeline,),
                 preexec_fn=_leave_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
         self._until_it_has_nodes()

@@ -209,13 +209,20 @@ def even_share(asked: Bytes, cards: Sequence[Card], limit: Bytes | None = None) 
     return even if limit is None else max(asked, min(even, limit))
 
 
-def trial_planner(client: Client, note: Callable[[str], None]) -> Planner:
-    """What plans the trials of sweeps: they share traces. `note` is told when one is made."""
+def trial_planner(
+    client: Client, note: Callable[[str], None], server: str | None = None
+) -> Planner:
+    """What plans the trials of sweeps: they share traces.
+
+    Args:
+        client: Of the store.
+        note: Told when something is traced.
+        server: Path of a fork server for it.
+    """
     from orchestrator.memory.traced import TracedPredictor
 
-    return planner_of(
-        client, note, RoundedLabels(TracedPredictor(client.home / "memory", note=note))
-    )
+    traced = TracedPredictor(client.home / "memory", note=note, server=server)
+    return planner_of(client, note, RoundedLabels(traced))
 
 
 def power_watts(name: str) -> float | None:
