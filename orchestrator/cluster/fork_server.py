@@ -166,6 +166,7 @@ class _Server:
         pid = os.fork()
         if pid == 0:
             die_with_parent()
+            os.setpgid(0, 0)  # Ray's node ends the whole group of a worker
             self._let_go()
             connection.close()
             for number, file in enumerate(files):

@@ -126,6 +126,14 @@ def test_a_process_is_killed_with_who_asked_for_it(
     assert process.wait(30.0) in (-signal.SIGKILL, None)
 
 
+def test_a_process_has_a_group_of_its_own_which_can_be_ended(
+    waiting: tuple[socket.socket, psutil.Process],
+) -> None:
+    asked, process = waiting
+    os.killpg(process.pid, signal.SIGTERM)
+    assert exit_code(asked) == -signal.SIGTERM
+
+
 def test_who_asked_is_told_of_a_death(waiting: tuple[socket.socket, psutil.Process]) -> None:
     asked, process = waiting
     process.kill()
