@@ -3,22 +3,29 @@
 There a policy is asked in rounds of a simulator of its own. Here each job is a run: submitted,
 placed by the product's rules, asked to leave and started again, with every event in a journal.
 
-    python -m jobs.bench_driven [--set NAME] [--workload 1 2 3 4] [--mode rigid elastic] [--json]
+    python -m jobs.bench_driven [--set NAME] [--workload 1 2 3 4] [--mode rigid elastic]
+        [--policy NAME] [--seeds N] [--json]
 """
 
 import argparse
 import json
+import random
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import TypeAlias
 
+from jobs.makespans import MAKESPANS
 from jobs.yolo_link import DATA
 from orchestrator.errors import OrchestratorError
+from orchestrator.schedule.standard import POLICIES
 from orchestrator.schedule.widths import ShortestFlow
 from orchestrator.simulation.driven import Driven, Terms, drive_jobs
 from orchestrator.simulation.pollux_files import (
+    Submission,
     read_applications,
     read_published,
     read_submissions,
@@ -28,6 +35,10 @@ from orchestrator.simulation.sized import Freedom
 from orchestrator.types import StopMode
 
 __all__ = ["main"]
+
+_Row: TypeAlias = dict[str, object]
+
+_MINUTE = 60.0  # by which a job may come earlier or later
 
 _RIVALS = {Freedom.RIGID: "tiresias", Freedom.ELASTIC: "optimus", Freedom.ADAPTIVE: "pollux"}
 _LOADS = {"workloads": "1.0", "workloads-2.0": "2.0"}
@@ -49,14 +60,22 @@ _WAYS = (
     _Way("what is left is learned", None),
     _Way("and an unfinished epoch is repeated", None, keeps_unfinished_epochs=False),
     _Way("and speeds are learned too", None, is_speed_known=False),
+    _Way(
+        "nothing is known, epochs are repeated",
+        None,
+        is_speed_known=False,
+        keeps_unfinished_epochs=False,
+    ),
 )
+_FIGURES = ("average_s", "p99_s", "makespan_s")
 _TOLD = """
 "all is known": speed at every width and what is left, as Optimus was told. "learned": by the epochs
-of the run and of runs like it. Published systems save within an epoch; where the unfinished epoch
-is repeated, gangs are resized at its end, or at once where less of it is done than is left, as the
-product does. Runs that share a signature (model and batch) count as alike; jobs of one list often
-do, which favours learning. A minute more or less at submission moves a list's mean by up to 5 %
-where something is learned."""
+of the run and of runs like it, and by the pace of the first 30 s of every attempt. The last way is
+the product's own. Published systems save within an epoch; where the unfinished epoch is repeated,
+that is part of what a change costs, and epochs that end before the next round are waited for. Runs
+that share a signature (model and batch) count as alike; jobs of one list often do, which favours
+learning. With --seeds the lists are run again with each job up to a minute earlier or later: "+-"
+is the deviation of the mean over the lists. Percentages are against the published run."""
 
 
 def main() -> int:
@@ -66,47 +85,79 @@ def main() -> int:
     parser.add_argument("--set", default="workloads")
     parser.add_argument("--workload", nargs="*", default=["1", "2", "3", "4"])
     parser.add_argument("--mode", nargs="*", default=[each.value for each in Freedom])
+    parser.add_argument("--policy", nargs="*", choices=[*POLICIES], default=[*POLICIES])
+    parser.add_argument("--seeds", type=int, default=1, help="of other minutes; 1: as published")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     try:
-        apps, lists = read_applications(chosen.data), read_submissions(chosen.data)
-        published = read_published(chosen.data)
+        ground = _Ground(chosen.data, chosen.set)
     except OrchestratorError as error:
         print(f"[{error.code}] {error.what}", *error.why, *error.fix, sep="\n  ", file=sys.stderr)
         return error.exit_code
-    rows: list[dict[str, object]] = []
-    for freedom in (Freedom(mode) for mode in chosen.mode):
-        for way in _WAYS:
-            for workload in chosen.workload:
-                mode = StopMode.AT_BATCH if way.keeps_unfinished_epochs else StopMode.AFTER_EPOCH
-                jobs, scheduler = drive_jobs(
-                    lists[chosen.set, workload],
-                    apps,
-                    ShortestFlow(resize_mode=mode),
-                    Machine(),
-                    Terms(
-                        freedom=freedom,
-                        is_speed_known=way.is_speed_known,
-                        forecast_error=way.forecast_error,
-                        keeps_unfinished_epochs=way.keeps_unfinished_epochs,
-                    ),
-                )
-                told = published[f"{_RIVALS[freedom]}-{_LOADS[chosen.set]}", workload]
-                rows.append(
-                    {"mode": freedom.value, "way": way.name, "workload": workload}
-                    | _figures(jobs)
-                    | {"published_average_s": told.average_s, "published_p99_s": told.p99_s}
-                    | {"forecast_error": scheduler.score.mean_error}
-                )
-                if not chosen.json:
-                    _print(rows[-1])
-            if not chosen.json:
-                _print_mean(rows[-len(chosen.workload) :])
+    rows: list[_Row] = []
+    for freedom, way, policy in product(map(Freedom, chosen.mode), _WAYS, chosen.policy):
+        some = [
+            ground.row(freedom, way, policy, workload, seed)
+            for workload, seed in product(chosen.workload, range(chosen.seeds))
+        ]
+        rows += some
+        if not chosen.json:
+            for row in some:
+                _print(row)
+            _print_mean(some)
     if chosen.json:
         print(json.dumps({"set": chosen.set, "rows": rows}, indent=1))
     else:
         print(_TOLD)
     return 0
+
+
+class _Ground:
+    """What was read, and how a list is run on it."""
+
+    def __init__(self, folder: Path, set_name: str) -> None:
+        self._apps, self._lists = read_applications(folder), read_submissions(folder)
+        self._published = read_published(folder)
+        self._set = set_name
+
+    def row(self, freedom: Freedom, way: _Way, name: str, workload: str, seed: int) -> _Row:
+        """One list, driven; its figures, and the published ones."""
+        mode = StopMode.AT_BATCH if way.keeps_unfinished_epochs else StopMode.AFTER_EPOCH
+        policy = POLICIES[name]
+        assert isinstance(policy, ShortestFlow), "every policy of a driver is one of these"
+        jobs, scheduler = drive_jobs(
+            _moved(self._lists[self._set, workload], f"{workload}/{seed}" if seed else None),
+            self._apps,
+            replace(policy, resize_mode=mode),
+            Machine(),
+            Terms(
+                freedom=freedom,
+                is_speed_known=way.is_speed_known,
+                forecast_error=way.forecast_error,
+                keeps_unfinished_epochs=way.keeps_unfinished_epochs,
+            ),
+        )
+        rival = _RIVALS[freedom]
+        told = self._published[f"{rival}-{_LOADS[self._set]}", workload]
+        published = (told.average_s, told.p99_s, MAKESPANS[self._set, rival][workload])
+        return (
+            {"mode": freedom.value, "way": way.name, "policy": name}
+            | {"workload": workload, "seed": seed}
+            | _figures(jobs)
+            | {f"published_{key}": value for key, value in zip(_FIGURES, published, strict=True)}
+            | {"forecast_error": scheduler.score.mean_error}
+        )
+
+
+def _moved(jobs: Sequence[Submission], seed: str | None) -> Sequence[Submission]:
+    """The jobs, each a minute earlier or later at most."""
+    if seed is None:
+        return jobs
+    chance = random.Random(seed)
+    return [
+        replace(job, submit_s=max(job.submit_s + chance.uniform(-_MINUTE, _MINUTE), 0.0))
+        for job in jobs
+    ]
 
 
 def _figures(jobs: Sequence[Driven]) -> dict[str, object]:
@@ -120,23 +171,42 @@ def _figures(jobs: Sequence[Driven]) -> dict[str, object]:
     }
 
 
-def _print(row: dict[str, object]) -> None:
-    average, rival = float(str(row["average_s"])), float(str(row["published_average_s"]))
+def _number(row: _Row, key: str) -> float:
+    return float(str(row[key]))
+
+
+def _head(rows: Sequence[_Row], workload: str) -> str:
+    row = rows[0]
+    return f"{row['mode']:9}{row['way']:38}{row['policy']:14}{workload:>5}"
+
+
+def _cells(rows: Sequence[_Row]) -> str:
+    """Means of ours, and by how much they differ from the published ones."""
+    texts = []
+    for key in _FIGURES:
+        ours = statistics.fmean(_number(row, key) for row in rows)
+        theirs = statistics.fmean(_number(row, f"published_{key}") for row in rows)
+        texts.append(f"{key[:-2]:>9} {ours:6.0f} {100 * (ours / theirs - 1):+5.1f} %")
+    return "".join(texts)
+
+
+def _print(row: _Row) -> None:
     error = row["forecast_error"]
     print(
-        f"{row['mode']:9} {row['way']:36} {row['workload']:>4} {average:7.0f} s"
-        f" ({100 * (average / rival - 1):+.1f} % of {rival:.0f})"
-        f"  p99 {float(str(row['p99_s'])):6.0f} ({float(str(row['published_p99_s'])):.0f})"
-        f"  makespan {float(str(row['makespan_s'])):6.0f}  starts {float(str(row['starts'])):.1f}"
+        f"{_head([row], str(row['workload']))}{_cells([row])}  starts {_number(row, 'starts'):.1f}"
         f"  forecasts off by {'-' if error is None else f'{100 * float(str(error)):.0f} %'}",
         flush=True,
     )
 
 
-def _print_mean(rows: Sequence[dict[str, object]]) -> None:
-    ours = statistics.fmean(float(str(row["average_s"])) for row in rows)
-    theirs = statistics.fmean(float(str(row["published_average_s"])) for row in rows)
-    print(f"{'':9} {'mean':36}      {ours:7.0f} s ({100 * (ours / theirs - 1):+.1f} %)", flush=True)
+def _print_mean(rows: Sequence[_Row]) -> None:
+    seeds = {row["seed"] for row in rows}
+    means = [
+        statistics.fmean(_number(row, "average_s") for row in rows if row["seed"] == seed)
+        for seed in seeds
+    ]
+    spread = f"  +-{statistics.stdev(means):.0f} s over {len(means)} seeds" if means[1:] else ""
+    print(f"{_head(rows, 'mean')}{_cells(rows)}{spread}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jobs.makespans import MAKESPANS
 from jobs.yolo_link import DATA
 from orchestrator.errors import OrchestratorError
 from orchestrator.schedule.widths import ShortestFlow
@@ -44,12 +45,6 @@ _AGAIN: Mapping[Freedom, Callable[[], Policy]] = {
     Freedom.ELASTIC: Optimus,
 }
 _LOADS = {"workloads": "1.0", "workloads-2.0": "2.0"}
-# The latest end in the authors' results by job (simulator/results-jobload of the artifact), which
-# the table of published results leaves out.
-_POLLUX_MAKESPANS = {
-    "workloads": {"1": 64849.0, "2": 56644.0, "3": 36806.0, "4": 64694.0},
-    "workloads-2.0": {"1": 134515.0, "2": 75850.0, "3": 58158.0, "4": 95080.0},
-}
 _CELLS = (
     ("p50_s", 7, 0),
     ("p99_s", 8, 0),
@@ -103,7 +98,7 @@ class _Ground:
         found: dict[str, Mapping[str, float | None]] = {}
         told = self.published.get((f"{rival}-{_LOADS.get(self.set_name)}", workload))
         if told is not None:
-            found[f"{rival}, published"] = self._told(told, freedom, workload)
+            found[f"{rival}, published"] = self._told(told, rival, workload)
         if freedom in _AGAIN:
             found[f"{rival}, run again"] = self._run(jobs, freedom, _AGAIN[freedom]())
         for name, policy in self._ours(jobs, freedom, workload).items():
@@ -137,14 +132,12 @@ class _Ground:
         figures: Figures = figures_of(simulate(jobs, policy, self.machine), freedom, self.machine)
         return asdict(figures)
 
-    def _told(self, told: Published, freedom: Freedom, workload: str) -> Mapping[str, float | None]:
-        is_pollux = freedom is Freedom.ADAPTIVE
-        makespan = _POLLUX_MAKESPANS[self.set_name].get(workload) if is_pollux else None
+    def _told(self, told: Published, rival: str, workload: str) -> Mapping[str, float | None]:
         return {
             "average_s": told.average_s,
             "p50_s": told.p50_s,
             "p99_s": told.p99_s,
-            "makespan_s": makespan,
+            "makespan_s": MAKESPANS[self.set_name, rival].get(workload),
         }
 
 

@@ -1,8 +1,8 @@
-"""How one optimizer step is cut into micro-batches, exactly."""
+"""How one optimizer step is cut into micro-batches, exactly, and how that changes."""
 
 from dataclasses import dataclass
 
-__all__ = ["BatchPlan"]
+__all__ = ["BatchPlan", "GivenUp", "Recut"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +63,39 @@ class BatchPlan:
         """Sizes of the micro-batches of one step on a rank; they add up to its share."""
         full, rest = divmod(self.share(rank), self.micro_batch)
         return (self.micro_batch,) * full + ((rest,) if rest else ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """A rung of the ladder that was taken while a run trained, by its name in the config.
+
+    It holds for the rest of the run, whatever card the next attempt has.
+    """
+
+    rung: str  # amp | checkpointing | optimizer_8bit | optimizer_host | imgsz
+    setting: str  # what holds now: fp16, bf16, on, 8bit, host, 288
+    is_live: bool = True  # False: from the next attempt on, as the running one cannot change it
+
+    def __str__(self) -> str:
+        return f"{self.rung}={self.setting}"
+
+    @classmethod
+    def parse(cls, text: str) -> "GivenUp":
+        """Read what `str` wrote."""
+        rung, _, setting = text.partition("=")
+        return cls(rung=rung, setting=setting)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recut:
+    """A step or a validation batch is cut otherwise from now on. `why` tells it with numbers.
+
+    With `given_up` nothing was left to cut: a rung of the ladder was taken.
+    """
+
+    epoch: int  # the epoch under way, counted from 1
+    old: int
+    new: int
+    why: str
+    in_validation: bool = False
+    given_up: GivenUp | None = None

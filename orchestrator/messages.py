@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
+from orchestrator.batches import GivenUp, Recut
 from orchestrator.types import (
     AttemptId,
     BatchPlan,
@@ -13,6 +14,7 @@ from orchestrator.types import (
     Node,
     NodeId,
     NodeType,
+    Pace,
     Placement,
     Progress,
     QueueRule,
@@ -27,9 +29,9 @@ __all__ = [
     "Action", "AskNodes", "AttemptEvent", "CancelRequested", "DrainEnded", "DrainRequested",
     "Event", "GangFailed", "GangFinished", "GangStarted", "GangYielded", "GivenUp", "KillGang",
     "MicroBatchChanged", "NodeChanged", "NodeJoined", "NodeLost", "NodeTypesOffered",
-    "PlaceMended", "PolicyChanged", "PreemptGang", "PriorityChanged", "ProgressReported",
-    "QueueChanged", "Recut", "ResumeRequested", "RunMoved", "RunSubmitted", "StartGang",
-    "StepReported", "TimePassed",
+    "PaceMeasured", "PlaceMended", "PolicyChanged", "PreemptGang", "PriorityChanged",
+    "ProgressReported", "QueueChanged", "Recut", "ResumeRequested", "RunMoved", "RunSubmitted",
+    "StartGang", "StepReported", "TimePassed",
 ]  # fmt: skip
 
 
@@ -182,42 +184,6 @@ class ProgressReported(AttemptEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GivenUp:
-    """A rung of the ladder that was taken while a run trained, by its name in the config.
-
-    It holds for the rest of the run, whatever card the next attempt has.
-    """
-
-    rung: str  # amp | checkpointing | optimizer_8bit | optimizer_host | imgsz
-    setting: str  # what holds now: fp16, bf16, on, 8bit, host, 288
-    is_live: bool = True  # False: from the next attempt on, as the running one cannot change it
-
-    def __str__(self) -> str:
-        return f"{self.rung}={self.setting}"
-
-    @classmethod
-    def parse(cls, text: str) -> "GivenUp":
-        """Read what `str` wrote."""
-        rung, _, setting = text.partition("=")
-        return cls(rung=rung, setting=setting)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recut:
-    """A step or a validation batch is cut otherwise from now on. `why` tells it with numbers.
-
-    With `given_up` nothing was left to cut: a rung of the ladder was taken.
-    """
-
-    epoch: int  # the epoch under way, counted from 1
-    old: int
-    new: int
-    why: str
-    in_validation: bool = False
-    given_up: GivenUp | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatchChanged(AttemptEvent):
     """The attempt runs on with another cut; the effective batch is the same."""
 
@@ -230,6 +196,17 @@ class StepReported(AttemptEvent):
 
     step: StepProgress
     is_volatile: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaceMeasured(AttemptEvent):
+    """The first steps of an attempt have told how long an epoch takes with its cards.
+
+    Told once, and only where an epoch takes longer than to measure it: speeds are then known
+    after a minute, not after an epoch.
+    """
+
+    pace: Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from orchestrator.states import (
 __all__ = [
     "AttemptId", "BatchPlan", "Bytes", "Card", "Cause", "CheckpointRef", "DeviceKind",
     "DeviceMemory", "Explanation", "Finding", "Metrics", "Node", "NodeId", "NodeType", "Outcome",
-    "Part", "PendingReason", "Placement", "Progress", "QueueRule", "RetryBudget", "RunId",
+    "Pace", "Part", "PendingReason", "Placement", "Progress", "QueueRule", "RetryBudget", "RunId",
     "RunSpec", "RunState", "RunStatus", "Scalar", "Seconds", "Share", "StepProgress", "StopMode",
     "StopReason", "TrainSettings", "TrainTask",
 ]  # fmt: skip
@@ -219,6 +219,15 @@ class StepProgress:
     num_steps: int
     images_per_second: float
     loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What an epoch takes by the steps of it that an attempt has done."""
+
+    epoch: int  # the epoch under way, counted from 1
+    seconds: Seconds
+    num_images: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

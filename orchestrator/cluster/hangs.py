@@ -16,7 +16,7 @@ from orchestrator.cluster.inbox import Report
 from orchestrator.cluster.pulse import Patience, Pulse
 from orchestrator.cluster.stacks import dump, stacks_file, waits_for_others
 from orchestrator.messages import Recut
-from orchestrator.types import AttemptId, Cause, Seconds
+from orchestrator.types import AttemptId, Cause, Pace, Seconds
 
 __all__ = ["HangWatch"]
 
@@ -71,7 +71,7 @@ class HangWatch:
         """The attempt said something."""
         one = self._watched.get(report.attempt)
         if one is not None:
-            said = None if isinstance(report.content, Recut) else report.content
+            said = None if isinstance(report.content, Recut | Pace) else report.content
             one.pulse.sign(time.monotonic(), said)
             one.asked = one.dumping = None  # it lives, whatever was suspected
 

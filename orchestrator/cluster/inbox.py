@@ -12,11 +12,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.messages import (
     Event,
     MicroBatchChanged,
+    PaceMeasured,
     ProgressReported,
     Recut,
     StepReported,
 )
-from orchestrator.types import AttemptId, CheckpointRef, Progress, Seconds, StepProgress
+from orchestrator.types import AttemptId, CheckpointRef, Pace, Progress, Seconds, StepProgress
 
 __all__ = ["Inbox", "InboxReader", "Letter", "Report"]
 
@@ -29,7 +30,7 @@ class Report:
     """What one attempt says while it trains."""
 
     attempt: AttemptId
-    content: Progress | StepProgress | Recut
+    content: Progress | StepProgress | Recut | Pace
     checkpoint: CheckpointRef | None = None
 
     def event(self, at: Seconds) -> Event:
@@ -38,6 +39,8 @@ class Report:
             return StepReported(at=at, attempt=self.attempt, step=self.content)
         if isinstance(self.content, Recut):
             return MicroBatchChanged(at=at, attempt=self.attempt, recut=self.content)
+        if isinstance(self.content, Pace):
+            return PaceMeasured(at=at, attempt=self.attempt, pace=self.content)
         return ProgressReported(
             at=at, attempt=self.attempt, progress=self.content, checkpoint=self.checkpoint
         )

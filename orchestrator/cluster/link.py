@@ -13,6 +13,7 @@ import ray
 
 from orchestrator.address import above, is_address
 from orchestrator.cluster.inbox import Report
+from orchestrator.cluster.pacing import PaceMeter
 from orchestrator.errors import TrainingError
 from orchestrator.messages import Recut, StartGang
 from orchestrator.ports import Checkpoints, Device, StoredRun
@@ -95,6 +96,7 @@ class RayLink:
         signs: Told of every call.
         resume_from: The newest checkpoint that could be verified, as a file of this node.
         stored: The part here of a run that is kept at an address; None for one in a folder.
+        images_of_step: The effective batch.
         until: The epoch after which the run ends, of all its epochs; None trains all.
     """
 
@@ -108,6 +110,7 @@ class RayLink:
         stop: StopFlag,
         signs: Signs,
         resume_from: CheckpointRef | None,
+        images_of_step: int,
         stored: StoredRun | None = None,
         until: int | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class RayLink:
         self._stop = stop
         self._signs = signs
         self._resume_from = resume_from
+        self._pace = PaceMeter(images_of_step)
         self._stored = stored
         self._away: dict[str, CheckpointRef] = {}  # by the path here, what is to be recorded
         self._until = until
@@ -140,9 +144,12 @@ class RayLink:
         return self._stop.mode
 
     def step(self, step: StepProgress) -> None:
-        """Push a sign of life, at most two a second, without waiting."""
+        """Push a sign of life, at most two a second, and once the pace, without waiting."""
         self._signs.give()
         now = time.monotonic()
+        pace = self._pace.step(now, step)
+        if self._inbox is not None and pace is not None:
+            self._inbox.report.remote(Report(attempt=self._attempt, content=pace))
         if self._inbox is not None and now - self._last_step >= _STEP_INTERVAL:
             self._last_step = now
             self._inbox.step.remote(Report(attempt=self._attempt, content=step))

@@ -19,7 +19,7 @@ from orchestrator.cluster.sim_gang import (
     planted,
     report,
 )
-from orchestrator.cluster.sim_pace import Pace, Physics, Span
+from orchestrator.cluster.sim_pace import Paces, Physics, Span
 from orchestrator.errors import ClusterError
 from orchestrator.messages import (
     Action,
@@ -77,7 +77,7 @@ class SimCluster:
         self._luck = Luck(self._faults, seed)
         physics = physics or Physics()
         self._cards = SimCards(physics.speeds)
-        self._pace = Pace(physics, self._luck, self._cards)
+        self._pace = Paces(physics, self._luck, self._cards)
         self._gangs: dict[AttemptId, Gang] = {}
         self._gangs_on: dict[NodeId, dict[AttemptId, Gang]] = {}
         self._num_empty_waits = 0
@@ -203,6 +203,9 @@ class SimCluster:
             for fault, cause, told in MISHAPS:
                 self._expect_mishap(gang, fault, cause, told)
             self._next_epoch(gang)
+            pace = self._pace.measured(gang, self._now)
+            if pace is not None:
+                self._plan(gang, pace.at - self._now, lambda: self._say(gang, pace))
         return self._say(gang, GangStarted(at=self._now, attempt=gang.start.attempt))
 
     def _expect_mishap(self, gang: Gang, fault: str, cause: Cause, told: Span) -> None:
@@ -237,7 +240,7 @@ class SimCluster:
             self._leave(gang)
         else:
             self._next_epoch(gang)
-        return self._say(gang, report(gang, self._now))
+        return self._say(gang, report(gang, self._now, self._pace.num_images(gang, gang.epoch)))
 
     def _preempt(self, gang: Gang, mode: StopMode) -> None:
         if mode is StopMode.AFTER_EPOCH or not gang.is_up:
@@ -248,9 +251,8 @@ class SimCluster:
             self._leave(gang)
 
     def _leave(self, gang: Gang) -> None:
-        seconds = self._pace.leaving(gang)
         yielded = partial(GangYielded, attempt=gang.start.attempt)
-        self._plan(gang, seconds, lambda: self._end(gang, yielded(at=self._now)))
+        self._plan(gang, self._pace.leaving(gang), lambda: self._end(gang, yielded(at=self._now)))
 
     def _kill(self, gang: Gang) -> None:
         gang.num_kills += 1

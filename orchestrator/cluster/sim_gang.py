@@ -125,7 +125,7 @@ def peak_bytes(start: StartGang) -> float:
     return option(start, "fixed_bytes", 0) + per_sample * start.batch.micro_batch
 
 
-def report(gang: Gang, at: Seconds) -> ProgressReported:
+def report(gang: Gang, at: Seconds, num_images: int) -> ProgressReported:
     """What the gang says after an epoch; its checkpoint is a name without a file."""
     attempt, epoch = gang.start.attempt, gang.epoch
     return ProgressReported(
@@ -136,7 +136,7 @@ def report(gang: Gang, at: Seconds) -> ProgressReported:
             epochs=gang.start.spec.settings.epochs,
             metrics=_metrics(epoch),
             seconds=gang.epoch_seconds,
-            num_images=0,
+            num_images=num_images,
             peak_bytes=int(gang.peak_bytes),
             micro_batch=gang.start.batch.micro_batch,
         ),

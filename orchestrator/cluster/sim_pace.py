@@ -6,10 +6,10 @@ from typing import TypeAlias
 
 from orchestrator.cluster.sim_cards import SimCards
 from orchestrator.cluster.sim_gang import Gang, Luck, option
-from orchestrator.messages import StartGang
-from orchestrator.types import RunId, Seconds
+from orchestrator.messages import PaceMeasured, StartGang
+from orchestrator.types import Pace, RunId, RunSpec, Seconds
 
-__all__ = ["Pace", "Physics", "Span"]
+__all__ = ["Paces", "Physics", "Span"]
 
 CUT_COSTS = 0.1  # accumulating gradients costs a tenth of the speed
 
@@ -19,6 +19,10 @@ EpochSeconds: TypeAlias = Callable[[StartGang, int], Seconds]
 """Seconds of an epoch (counted from 1) of a gang, given where and how it runs."""
 
 
+EpochImages: TypeAlias = Callable[[RunSpec, int], int]
+"""Images of an epoch (counted from 1) of a run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Physics:
     """The rules of time in a simulated cluster.
@@ -26,21 +30,25 @@ class Physics:
     Args:
         speeds: What the seconds of an epoch are divided by, per name of card.
         epoch_seconds: Seconds of each epoch, in place of the option `epoch_seconds` of a run.
+        epoch_images: Images of each epoch, as gangs report them; by default none is told.
         start_seconds: From the order to start until the gang is up, between these.
         yield_seconds: From the order to leave until the gang has left, between these.
         keeps_unfinished_epochs: Whether a gang that is asked to leave within an epoch saves what
             it has done of it, as some systems do; ours repeats the epoch.
+        measured_after: Seconds of steps after which a gang tells what an epoch takes; None: never.
     """
 
     speeds: Mapping[str, float] = field(default_factory=dict)
     epoch_seconds: EpochSeconds | None = None
+    epoch_images: EpochImages | None = None
     start_seconds: Span = (5.0, 20.0)
     yield_seconds: Span = (1.0, 10.0)
     keeps_unfinished_epochs: bool = False
+    measured_after: Seconds | None = None
 
 
 @dataclass(slots=True)
-class Pace:
+class Paces:
     """Applies the rules to gangs, and remembers what was done of unfinished epochs."""
 
     physics: Physics
@@ -68,6 +76,21 @@ class Pace:
         if self.physics.epoch_seconds is not None:
             gang.epoch_seconds = self.physics.epoch_seconds(gang.start, gang.epoch + 1)
         return gang.epoch_seconds * (1.0 - gang.done)
+
+    def num_images(self, gang: Gang, epoch: int) -> int:
+        """Images of an epoch."""
+        told = self.physics.epoch_images
+        return 0 if told is None else told(gang.start.spec, epoch)
+
+    def measured(self, gang: Gang, now: Seconds) -> PaceMeasured | None:
+        """What the first steps tell of an epoch; None where it is over before they could."""
+        after = self.physics.measured_after
+        if after is None or gang.is_deaf or gang.epoch_seconds * (1.0 - gang.done) <= after:
+            return None
+        epoch = gang.epoch + 1
+        images = self.num_images(gang, epoch)
+        pace = Pace(epoch=epoch, seconds=gang.epoch_seconds, num_images=images)
+        return PaceMeasured(at=now + after, attempt=gang.start.attempt, pace=pace)
 
     def interrupt(self, gang: Gang, now: Seconds) -> None:
         """The gang leaves within an epoch."""

@@ -228,6 +228,7 @@ class Worker:
             stop=self._stop,
             signs=self._signs,
             resume_from=self._here(resume_from),
+            images_of_step=order.batch.effective_batch,
             stored=self._stored,
             until=order.spec.until,
         )

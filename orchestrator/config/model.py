@@ -195,8 +195,10 @@ class ClusterModel(Block):
         max_length=16,
         description="of this machine's node, where a Ray is started here; orc up has --labels",
     )
-    policy: Literal["queue", "shortest"] | None = Field(
-        None, description="queue: priority, fair share, order; shortest: short mean completion"
+    policy: Literal["queue", "shortest", "balanced"] | None = Field(
+        None,
+        description="queue: priority, fair share, order; shortest: short mean completion;"
+        " balanced: that, with more weight on what ends last",
     )
     queues: dict[str, QueueModel] = Field(
         default_factory=dict, max_length=256, description="weight and quota of queues, by name"

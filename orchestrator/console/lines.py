@@ -19,6 +19,7 @@ from orchestrator.messages import (
     NodeChanged,
     NodeJoined,
     NodeLost,
+    PaceMeasured,
     PriorityChanged,
     ProgressReported,
     Recut,
@@ -83,9 +84,8 @@ def _attempt_line(event: Event) -> str | None:
             return f"run={attempt.run_id} attempt {attempt.number} {what}"
         case ProgressReported(attempt=attempt):
             return f"run={attempt.run_id} {_epoch_text(event)}"
-        case MicroBatchChanged(attempt=attempt, recut=change):
-            told = f"{_change_text(change)}, the same effective batch ({change.why})"
-            return f"run={attempt.run_id} epoch {change.epoch}: {told}"
+        case MicroBatchChanged(attempt=attempt) | PaceMeasured(attempt=attempt):
+            return f"run={attempt.run_id} {_midway_text(event)}"
         case GangFinished(attempt=attempt, metrics=metrics):
             best = metric_text(metrics)
             return f"run={attempt.run_id} finished{f', best {best}' if best else ''}"
@@ -95,6 +95,14 @@ def _attempt_line(event: Event) -> str | None:
             return f"run={attempt.run_id} attempt {attempt.number} failed: {cause}{mark} {told}"
         case _:
             return None
+
+
+def _midway_text(event: MicroBatchChanged | PaceMeasured) -> str:
+    if isinstance(event, PaceMeasured):
+        return f"epoch {event.pace.epoch} takes about {event.pace.seconds:.0f} s"
+    change = event.recut
+    told = f"{_change_text(change)}, the same effective batch ({change.why})"
+    return f"epoch {change.epoch}: {told}"
 
 
 def _change_text(change: Recut) -> str:

@@ -17,6 +17,7 @@ from orchestrator.messages import (
     NodeJoined,
     NodeLost,
     NodeTypesOffered,
+    PaceMeasured,
     PlaceMended,
     PolicyChanged,
     PriorityChanged,
@@ -27,7 +28,7 @@ from orchestrator.messages import (
     RunSubmitted,
     TimePassed,
 )
-from orchestrator.schedule import gangs, people, scaling
+from orchestrator.schedule import gangs, midway, people, scaling
 from orchestrator.schedule.lifecycle import Lifecycle
 
 __all__ = ["FOLLOWS"]
@@ -54,7 +55,8 @@ FOLLOWS: Mapping[type[Event], Callable[[Lifecycle, Any], None]] = {
     NodeTypesOffered: scaling.offered,
     GangStarted: gangs.started,
     ProgressReported: gangs.progressed,
-    MicroBatchChanged: gangs.recut,
+    PaceMeasured: midway.measured,
+    MicroBatchChanged: midway.recut,
     GangYielded: gangs.yielded,
     GangFinished: gangs.finished,
     GangFailed: gangs.failed,

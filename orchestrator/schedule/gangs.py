@@ -2,15 +2,11 @@
 
 from dataclasses import replace
 
-from orchestrator.errors import TransitionError
 from orchestrator.messages import (
-    AttemptEvent,
     GangFailed,
     GangFinished,
     GangStarted,
     GangYielded,
-    GivenUp,
-    MicroBatchChanged,
     NodeChanged,
     NodeJoined,
     NodeLost,
@@ -19,8 +15,9 @@ from orchestrator.messages import (
 )
 from orchestrator.schedule import retry
 from orchestrator.schedule.asks import Ask
+from orchestrator.schedule.current import current
 from orchestrator.schedule.lifecycle import Lifecycle
-from orchestrator.schedule.runs import HOLDING, Parted, RunRecord
+from orchestrator.schedule.runs import Parted, RunRecord
 from orchestrator.types import Cause, Progress, RunState, StopMode, StopReason
 
 __all__ = [
@@ -30,7 +27,6 @@ __all__ = [
     "joined",
     "lost",
     "progressed",
-    "recut",
     "started",
     "trust_changed",
     "yielded",
@@ -46,7 +42,7 @@ _KILL_MEANS = {
 
 def started(life: Lifecycle, event: GangStarted) -> None:
     """Every worker is up."""
-    record = _current(life, event)
+    record = current(life, event)
     if record is None:
         return
     if record.state is not RunState.STARTING:  # told twice, or on its way out
@@ -69,7 +65,7 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
 
     The run's published row does not change by it: the rows of epochs are written with the event.
     """
-    record = _current(life, event)
+    record = current(life, event)
     if record is None:
         return
     record.move(ProgressReported, record.state, life.now)
@@ -90,7 +86,7 @@ def progressed(life: Lifecycle, event: ProgressReported) -> None:
     _part(life, record, event.progress)
     life.forecasts.progressed(record, event.progress, life.now)
     if life.sizing is not None:
-        life.sizing.progressed(record, event.progress.seconds, life.now)
+        life.sizing.progressed(record, event.progress, life.now)
 
 
 def _part(life: Lifecycle, record: RunRecord, progress: Progress) -> None:
@@ -102,40 +98,9 @@ def _part(life: Lifecycle, record: RunRecord, progress: Progress) -> None:
         newer.detail = "leaves its card: the runs there are slower together than in turn"
 
 
-def recut(life: Lifecycle, event: MicroBatchChanged) -> None:
-    """The attempt cuts its steps otherwise; the next one starts with that cut."""
-    record = _current(life, event)
-    if record is None:
-        return
-    record.move(MicroBatchChanged, record.state, life.now)
-    life.changed[record.spec.run_id] = None
-    change = event.recut
-    if record.batch is not None and not change.in_validation:
-        new = min(change.new, record.batch.rank_batch)
-        record.batch = replace(record.batch, micro_batch=new)
-        if life.dispatch.finding.placing is not None:
-            life.dispatch.finding.placing.recut(record, life.now)
-    if change.given_up is not None:
-        _give_up(record, change.given_up)
-    if record.state is RunState.RUNNING and change.given_up is not None:
-        told = f"{change.given_up.rung} ({change.given_up.setting})"
-        record.detail = f"gave up {told} in epoch {change.epoch}, as nothing was left to cut"
-    elif record.state is RunState.RUNNING:
-        what = "validation batch" if change.in_validation else "micro-batch"
-        record.detail = f"{what} {change.old} -> {change.new} in epoch {change.epoch}"
-
-
-def _give_up(record: RunRecord, given: GivenUp) -> None:
-    """Keep a rung for the next attempts; a later one of the same kind takes the place of it."""
-    others = tuple(one for one in record.given_up if one.rung != given.rung)
-    record.given_up = (*others, given)
-    if not given.is_live:
-        record.lightened = record.attempt
-
-
 def finished(life: Lifecycle, event: GangFinished) -> None:
     """The run is complete, even when it was about to leave."""
-    record = _current(life, event)
+    record = current(life, event)
     if record is not None:
         life.health.succeeded(record.held, is_finished=True)
         life.end(record, GangFinished, RunState.SUCCEEDED)
@@ -143,14 +108,14 @@ def finished(life: Lifecycle, event: GangFinished) -> None:
 
 def yielded(life: Lifecycle, event: GangYielded) -> None:
     """The gang left because it was asked to."""
-    record = _current(life, event)
+    record = current(life, event)
     if record is not None and not _ended_as_asked(life, record, GangYielded):
         life.again(record, GangYielded)
 
 
 def failed(life: Lifecycle, event: GangFailed) -> None:
     """The attempt ended badly: again, or never again."""
-    record = _current(life, event)
+    record = current(life, event)
     if record is None or _ended_as_asked(life, record, GangFailed):
         return
     if record.stop is None or event.cause is not Cause.KILLED:
@@ -215,26 +180,6 @@ def expired(life: Lifecycle, record: RunRecord) -> None:
         if record.stop is StopReason.PREEMPTED:
             record.stop = StopReason.YIELD_TIMEOUT
         life.kill(record)
-
-
-def _current(life: Lifecycle, event: AttemptEvent) -> RunRecord | None:
-    """The record, unless the attempt is an older one or is over: then nothing changes."""
-    record = life.runs.get(event.attempt.run_id)
-    if record is None or event.attempt.number > record.attempt:
-        raise _unknown(life, event, record)
-    if event.attempt.number < record.attempt:
-        return None
-    if record.state not in HOLDING:
-        record.move(type(event), record.state, life.now)
-        return None
-    return record
-
-
-def _unknown(life: Lifecycle, event: AttemptEvent, record: RunRecord | None) -> TransitionError:
-    what = f"{type(event).__name__} of attempt {event.attempt.number}, which was never started"
-    if record is not None:
-        return record.bug(what, life.now)
-    return TransitionError(f"run {event.attempt.run_id} at {life.now:.3f}: {what}")
 
 
 def _ended_as_asked(life: Lifecycle, record: RunRecord, trigger: type) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.schedule.runs import RunRecord
-from orchestrator.types import RunId, RunSpec, Seconds, StopMode
+from orchestrator.types import Pace, Progress, RunId, RunSpec, Seconds, StopMode
 
 __all__ = ["Candidate", "Policy", "Sizing", "legal_widths"]
 
@@ -31,6 +31,7 @@ class Candidate:
     order: int  # FIFO inside a priority
     speedups_now: tuple[float, ...] | None = None
     is_foreseen: bool = True
+    again_seconds: Seconds = 0.0  # at the speed of one card, if its width changes now
 
 
 class Policy(Protocol):
@@ -66,8 +67,12 @@ class Sizing(Protocol):
         """Take a run under the policy's care; False for one that it does not size."""
         ...
 
-    def progressed(self, record: RunRecord, seconds: Seconds, now: Seconds) -> None:
-        """An epoch of a run took so long, and ends now."""
+    def progressed(self, record: RunRecord, progress: Progress, now: Seconds) -> None:
+        """An epoch of a run ends now."""
+        ...
+
+    def measured(self, record: RunRecord, pace: Pace) -> None:
+        """Steps of a run have told what the epoch under way takes."""
         ...
 
 

@@ -6,8 +6,8 @@ new one from its checkpoint; one that shall have none waits *aside*, out of the 
 later round gives it some. The effective batch stays what it is: only its cut over ranks changes.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -16,14 +16,16 @@ from orchestrator.schedule.lifecycle import Lifecycle
 from orchestrator.schedule.policy import Candidate, Policy, legal_widths
 from orchestrator.schedule.runs import Resized, RunRecord
 from orchestrator.schedule.speedup import Speedups
+from orchestrator.schedule.underway import UnderWay
 from orchestrator.selectors import Selector
 from orchestrator.types import (
     DeviceKind,
+    Pace,
+    Progress,
     RunId,
     RunSpec,
     RunState,
     Seconds,
-    StopMode,
     StopReason,
 )
 
@@ -75,8 +77,10 @@ class Rearrange:
     knowledge: Knowledge
     runs: dict[RunId, RunRecord] = field(default_factory=dict)  # sized by the policy, unfinished
     next_at: Seconds = float("-inf")
-    _epoch_began: dict[RunId, Seconds] = field(default_factory=dict)  # where one ended before
-    _broken_off: dict[RunId, int] = field(default_factory=dict)  # epochs complete at that time
+    epochs: UnderWay = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.epochs = UnderWay(self.policy, self.knowledge.speedups)
 
     def joins(self, record: RunRecord) -> bool:
         """Take a run under the policy's care; False for one that it does not size."""
@@ -101,18 +105,34 @@ class Rearrange:
         self.next_at = life.now + self.policy.round_seconds
         for run_id in [run_id for run_id, r in self.runs.items() if r.state.is_terminal]:
             del self.runs[run_id]
-            self._epoch_began.pop(run_id, None)
-            self._broken_off.pop(run_id, None)
+            self.epochs.forget(run_id)
         movable = [record for record in self.runs.values() if _is_movable(record)]
-        candidates = [self._candidate(record, life.now) for record in movable]
-        widths = confined_widths(
-            self.policy, life.now, candidates, self._num_gpus(life), self._areas(life, movable)
-        )
+        widths = self._widths(life, movable)
+        while stay := {
+            record.spec.run_id
+            for record in movable
+            if widths.get(record.spec.run_id, 0) < self.epochs.least(record, life.now)
+        }:
+            movable = [record for record in movable if record.spec.run_id not in stay]
+            widths = self._widths(life, movable)
         for record in movable:
             self._follow(life, record, widths.get(record.spec.run_id, 0))
 
+    def _widths(self, life: Lifecycle, movable: Sequence[RunRecord]) -> Mapping[RunId, int]:
+        """What the policy says, with all cards but those of gangs that are not asked about."""
+        ids = {record.spec.run_id for record in movable}
+        return confined_widths(
+            self.policy,
+            life.now,
+            [self._candidate(record, life.now) for record in movable],
+            self._num_gpus(life, ids),
+            self._areas(life, movable, ids),
+        )
+
     def _candidate(self, record: RunRecord, now: Seconds) -> Candidate:
         spec, widths = record.spec, legal_widths(record.spec)
+        if least := self.epochs.least(record, now):
+            widths = tuple(k for k in widths if k == least or k >= 2 * least)
         attempt = now - record.attempt_started_at if record.attempt_started_at is not None else 0.0
         width = record.placement.world_size if record.placement is not None else 0
         known, speedups_now = self.knowledge, None
@@ -123,6 +143,12 @@ class Rearrange:
             left, speedups = told[0], tuple(told[0] / each if each else 1.0 for each in told)
         else:
             left, speedups = self._left(record), tuple(known.speedups.of(spec, k) for k in widths)
+        done = 0.0
+        if width in widths:
+            done = self.epochs.seconds(record, now) * speedups[widths.index(width)]
+        if left is not None:
+            whole = left / max(spec.settings.epochs - record.epoch, 1)
+            left -= min(done, whole)
         return Candidate(
             run_id=spec.run_id,
             widths=widths,
@@ -135,6 +161,7 @@ class Rearrange:
             priority=record.priority,
             order=record.order,
             is_foreseen=known.foresight is not None,
+            again_seconds=done if self.epochs.is_lost(record, now) else 0.0,
         )
 
     def _left(self, record: RunRecord) -> Seconds | None:
@@ -145,7 +172,9 @@ class Rearrange:
             seconds = self.knowledge.speedups.seconds_of_one(record.spec)
         return None if seconds is None else epochs_left * seconds
 
-    def _areas(self, life: Lifecycle, records: Iterable[RunRecord]) -> dict[RunId, Area]:
+    def _areas(
+        self, life: Lifecycle, records: Iterable[RunRecord], ids: AbstractSet[RunId]
+    ) -> dict[RunId, Area]:
         """Where those may be that ask for labels, and the cards that there are for them."""
         known: dict[Selector, Area] = {}
         areas = {}
@@ -154,12 +183,12 @@ class Rearrange:
             if labels and labels not in known:
                 rooms = (room for room in life.ledger.nodes.values() if room.admits(labels))
                 nodes = frozenset(room.node.node_id for room in rooms)
-                known[labels] = Area(nodes=nodes, num_gpus=self._num_gpus(life, labels))
+                known[labels] = Area(nodes=nodes, num_gpus=self._num_gpus(life, ids, labels))
             if labels:
                 areas[record.spec.run_id] = known[labels]
         return areas
 
-    def _num_gpus(self, life: Lifecycle, labels: Selector = ()) -> int:
+    def _num_gpus(self, life: Lifecycle, ids: AbstractSet[RunId], labels: Selector = ()) -> int:
         """Cards for those who can be moved: all, but what others hold or are promised.
 
         With labels, those of nodes that have them.
@@ -169,7 +198,7 @@ class Rearrange:
         for run_id, record in self.runs.items():
             if record.wanted_gpus is not None and labels in ((), record.ask.labels):
                 promised += record.wanted_gpus  # it leaves to come back with so many
-            if record.wanted_gpus is not None or _is_movable(record) or record.is_leaving_soon:
+            if record.wanted_gpus is not None or run_id in ids or record.is_leaving_soon:
                 theirs.add(run_id)
         gone = frozenset(theirs)
         free = [card for card in life.ledger.cards() if card.has_room(None, leaving=gone)]
@@ -187,36 +216,10 @@ class Rearrange:
         if width == record.placement.world_size:
             return
         record.wanted_gpus = width
-        mode = self._mode(record, life.now)
+        mode = self.epochs.leave(record, life.now)
         old = record.placement.world_size
         life.stop(record, Resized, StopReason.PREEMPTED, mode)
         record.detail = f"from {old} to {width} cards" if width else "makes room: others go first"
-
-    def _mode(self, record: RunRecord, now: Seconds) -> StopMode | None:
-        """How a gang is to leave: at once where less of its epoch is done than is left of it.
-
-        To wait costs what others could do meanwhile with the cards, to leave what is repeated. An
-        epoch is broken off once; then the gang may complete it.
-        """
-        if record.state is not RunState.RUNNING:
-            return None
-        mode, run_id = self.policy.resize_mode, record.spec.run_id
-        if mode is StopMode.AT_BATCH or self._broken_off.get(run_id) == record.epoch:
-            return mode
-        assert record.attempt_started_at is not None, "a gang that trains has started"
-        began = max(record.attempt_started_at, self._epoch_began.get(run_id, -math.inf))
-        whole = self._epoch_seconds(record)
-        if whole is None or now - began >= whole / 2:
-            return mode
-        self._broken_off[run_id] = record.epoch
-        return StopMode.AT_BATCH
-
-    def _epoch_seconds(self, record: RunRecord) -> Seconds | None:
-        """Of the epoch that is under way, with the cards that it has."""
-        speedups, spec = self.knowledge.speedups, record.spec
-        one = record.pace_of_one or speedups.seconds_of_one(spec)
-        width = record.placement.world_size if record.placement is not None else 0
-        return one / speedups.of(spec, width) if one is not None and width else None
 
     def adopt(self, life: Lifecycle) -> None:
         """Take all runs that there are under the policy's care; those that wait, wait aside."""
@@ -247,13 +250,21 @@ class Rearrange:
                 record.wanted_gpus = record.spec.num_gpus
         self.runs.clear()
 
-    def progressed(self, record: RunRecord, seconds: Seconds, now: Seconds) -> None:
+    def progressed(self, record: RunRecord, progress: Progress, now: Seconds) -> None:
         """An epoch of a run is complete."""
-        self._epoch_began[record.spec.run_id] = now
+        self.epochs.completed(record, now)
         width = record.placement.world_size if record.placement is not None else 0
-        self.knowledge.speedups.progressed(record.spec, width, seconds)
+        seconds, num_images = progress.seconds, progress.num_images
+        self.knowledge.speedups.progressed(record.spec, width, seconds, num_images)
         if width and seconds > 0:
             record.pace_of_one = seconds * self.knowledge.speedups.of(record.spec, width)
+
+    def measured(self, record: RunRecord, pace: Pace) -> None:
+        """Steps of a run have told what the epoch under way takes."""
+        width = record.placement.world_size if record.placement is not None else 0
+        self.knowledge.speedups.measured(record.spec, width, pace)
+        if width and pace.seconds > 0:
+            record.pace_of_one = pace.seconds * self.knowledge.speedups.of(record.spec, width)
 
 
 def _is_movable(record: RunRecord) -> bool:

@@ -14,6 +14,7 @@ from orchestrator.messages import (
     GivenUp,
     MicroBatchChanged,
     NodeLost,
+    PaceMeasured,
     PriorityChanged,
     ProgressReported,
     ResumeRequested,
@@ -98,6 +99,7 @@ TRANSITIONS: Mapping[type, Mapping[RunState, tuple[RunState, ...]]] = {
         _STOPPING: (_STOPPING,),  # it came up while the order to leave was under way
     },
     ProgressReported: {**_AFTER_ITS_END, _RUNNING: (_RUNNING,), _STOPPING: (_STOPPING,)},
+    PaceMeasured: {**_AFTER_ITS_END, _RUNNING: (_RUNNING,), _STOPPING: (_STOPPING,)},
     MicroBatchChanged: {**_AFTER_ITS_END, _RUNNING: (_RUNNING,), _STOPPING: (_STOPPING,)},
     GangYielded: {**_AFTER_ITS_END, _STOPPING: (_PENDING, _CANCELLED, _FAILED)},
     GangFinished: {

@@ -17,6 +17,7 @@ from orchestrator.messages import (
     NodeChanged,
     NodeJoined,
     NodeTypesOffered,
+    PaceMeasured,
     ProgressReported,
     TimePassed,
 )
@@ -32,7 +33,13 @@ __all__ = ["joined", "look", "offered", "reopen"]
 
 SETTLE_SECONDS: Seconds = 2.0  # what is submitted, or ends, within this is looked at together
 AGAIN_SECONDS: Seconds = 60.0  # while a run waits
-_QUIET = (GangStarted, ProgressReported, MicroBatchChanged, TimePassed)  # free and need nothing
+_QUIET = (
+    GangStarted,
+    ProgressReported,
+    PaceMeasured,
+    MicroBatchChanged,
+    TimePassed,
+)  # free nothing
 
 
 def offered(life: Lifecycle, event: NodeTypesOffered) -> None:

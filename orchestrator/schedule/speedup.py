@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from orchestrator.schedule.forecast import MEMORY, Signature, signature
-from orchestrator.types import RunSpec, Seconds
+from orchestrator.types import Pace, RunSpec, Seconds
 
 __all__ = ["Speedups"]
 
@@ -26,24 +26,41 @@ _Points: TypeAlias = Sequence[tuple[float, Seconds]]  # 1 / width and seconds, t
 
 @dataclass(slots=True)
 class _Kind:
-    """Runs of one signature: their mean seconds by width."""
+    """Runs of one signature: mean seconds of an image by width, and images of an epoch."""
 
     seconds: dict[int, Seconds] = field(default_factory=dict)
+    early: dict[int, Seconds] = field(default_factory=dict)  # by steps, before an epoch is over
+    num_images: float = 0.0
     points: list[tuple[float, Seconds]] = field(default_factory=list)
 
-    def add(self, width: int, seconds: Seconds) -> None:
+    def add(self, width: int, seconds: Seconds, num_images: int) -> None:
         """Take in one epoch."""
+        self._count(num_images)
+        self.early.pop(width, None)
         mean = self.seconds.get(width)
-        if mean is not None:
-            seconds = mean * MEMORY + seconds * (1.0 - MEMORY)
-        self.seconds[width] = seconds
-        self.points = sorted((1.0 / each, told) for each, told in self.seconds.items())
+        self.seconds[width] = seconds if mean is None else _blend(mean, seconds)
+        self._draw()
+
+    def expect(self, width: int, seconds: Seconds, num_images: int) -> None:
+        """Take in the pace of steps: without validation, so only until there is an epoch."""
+        if width not in self.seconds:
+            self._count(num_images)
+            self.early[width] = seconds
+            self._draw()
+
+    def _count(self, num_images: int) -> None:
+        self.num_images = _blend(self.num_images, num_images) if self.num_images else num_images
+
+    def _draw(self) -> None:
+        told = self.early | self.seconds
+        self.points = sorted((1.0 / width, seconds) for width, seconds in told.items())
 
 
 @dataclass(slots=True)
 class Speedups:
     """A fold over epochs and the widths that they were trained with.
 
+    What is compared is the time of an image: epochs of runs alike need not be equally long.
     `known` answers instead where something is known beforehand, such as measured tables.
     """
 
@@ -51,24 +68,40 @@ class Speedups:
     _kinds: dict[Signature, _Kind] = field(default_factory=dict)
     _syncs: dict[Signature, float] = field(default_factory=dict)  # as parts of the work
 
-    def progressed(self, spec: RunSpec, width: int, seconds: Seconds) -> None:
-        """An epoch took so long with so many cards."""
-        if width < 1 or seconds <= 0:
-            return
-        name = signature(spec)
-        kind = self._kinds.setdefault(name, _Kind())
-        kind.add(width, seconds)
-        if len(kind.points) > 1:
-            work, sync = _fit(kind.points)
-            self._syncs[name] = min(max(sync / work, 0.0), 1.0) if work > 0.0 else 1.0
+    def progressed(self, spec: RunSpec, width: int, seconds: Seconds, num_images: int = 0) -> None:
+        """An epoch of so many images took so long with so many cards.
+
+        Where images are not counted (0), an epoch is taken for one.
+        """
+        if width >= 1 and seconds > 0:
+            images = num_images or 1
+            self._kind(spec).add(width, seconds / images, images)
+            self._fit(spec)
+
+    def measured(self, spec: RunSpec, width: int, pace: Pace) -> None:
+        """The first steps of an attempt with so many cards have told its pace."""
+        if width >= 1 and pace.seconds > 0:
+            images = pace.num_images or 1
+            self._kind(spec).expect(width, pace.seconds / images, images)
+            self._fit(spec)
+
+    def _kind(self, spec: RunSpec) -> _Kind:
+        return self._kinds.setdefault(signature(spec), _Kind())
+
+    def _fit(self, spec: RunSpec) -> None:
+        points = self._kind(spec).points
+        if len(points) > 1:
+            work, sync = _fit(points)
+            part = min(max(sync / work, 0.0), 1.0) if work > 0.0 else 1.0
+            self._syncs[signature(spec)] = part
 
     def seconds_of_one(self, spec: RunSpec) -> Seconds | None:
         """Seconds of an epoch on one card, by runs of this kind; None while there were none."""
         kind = self._kinds.get(signature(spec))
         if kind is None:
             return None
-        ones = [seconds * self.of(spec, width) for width, seconds in kind.seconds.items()]
-        return sum(ones) / len(ones)
+        ones = [seconds * self.of(spec, round(1.0 / part)) for part, seconds in kind.points]
+        return kind.num_images * sum(ones) / len(ones)
 
     def of(self, spec: RunSpec, width: int) -> float:
         """How many times faster than one card."""
@@ -104,3 +137,7 @@ def _fit(points: _Points) -> tuple[float, float]:
     spread = sum((x - mean_x) ** 2 for x, _ in points)
     work = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
     return work, mean_y - work * mean_x
+
+
+def _blend(mean: float, new: float) -> float:
+    return mean * MEMORY + new * (1.0 - MEMORY)

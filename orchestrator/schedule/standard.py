@@ -10,7 +10,11 @@ __all__ = ["POLICIES", "QUEUE", "standard_scheduler"]
 
 QUEUE = "queue"  # no policy: each run gets what it asks for, in the order of the queue
 
-POLICIES: Mapping[str, Policy] = {"shortest": ShortestFlow()}
+POLICIES: Mapping[str, Policy] = {
+    "shortest": ShortestFlow(),
+    # Ten runs more end with the last ones; a change has five minutes to pay for itself.
+    "balanced": ShortestFlow(tail_weight=10.0, horizon_seconds=300.0),
+}
 
 
 def standard_scheduler() -> Scheduler:

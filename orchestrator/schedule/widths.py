@@ -25,7 +25,8 @@ included where k is not what it has now.
 Of runs of one fixed width this is shortest remaining card-time first; of runs that scale alike it
 gives short ones more, as heSRPT does (Berg et al., 2020), yet cards go to whoever uses them
 well. Changes pay for themselves: a restart costs `restart_seconds` now, and again every
-`horizon_seconds`, about the time after which the next change comes anyway.
+`horizon_seconds`, about the time after which the next change comes anyway; and what would be
+repeated of an epoch under way is more work with any width but the one that the run has.
 
 What is left of a run favours those who know it. Where it is not known, what a run has attained
 stands for it: of runs that have lasted long most is still to come (least attained service). It
@@ -123,6 +124,7 @@ class ShortestFlow:
         for width, speedup in zip(candidate.widths, speedups or candidate.speedups, strict=True):
             seconds = left / speedup
             if width != candidate.width:
+                seconds += candidate.again_seconds / speedup
                 seconds += max(self.restart_seconds, seconds * share)
             told.append(seconds)
         return told

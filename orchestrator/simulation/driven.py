@@ -69,12 +69,15 @@ class Terms:
             deviation of its logarithm), drawn once a job; None leaves it to be learned.
         keeps_unfinished_epochs: As the published simulator, where a restart loses no work; the
             product repeats the unfinished epoch.
+        measured_after: Seconds of steps after which a gang tells its pace, as the product's do;
+            None leaves speeds to be learned from whole epochs.
     """
 
     freedom: Freedom
     is_speed_known: bool = True
     forecast_error: float | None = 0.0
     keeps_unfinished_epochs: bool = True
+    measured_after: Seconds | None = 30.0
 
 
 def drive_jobs(
@@ -105,9 +108,11 @@ def drive_jobs(
         sorted(happenings, key=lambda event: event.at),
         physics=Physics(
             epoch_seconds=speeds.epoch_seconds,
+            epoch_images=speeds.epoch_images,
             start_seconds=(machine.restart_s, machine.restart_s),
             yield_seconds=(0.0, 0.0),
             keeps_unfinished_epochs=terms.keeps_unfinished_epochs,
+            measured_after=terms.measured_after,
         ),
     )
     known = Speedups(known=speeds.speedup if terms.is_speed_known else None)
@@ -158,6 +163,15 @@ class _Speeds:
             self.seen[row.name] = app.moments(local * (extra + 1) * sum(shape), epoch - 1)
         begin, end = ((0.0, *app.epoch_ends)[at] for at in (epoch - 1, epoch))
         return (end - begin) / rate
+
+    def epoch_images(self, spec: RunSpec, epoch: int) -> int:
+        """Images of an epoch; what they are worth at the starting batch where the batch is free."""
+        row = self.rows[spec.run_id]
+        app, batch = self.apps[row.app], self.fixed_batch(row)
+        begin, end = ((0.0, *app.epoch_ends)[at] for at in (epoch - 1, epoch))
+        if batch is None:
+            return round((end - begin) * app.least_batch)
+        return round((end - begin) / app.gain(batch, app.moments(batch, epoch - 1)) * batch)
 
     def speedup(self, spec: RunSpec, width: int) -> float:
         """Times faster than on one card; where that cannot train it, in units of the least."""

@@ -7,11 +7,18 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import settings
 
-from orchestrator.messages import Action, Event, PolicyChanged, PreemptGang, StartGang
+from orchestrator.messages import (
+    Action,
+    Event,
+    PaceMeasured,
+    PolicyChanged,
+    PreemptGang,
+    StartGang,
+)
 from orchestrator.schedule.policy import Candidate, legal_widths
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
-from orchestrator.types import RunId, RunState, Seconds, StopMode
+from orchestrator.types import Pace, RunId, RunState, Seconds, StopMode
 from tests.schedule.test_machine import GRACE, HOLD, PROFILE, START_TIMEOUT, Machine
 from tests.schedule.test_scheduler import LARGE, Desk
 from tests.strategies import make_spec
@@ -137,10 +144,10 @@ def mode_of(actions: Sequence[Action]) -> StopMode:
 
 
 @pytest.mark.parametrize(
-    ("since", "mode"), [(100.0, StopMode.AT_BATCH), (600.0, StopMode.AFTER_EPOCH)]
+    ("since", "mode"), [(900.0, StopMode.AT_BATCH), (950.0, StopMode.AFTER_EPOCH)]
 )
 @pytest.mark.parametrize("new", [0, 4])
-def test_an_epoch_is_broken_off_where_less_is_done_than_left(
+def test_an_epoch_that_ends_before_the_next_round_is_waited_for(
     since: Seconds, mode: StopMode, new: int
 ) -> None:
     desk, policy = desk_of({"r": 2})
@@ -151,27 +158,94 @@ def test_an_epoch_is_broken_off_where_less_is_done_than_left(
     assert mode_of(desk.pass_time(since)) is mode
 
 
-def test_an_epoch_is_broken_off_once() -> None:
+@pytest.mark.parametrize("resize_mode", [StopMode.AFTER_EPOCH, StopMode.AT_BATCH])
+def test_a_policy_is_told_what_a_change_repeats(resize_mode: StopMode) -> None:
+    desk, policy = desk_of({"r": 2}, resize_mode=resize_mode)
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))
+    desk.up("r")
+    epoch_of(desk, "r", 1000.0)
+    told = {}
+    for passed in (100.0, 800.0, 61.0, 200.0):  # the last is later than the epoch should end
+        desk.pass_time(passed)
+        ((candidate,), _) = policy.seen[-1]
+        told[desk.world.now] = (candidate.left_seconds, candidate.again_seconds)
+    speed = Speedups().of(make_spec("r"), 2)
+    if resize_mode is StopMode.AT_BATCH:  # it saves within the epoch
+        assert all(each == pytest.approx((8000.0 * speed, 0.0)) for each in told.values())
+        return
+    done = [(100.0, 100.0), (900.0, 900.0), (961.0, 0.0), (1000.0, 0.0)]
+    expected = [((8000.0 - some) * speed, again * speed) for some, again in done]
+    assert list(told.values()) == [pytest.approx(each) for each in expected]
+
+
+def test_what_is_repeated_of_an_epoch_of_unknown_length_is_told_too() -> None:
+    desk, policy = desk_of({"r": 2})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8))
+    desk.up("r")
+    desk.pass_time(61.0)
+    ((candidate,), _) = policy.seen[-1]
+    assert candidate.left_seconds is None
+    assert candidate.again_seconds == pytest.approx(61.0 * Speedups().of(make_spec("r"), 2))
+
+
+def test_an_epoch_is_broken_off_once_and_again_only_for_twice_the_cards() -> None:
     desk, policy = desk_of({"r": 2})
     desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))
     desk.up("r")
     epoch_of(desk, "r", 1000.0)
-    for wanted, mode in ((4, StopMode.AT_BATCH), (2, StopMode.AFTER_EPOCH)):
-        policy.wanted["r"] = wanted
-        assert mode_of(desk.pass_time(61.0)) is mode
+
+    def wants(width: int) -> list[StopMode]:
+        policy.wanted["r"] = width
+        asked = desk.pass_time(61.0)
+        return [action.mode for action in asked if isinstance(action, PreemptGang)]
+
+    def comes_back() -> None:
         desk.yield_("r")
         desk.up("r")
+
+    assert wants(1) == [StopMode.AT_BATCH]
+    comes_back()
+    assert wants(0) == [], "it keeps its card until the epoch is complete"
+    assert wants(2) == [StopMode.AT_BATCH], "unless it is given more"
+    comes_back()
+    assert wants(1) == []
+    policy.wanted["r"] = 2
     epoch_of(desk, "r", 1000.0)
-    policy.wanted["r"] = 4
-    assert mode_of(desk.pass_time(61.0)) is StopMode.AT_BATCH, "this is the next epoch"
+    assert wants(1) == [StopMode.AT_BATCH], "this is the next epoch"
 
 
-def test_nobody_breaks_off_an_epoch_of_unknown_length() -> None:
+def test_cards_of_gangs_that_keep_them_are_not_given_to_others() -> None:
     desk, policy = desk_of({"r": 2})
-    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8))
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))
     desk.up("r")
-    policy.wanted["r"] = 4
-    assert mode_of(desk.pass_time(61.0)) is StopMode.AFTER_EPOCH
+    epoch_of(desk, "r", 1000.0)
+    policy.wanted["r"] = 1
+    desk.pass_time(61.0)
+    desk.yield_("r")
+    desk.up("r")
+    policy.wanted = {"r": 0, "other": 4}
+    desk.submit(make_spec("other", num_gpus=4, min_gpus=1, batch=8))
+    desk.pass_time(61.0)
+    asked = [({str(c.run_id) for c in candidates}, num) for candidates, num in policy.seen[-2:]]
+    assert asked == [({"r", "other"}, 4), ({"other"}, 3)]
+
+
+def test_steps_tell_the_pace_before_an_epoch_is_over() -> None:
+    desk, policy = desk_of({"r": 2})
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))
+    desk.up("r")
+    pace = Pace(epoch=1, seconds=500.0, num_images=64)
+    desk.world.tell(PaceMeasured(at=desk.world.now, attempt=desk.attempt("r"), pace=pace))
+    desk.pass_time(100.0)
+    ((candidate,), _) = policy.seen[-1]
+    speed = Speedups().of(make_spec("r"), 2)
+    assert candidate.left_seconds == pytest.approx((9 * 500.0 - 100.0) * speed)
+    desk.world.tell(PaceMeasured(at=desk.world.now, attempt=desk.attempt("r"), pace=pace))
+    late = replace(pace, epoch=3)
+    desk.world.tell(PaceMeasured(at=desk.world.now, attempt=desk.attempt("r"), pace=late))
+    desk.pass_time(61.0)
+    ((candidate,), _) = policy.seen[-1]
+    assert candidate.left_seconds == pytest.approx((9 * 500.0 - 161.0) * speed)
 
 
 def test_a_gang_that_is_to_stop_waits_aside_and_its_cards_go_to_others() -> None:
@@ -195,7 +269,8 @@ def test_a_policy_is_told_of_what_is_left_and_of_cards_that_are_promised() -> No
     desk.pass_time(61.0)  # `a` is asked to leave, and will come back with three
     candidates, num_gpus = policy.seen[-1]
     left = {str(c.run_id): c.left_seconds for c in candidates}
-    assert left["a"] == pytest.approx(9 * 1.0 * Speedups().of(make_spec("a"), 2))
+    # Of the epoch under way all but its end is done: epochs have taken a second.
+    assert left["a"] == pytest.approx(8 * 1.0 * Speedups().of(make_spec("a"), 2))
     assert num_gpus == 4
     desk.pass_time(61.0)
     candidates, num_gpus = policy.seen[-1]
