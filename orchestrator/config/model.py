@@ -197,8 +197,7 @@ class ClusterModel(Block):
     )
     policy: Literal["queue", "shortest", "balanced"] | None = Field(
         None,
-        description="queue: priority, fair share, order; shortest: short mean completion;"
-        " balanced: that, with more weight on what ends last",
+        description="queue: by priority and share; shortest: low mean time; balanced: low longest too",
     )
     queues: dict[str, QueueModel] = Field(
         default_factory=dict, max_length=256, description="weight and quota of queues, by name"
