@@ -10,25 +10,25 @@ runs here carry a batch that many widths divide, and the tables are asked with t
 
 import math
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias
 
 from orchestrator.cluster.sim import SimCluster
 from orchestrator.cluster.sim_pace import Physics
 from orchestrator.driver import drive
-from orchestrator.messages import Event, NodeJoined, RunSubmitted, StartGang
+from orchestrator.messages import Event, NodeJoined, RunSubmitted
 from orchestrator.schedule.policy import Policy
 from orchestrator.schedule.rearrange import Knowledge
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
-from orchestrator.simulation.pollux import Application, Moments, Shape, packed_shape
+from orchestrator.simulation.job_speeds import JobSpeeds, LearnedSpeeds
+from orchestrator.simulation.pollux import Application
 from orchestrator.simulation.pollux_files import Submission
 from orchestrator.simulation.remaining import seconds_after
 from orchestrator.simulation.rounds import Job, Machine
-from orchestrator.simulation.sized import NCF_BATCH, Freedom, most_gpus
+from orchestrator.simulation.sized import Freedom, most_gpus
 from orchestrator.store.memory import MemoryStore
 from orchestrator.types import (
     Card,
@@ -95,7 +95,7 @@ def drive_jobs(
     Returns:
         The jobs in the order of the list, and the scheduler as it was at the end.
     """
-    speeds = _Speeds(apps, {row.name: row for row in rows}, terms.freedom, machine.gpus_per_node)
+    speeds = JobSpeeds(apps, {row.name: row for row in rows}, terms.freedom, machine.gpus_per_node)
     happenings: list[Event] = [
         NodeJoined(at=0.0, node=_node(number, machine.gpus_per_node))
         for number in range(machine.num_nodes)
@@ -116,6 +116,8 @@ def drive_jobs(
         ),
     )
     known = Speedups(known=speeds.speedup if terms.is_speed_known else None)
+    if not terms.is_speed_known and terms.freedom is Freedom.ADAPTIVE:
+        known = LearnedSpeeds(speeds=speeds)
     foresight = None
     if terms.forecast_error is not None:
         foresight = _Foresight(speeds, terms.forecast_error).left
@@ -136,83 +138,10 @@ def _outcome(scheduler: Scheduler, row: Submission) -> Driven:
 
 
 @dataclass(frozen=True, slots=True)
-class _Speeds:
-    """What the tables say of a run, looked up by its job.
-
-    Where the batch is free, the trainer takes the batch of most progress by the statistics of the
-    gradient that it saw last, as the published agent does.
-    """
-
-    apps: Applications
-    rows: Mapping[str, Submission]
-    freedom: Freedom
-    gpus_per_node: int
-    seen: dict[str, Moments] = field(default_factory=dict)
-
-    def epoch_seconds(self, start: StartGang, epoch: int) -> Seconds:
-        """Seconds of an epoch, counted from 1, where the gang is."""
-        row = self.rows[start.spec.run_id]
-        app = self.apps[row.app]
-        nodes = Counter(share.node_id for share in start.placement.shares)
-        shape: Shape = tuple(sorted(nodes.values(), reverse=True))
-        batch = self._batch(row, shape)
-        rate = app.rate(shape, batch, epoch - 1)
-        assert rate > 0, f"{row.name} cannot train batch {batch} on {shape}"
-        if self.freedom is Freedom.ADAPTIVE:
-            local, extra = app.split(batch, sum(shape))
-            self.seen[row.name] = app.moments(local * (extra + 1) * sum(shape), epoch - 1)
-        begin, end = ((0.0, *app.epoch_ends)[at] for at in (epoch - 1, epoch))
-        return (end - begin) / rate
-
-    def epoch_images(self, spec: RunSpec, epoch: int) -> int:
-        """Images of an epoch; what they are worth at the starting batch where the batch is free."""
-        row = self.rows[spec.run_id]
-        app, batch = self.apps[row.app], self.fixed_batch(row)
-        begin, end = ((0.0, *app.epoch_ends)[at] for at in (epoch - 1, epoch))
-        if batch is None:
-            return round((end - begin) * app.least_batch)
-        return round((end - begin) / app.gain(batch, app.moments(batch, epoch - 1)) * batch)
-
-    def speedup(self, spec: RunSpec, width: int) -> float:
-        """Times faster than on one card; where that cannot train it, in units of the least."""
-        row = self.rows[spec.run_id]
-        return self.rate(row, width, None) / self.rate(row, self.least_width(row), None)
-
-    def least_width(self, row: Submission) -> int:
-        """The fewest cards that can train a job."""
-        return next(width for width in range(1, 65) if self.rate(row, width, None) > 0)
-
-    def rate(self, row: Submission, width: int, epoch: int | None) -> float:
-        """Progress a second on so many cards, packed; at an epoch (from 0), or as seen last."""
-        app, shape = self.apps[row.app], packed_shape(width, self.gpus_per_node)
-        if self.freedom is not Freedom.ADAPTIVE or row.app == "ncf":
-            return app.rate(shape, self._batch(row, shape), epoch or 0)
-        last = self.seen.get(row.name) or app.moments(app.least_batch, 0)
-        moments = last if epoch is None else app.moments(app.least_batch, epoch)
-        return app.best_batch(shape, moments)[1]
-
-    def fixed_batch(self, row: Submission) -> int | None:
-        """The batch that a job has for life; None where it is free."""
-        if self.freedom is not Freedom.ADAPTIVE:
-            return row.batch
-        return NCF_BATCH if row.app == "ncf" else None
-
-    def _batch(self, row: Submission, shape: Shape) -> int:
-        fixed = self.fixed_batch(row)
-        if fixed is not None:
-            return fixed
-        app = self.apps[row.app]
-        last = self.seen.get(row.name)
-        if last is None:
-            return max(app.least_batch, app.least_local * sum(shape))
-        return app.best_batch(shape, last)[0]
-
-
-@dataclass(frozen=True, slots=True)
 class _Foresight:
     """What jobs still need, with an error that is drawn once for each."""
 
-    speeds: _Speeds
+    speeds: JobSpeeds
     error: float
 
     def left(self, spec: RunSpec, epoch: int, widths: Sequence[int]) -> list[Seconds]:
