@@ -75,7 +75,7 @@ the product's own. Published systems save within an epoch; where the unfinished 
 that is part of what a change costs, and epochs that end before the next round are waited for. Runs
 that share a signature (model and batch) count as alike; jobs of one list often do, which favours
 learning. Where the batch is free, agents fit a law of step times to what jobs of the application
-have tried, go to twice that at most, and know the gain by the statistics that they saw last. With --seeds
+have tried, go to twice that at most, and know the gain by the statistics seen last. With --seeds
 the lists are run again with each job up to a minute earlier or later: "+-" is the deviation of the
 mean over the lists. Percentages are against the published run."""
 
