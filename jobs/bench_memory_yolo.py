@@ -46,7 +46,7 @@ def compare_yolo(data: Path, traces: Path, *, only_counted: bool = False) -> Non
     """Print the prediction beside every figure that can be compared.
 
     GPU_mem is what torch's allocator has reserved. The reserve of the replay, with fixed segments
-    as those runs had, gets the likely factor and the constant of `overheads`, without the context.
+    as those runs had, gets the likely factor and constant of `overheads`, without the context.
     A step is replayed as it was for fitting those: optimizer step in each, no gradients kept from
     an earlier one. The runs did keep them, as they accumulate to 64 images: replayed so, errors
     move by 1 % or less, but for yolov8n with many labels (-5 %) and yolo11m at batch 2 (+4 %).
@@ -54,7 +54,9 @@ def compare_yolo(data: Path, traces: Path, *, only_counted: bool = False) -> Non
     The likely factor of `FITTED` architectures was changed after these rows had been seen. It was
     fitted on the half of them that `is_to_fit` and on runs that do not count: only the other half
     tells how good it is. With the factor before, 1.18, the seven runs on Turing had a median error
-    of 9.6 % and a worst one of +18.4 %. No other factor or constant saw these rows.
+    of 9.6 % and a worst one of +18.4 %. On Ampere and Hopper the likely constant was left out, and
+    workspaces replayed in its place, after these rows had been seen; no number was fitted to them.
+    `jobs.bench_memory_workspace` tells how that does on each run that is left out of a fit.
     """
     kept = CachedPredictor(TraceCache(traces, most_bytes=MOST_TRACES), traced)
     runs = read_runs()
@@ -178,7 +180,7 @@ def _halves(compared: Sequence[Compared]) -> None:
     """The factor that one half of the rows asks for, and how the other half then does."""
     for architecture in dict.fromkeys(one.run.architecture for one in compared):
         mine = [one for one in compared if one.run.architecture == architecture]
-        constant = overheads(architecture).constant_bytes
+        constant = overheads(architecture).likely_constant_bytes
         factor = statistics.median(_asked_factor(o, constant) for o in mine if o.run.is_to_fit)
         others = [
             replace(one, predicted=round(factor * one.replayed) + constant)

@@ -53,6 +53,14 @@ class Allocator(Protocol):
         """
         ...
 
+    def lend(self, num_bytes: Bytes) -> int:
+        """`malloc` of a block that `peak_allocated` does not count.
+
+        Raises:
+            CapacityExceeded: As `malloc`.
+        """
+        ...
+
     def free(self, address: int) -> None:
         """Return a live block to the cache."""
         ...
@@ -161,6 +169,13 @@ class FixedSegments:
         self.allocated += block
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return start
+
+    def lend(self, num_bytes: Bytes) -> int:
+        """See `Allocator.lend`."""
+        peak = self.peak_allocated
+        address = self.malloc(num_bytes)
+        self.peak_allocated = peak
+        return address
 
     def free(self, address: int) -> None:
         """See `Allocator.free`."""

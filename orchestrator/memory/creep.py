@@ -85,10 +85,11 @@ def _run(
     pool: Allocator,
     addresses: dict[int, int],
 ) -> None:
-    sizes = trace.sizes(micro_batch).tolist()
+    sizes, is_scratch = trace.sizes(micro_batch).tolist(), trace.is_scratch
     for event in events:
         if event >= 0:
-            addresses[event] = pool.malloc(sizes[event])
+            if not is_scratch[event]:
+                addresses[event] = pool.malloc(sizes[event])
         elif ~event in addresses:  # in a repeated step, one of the first step is dead already
             pool.free(addresses.pop(~event))
 

@@ -9,14 +9,15 @@ __all__ = ["PARTS", "Birth", "Event", "StepTrace"]
 
 PARTS = (
     "weights", "gradients", "optimizer", "ema", "activations", "loss", "data", "workspace",
-    "statistics",
+    "statistics", "scratch",
 )  # fmt: skip
 """What a storage is for; the CUDA context is not a storage.
 
 "weights" includes the copies in half precision that autocast keeps, and buffers; "gradients" are
 those of weights, while those of activations are "activations"; "workspace" is what an update takes
 and gives back; "statistics" are the running ones of BatchNorm, and those that a step can be
-repeated from: none without one.
+repeated from: none without one; "scratch" is what a kernel takes and gives back while it runs,
+which counts as reserved, but not among the live bytes.
 """
 
 

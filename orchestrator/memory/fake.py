@@ -64,7 +64,7 @@ class FakeCard(TorchDispatchMode):
         self.fakes.cache_enabled = False  # ours is faster
         self.answers = answers
         self.stopped_at = ""
-        self._tracker = tracker
+        self.tracker = tracker
         self._type = device.type
         self._memory = memory
         self._names: dict[Any, str] = {}
@@ -168,7 +168,7 @@ class FakeCard(TorchDispatchMode):
         if isinstance(found, Tensor):
             if type(found) is FakeTensor and found.fake_device.type == self._type:
                 storage = found.untyped_storage()
-                self._tracker.see(storage, self._name(func))
+                self.tracker.see(storage, self._name(func))
                 if func is _COPY:
                     self._show_copy(found, args[0])
         elif isinstance(found, list | tuple):
@@ -180,9 +180,9 @@ class FakeCard(TorchDispatchMode):
         if type(source) is not FakeTensor:
             return
         if source.fake_device.type != self._type:
-            self._tracker.relabel(found, "data")
-        elif self._tracker.part_of(source) in ("weights", "ema", "statistics"):
-            self._tracker.relabel(found, self._tracker.part_of(source))
+            self.tracker.relabel(found, "data")
+        elif self.tracker.part_of(source) in ("weights", "ema", "statistics"):
+            self.tracker.relabel(found, self.tracker.part_of(source))
 
     def _made(self, recipe: Any, tensors: Sequence[Any], func: Any) -> Any:
         kind, outputs = recipe
@@ -206,7 +206,7 @@ class FakeCard(TorchDispatchMode):
             empty = torch.empty_strided(shape, stride, dtype=dtype, device=_META)
         made = self._fake(empty, device)
         if device.type == self._type:
-            self._tracker.see(made.untyped_storage(), self._name(func))
+            self.tracker.see(made.untyped_storage(), self._name(func))
             if func is _COPY:
                 self._show_copy(made, tensors[0])
         return made

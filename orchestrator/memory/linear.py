@@ -15,6 +15,7 @@ __all__ = ["Ints", "LinearTrace"]
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 512  # kMinBlockSize of the caching allocator
+_SCRATCH = PARTS.index("scratch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class LinearTrace:
     marks: tuple[tuple[str, int], ...] = ()
     most: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     _events: list[int] = field(default_factory=list, repr=False, compare=False)
+    _lasting: list[int] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def of(cls, first: StepTrace, second: StepTrace) -> "LinearTrace":
@@ -82,6 +84,20 @@ class LinearTrace:
             self._events.extend(self.order.tolist())
         return self._events
 
+    @property
+    def is_scratch(self) -> list[bool]:
+        """By storage, whether a kernel takes it and gives it back while it runs."""
+        found: list[bool] = (self.part == _SCRATCH).tolist()
+        return found
+
+    @property
+    def lasting(self) -> list[int]:
+        """`events` without those of scratch; made once."""
+        if not self._lasting:
+            storage = np.where(self.order < 0, ~self.order, self.order)
+            self._lasting.extend(self.order[self.part[storage] != _SCRATCH].tolist())
+        return self._lasting
+
     def requested(self, batch: int) -> Ints:
         """Bytes that each storage asks for at `batch` samples, rounded up to whole bytes."""
         first, second = self.batches
@@ -96,7 +112,8 @@ class LinearTrace:
         return np.maximum(-(-self.requested(batch) // _BLOCK), 1) * _BLOCK
 
     def live(self, sizes: Ints) -> Ints:
-        """Live bytes after each event, for the given size of each storage."""
+        """Live bytes after each event, for the given size of each storage, without scratch."""
+        sizes = np.where(self.part == _SCRATCH, 0, sizes)
         storage = np.where(self.order < 0, ~self.order, self.order)
         return np.cumsum(np.where(self.order < 0, -sizes[storage], sizes[storage]))
 

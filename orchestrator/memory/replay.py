@@ -31,6 +31,8 @@ def replay(
     micro_batch: int,
     pool: Allocator,
     workspaces: Sequence[Bytes] = (),
+    *,
+    has_scratch: bool = False,
 ) -> Allocator:
     """Run all events of the trace through `pool`, which is returned.
 
@@ -39,6 +41,8 @@ def replay(
         micro_batch: Samples.
         pool: A new allocator.
         workspaces: Blocks that are taken first and stay, such as those of cuBLAS.
+        has_scratch: Whether kernels get their workspaces, too. Under a limit they need not: where
+            one is refused, torch takes an algorithm with less (ATen/native/cudnn/Conv_v8.cpp).
 
     Raises:
         CapacityExceeded: The step does not complete under the pool's limit.
@@ -48,9 +52,11 @@ def replay(
         malloc(num_bytes)
     sizes = trace.sizes(micro_batch).tolist()
     addresses = [0] * len(sizes)
-    for event in trace.events:
+    lend = pool.lend
+    take = [lend if is_lent else malloc for is_lent in trace.is_scratch]
+    for event in trace.events if has_scratch else trace.lasting:
         if event >= 0:
-            addresses[event] = malloc(sizes[event])
+            addresses[event] = take[event](sizes[event])
         else:
             free(addresses[~event])
     return pool
@@ -81,13 +87,15 @@ def demand(
 ) -> Demand:
     """What the step asks of the allocator; `demand(...).least_bytes` is a capacity that `fits`."""
     free_run = replay(trace, micro_batch, allocator(segments), workspaces)
+    roomy = replay(trace, micro_batch, allocator(segments), workspaces, has_scratch=True)
+    least = least_capacity(
+        lambda pool: replay(trace, micro_batch, pool, workspaces), free_run, segments
+    )
     return Demand(
         micro_batch=micro_batch,
         allocated_bytes=free_run.peak_allocated,
-        reserved_bytes=free_run.peak_reserved,
-        least_bytes=least_capacity(
-            lambda pool: replay(trace, micro_batch, pool, workspaces), free_run, segments
-        ),
+        reserved_bytes=max(roomy.peak_reserved, least),
+        least_bytes=least,
     )
 
 

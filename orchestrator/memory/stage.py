@@ -14,6 +14,7 @@ from orchestrator.memory.engine import Engine
 from orchestrator.memory.events import StepTrace
 from orchestrator.memory.fake import FakeCard, Memory
 from orchestrator.memory.tracker import Tracker
+from orchestrator.memory.workspace import LendingCard
 
 __all__ = ["FakeStage", "Stage"]
 
@@ -93,7 +94,8 @@ class FakeStage(Stage):
         super().__init__(device, answers)
         self.is_fake = True
         self.tracker = Tracker()
-        self.card = FakeCard(self.tracker, answers, device, memory)
+        kind = LendingCard if has_flash and device.type == "cuda" else FakeCard
+        self.card = kind(self.tracker, answers, device, memory)
         self._has_flash = has_flash
         self._step = 0
         self._is_backward = False

@@ -2,7 +2,7 @@
 
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,7 @@ class Tracker:
         self._most: dict[int, int] = {}  # samples beyond which a storage does not grow
         self._marks: list[tuple[str, int]] = [("build", 0)]
         self._refs: dict[int, _StorageRef] = {}
+        self._lent: list[Bytes] = []
         self._is_paused = False
         self._path: list[str] = [""]
         self._names: dict[int, str] = {}
@@ -63,16 +64,21 @@ class Tracker:
         num_bytes = storage.nbytes()
         if not num_bytes:
             return
+        ref = _StorageRef(storage, self._died)
+        ref.key = key
+        ref.serial = self._born(num_bytes, self.part, op)
+        self._refs[key] = ref
+        if self._lent and (lent := self._lent.pop(0)):
+            self._log.append(self._born(lent, "scratch", op))
+
+    def _born(self, num_bytes: Bytes, part: str, op: str) -> int:
         serial = len(self._sizes)
         self._sizes.append(num_bytes)
-        self._parts.append(self.part)
+        self._parts.append(part)
         self._modules.append(self._path[-1])
         self._ops.append(op)
         self._log.append(~serial)
-        ref = _StorageRef(storage, self._died)
-        ref.key = key
-        ref.serial = serial
-        self._refs[key] = ref
+        return serial
 
     def _died(self, ref: Any) -> None:
         self._refs.pop(ref.key, None)
@@ -106,6 +112,15 @@ class Tracker:
             yield
         finally:
             self._is_paused = before
+
+    @contextmanager
+    def lending(self, sizes: Sequence[Bytes]) -> Iterator[None]:
+        """Each of the first storages that are born inside is followed by scratch of that size."""
+        self._lent = list(sizes)
+        try:
+            yield
+        finally:
+            self._lent = []
 
     @contextmanager
     def in_portions(self, samples: int, least_bytes: Bytes) -> Iterator[None]:

@@ -34,8 +34,9 @@ class Demand:
 
     `allocated_bytes` is the peak of live blocks, `reserved_bytes` the peak of segments without a
     limit, and `least_bytes` a limit under which the step still completes, with flushes of the
-    cache, and hardly any smaller one does: this decides whether it fits. None of them counts the
-    CUDA context or the workspaces of cuBLAS and cuDNN, which depend on the card.
+    cache, and hardly any smaller one does: this decides whether it fits. `reserved_bytes` counts
+    what cuDNN copies for its kernels, which it does without under a limit. None of them counts the
+    CUDA context, the workspaces of cuBLAS or others of cuDNN, which depend on the card.
     """
 
     micro_batch: int

@@ -43,9 +43,11 @@ _EAGER_LOADING = Figure(
 )
 
 # Peaks on a card over those of the replay. Scratch of cuDNN is the main reason: it picks
-# algorithms with large workspaces on cards before Ampere. Runs on a T4 asked for 1.10 to 1.18 with
-# torch 2.2, for 1.02 to 1.10 with 2.5 and newer. `jobs.bench_memory_yolo` holds the likely factors
-# against public runs that they were not fitted on.
+# algorithms with large workspaces on cards before Ampere, where none is replayed. Runs on a T4
+# asked for 1.10 to 1.18 with torch 2.2, for 1.02 to 1.10 with 2.5 and newer. From Ampere on, what
+# kernels copy is replayed (`memory/workspace.py`), and the likely figures go without the constant,
+# which stood for it. `jobs.bench_memory_yolo` holds the likely figures against public runs that
+# they were not fitted on.
 _FACTOR = Figure(1.03, "GPU_mem of ten public ultralytics runs: median error 1.6 %", "published")
 _FACTOR_NEW = Figure(1.03, "as for Ampere; public runs ask for 0.99 to 1.11", "guess")
 _FACTOR_TURING = Figure(
@@ -58,7 +60,9 @@ _FACTOR_OLD = Figure(
 )
 _SAFE_OLD = Figure(1.25, "the most of four public T4 runs in later epochs: 1 / 0.80", "published")
 _CONSTANT = Figure(
-    0.10 * (1 << 30), "GPU_mem of ten public ultralytics runs: the offset", "published"
+    0.10 * (1 << 30),
+    "GPU_mem of ten public ultralytics runs: the offset, before workspaces were replayed",
+    "published",
 )
 
 # ATen/cuda/CublasHandlePool.cpp of torch 2: `:4096:8` on sm 9.0 and 10.0, else `:4096:2:16:8`.
@@ -98,6 +102,7 @@ class _Generation:
     context: Figure
     likely: Figure
     safe: Figure
+    offset: Figure | None = _CONSTANT  # of what is likely; the constant itself is planned with
 
 
 _PASCAL = _Generation(_CONTEXT_OLD, _FACTOR_OLD, _SAFE_OLD)
@@ -105,9 +110,9 @@ _GENERATIONS: Mapping[str, _Generation] = {
     "Pascal": _PASCAL,
     "Volta": _PASCAL,
     "Turing": _Generation(_CONTEXT_OLD, _FACTOR_TURING, _SAFE_OLD),
-    "Ampere": _Generation(_CONTEXT, _FACTOR, _FACTOR),
+    "Ampere": _Generation(_CONTEXT, _FACTOR, _FACTOR, None),
     "Ada": _Generation(_CONTEXT, _FACTOR, _FACTOR),
-    "Hopper": _Generation(_CONTEXT_HOPPER, _FACTOR_NEW, _FACTOR_NEW),
+    "Hopper": _Generation(_CONTEXT_HOPPER, _FACTOR_NEW, _FACTOR_NEW, None),
     "Blackwell": _Generation(_CONTEXT_NEW, _FACTOR_NEW, _FACTOR_NEW),
 }
 # Of a card of which only the size is known, the worst of everything.
@@ -120,8 +125,8 @@ class Overheads:
 
     `outside_bytes` are taken beside PyTorch's allocator (CUDA context, NCCL), `inside_bytes` by it
     but not by the traced step (cuBLAS, the buckets of a gang's gradients). `factor` and
-    `constant_bytes` turn what the replay says into what a card was seen to need; `likely_factor` is
-    the middle of what was seen, `factor` what is planned with. `confidence` is that of the weakest
+    `constant_bytes` turn what the replay says into what is planned with, `likely_factor` and
+    `likely_constant_bytes` into the middle of what was seen. `confidence` is that of the weakest
     figure.
     """
 
@@ -130,6 +135,7 @@ class Overheads:
     factor: float
     likely_factor: float
     constant_bytes: Bytes
+    likely_constant_bytes: Bytes
     figures: Mapping[str, Figure]
 
     @property
@@ -139,7 +145,7 @@ class Overheads:
 
     def reserve_bytes(self, demand: Demand) -> Bytes:
         """What PyTorch's allocator must be allowed to reserve for the step to complete."""
-        return self._scaled(demand.least_bytes, self.factor)
+        return self._scaled(demand.least_bytes, self.factor) + self.constant_bytes
 
     def needed_bytes(self, demand: Demand) -> Bytes:
         """What must be free on the card for the step to complete."""
@@ -147,18 +153,19 @@ class Overheads:
 
     def likely_bytes(self, demand: Demand) -> Bytes:
         """What nvidia-smi will probably show for the process, with memory to spare."""
-        return self.outside_bytes + self._scaled(demand.reserved_bytes, self.likely_factor)
+        likely = self._scaled(demand.reserved_bytes, self.likely_factor)
+        return self.outside_bytes + likely + self.likely_constant_bytes
 
     def capacity(self, free_bytes: Bytes) -> Bytes:
         """The most `least_bytes` whose `needed_bytes` are within `free_bytes`; 0 if none is."""
         room = free_bytes - self.outside_bytes - self.constant_bytes
         least = max(math.floor(room / self.factor) - self.inside_bytes, 0)
-        while least and self._scaled(least, self.factor) > free_bytes - self.outside_bytes:
+        while least and self._scaled(least, self.factor) > room:
             least -= 1  # floating point: never one byte too many
         return least
 
     def _scaled(self, num_bytes: Bytes, factor: float) -> Bytes:
-        return math.ceil(factor * (num_bytes + self.inside_bytes)) + self.constant_bytes
+        return math.ceil(factor * (num_bytes + self.inside_bytes))
 
 
 def bucket_bytes(parameter_bytes: Bytes, compression: str = "none") -> Bytes:
@@ -207,6 +214,9 @@ def overheads(
     }
     outside = generation.context.value
     inside = figures["cublas"].value * _NUM_HANDLES
+    offset = generation.offset
+    if offset is not None:
+        figures["likely_constant"] = offset
     if not has_lazy_loading:
         figures["eager_loading"] = _EAGER_LOADING
         outside += _EAGER_LOADING.value
@@ -220,5 +230,6 @@ def overheads(
         factor=generation.safe.value,
         likely_factor=generation.likely.value,
         constant_bytes=math.ceil(_CONSTANT.value),
+        likely_constant_bytes=0 if offset is None else math.ceil(offset.value),
         figures=figures,
     )

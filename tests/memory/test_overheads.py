@@ -64,6 +64,18 @@ def test_on_turing_what_is_likely_is_less_than_what_is_planned_with() -> None:
     assert old.likely_factor < old.factor
 
 
+@pytest.mark.parametrize("architecture", CARDS)
+def test_what_is_likely_has_a_constant_where_runs_ask_for_it(architecture: str) -> None:
+    found, nothing = overheads(architecture), demand(0)
+    has_none = architecture in ("Ampere", "Hopper")
+    assert ("likely_constant" in found.figures) is not has_none
+    rest = found.likely_bytes(nothing) - found.outside_bytes
+    assert rest - found.likely_factor * found.inside_bytes == pytest.approx(
+        0 if has_none else found.constant_bytes, abs=1
+    )
+    assert found.needed_bytes(nothing) >= found.likely_bytes(nothing)  # planned with everywhere
+
+
 def test_on_hopper_the_context_is_what_nvidia_smi_showed_beyond_gpu_mem() -> None:
     shown = 16068 << 20
     low, high = 14.95 * GIB, 15.05 * GIB  # "15" in the log
