@@ -68,11 +68,17 @@ class QuietLink:
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
         """Write it as a worker does."""
         return FileCheckpoints(str(self.folder)).write(
-            self.attempt, epoch, write, is_best=is_best, check=check
+            self.attempt, epoch, write, is_best=is_best, check=check, step=step
         )
+
+    def unfinished(self) -> CheckpointRef | None:
+        """What was kept of the epoch after the one to go on from."""
+        epoch = self.resume_from.epoch if self.resume_from else 0
+        return FileCheckpoints(str(self.folder)).unfinished(self.attempt, epoch)
 
 
 def task_of(

@@ -33,7 +33,6 @@ class Clock(Protocol):
 
     def now(self) -> Seconds:
         """Seconds since the Unix epoch, or virtual seconds in a simulation."""
-        ...
 
 
 class Cluster(Protocol):
@@ -46,14 +45,12 @@ class Cluster(Protocol):
 
     def apply(self, action: Action) -> None:
         """Begin to carry out an action; never blocks on the gang. A remote fault is an event."""
-        ...
 
     def wait(self, until: Seconds | None) -> Sequence[Event]:
         """Return what happened, at the latest at `until`; the only blocking call of the product.
 
         May return nothing before `until` (an implementation with a heartbeat of its own).
         """
-        ...
 
 
 class Store(Protocol):
@@ -67,14 +64,12 @@ class Store(Protocol):
         that a newer attempt repeats replaces the run's row of that epoch (the journal keeps
         both). Volatile events are not recorded; the answer is then True.
         """
-        ...
 
     def publish(self, statuses: Sequence[RunStatus]) -> None:
         """Update the rows that people read, and with them the fence.
 
         From now on only `status.attempt` of each run may write, and nothing once it is terminal.
         """
-        ...
 
     def receive(self, at: Seconds) -> Sequence[Event]:
         """Move what people asked for (submit, stop, resume, place, drain) from inbox to journal.
@@ -82,18 +77,15 @@ class Store(Protocol):
         One transaction; the events are stamped `at` and returned in the order of asking. Of very
         many only the oldest: nothing is left when nothing is returned.
         """
-        ...
 
     def replay(self) -> Iterator[Event]:
         """Every recorded event in the order it was recorded."""
-        ...
 
     def findings(self, model: str | None = None) -> Sequence[Finding]:
         """What recorded epochs told of settings that were tried, of a model or of all.
 
         The newest of each setting and kind; a trial that failed never replaces one that did not.
         """
-        ...
 
 
 class Checkpoints(Protocol):
@@ -107,17 +99,19 @@ class Checkpoints(Protocol):
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
         """Write to a temporary name, fsync, load back with `check`, hash, rename, fsync the folder.
 
-        Keeps the last two verified ones and the best. Raises StoreError (disk full, `check` fails);
-        earlier checkpoints stay untouched then.
+        Keeps the last two verified ones and the best, and the newest with a `step`. Raises
+        StoreError (disk full, `check` fails); earlier checkpoints stay untouched then.
         """
-        ...
 
     def verify(self, ref: CheckpointRef) -> bool:
         """True when the file exists and has the recorded SHA-256."""
-        ...
+
+    def unfinished(self, attempt: AttemptId, epoch: int) -> CheckpointRef | None:
+        """The most steps kept of the epoch after `epoch`, by any attempt of the run; verified."""
 
 
 class StoredRun(Protocol):
@@ -130,19 +124,15 @@ class StoredRun(Protocol):
 
     def checkpoints(self, address: str) -> Checkpoints:
         """Checkpoints of the run whose folder has this address; verified ones are here as well."""
-        ...
 
     def here(self, ref: CheckpointRef) -> CheckpointRef:
         """The same checkpoint as a file of this node, once it was written or verified."""
-        ...
 
     def put_texts(self) -> None:
         """Put logs and tables up as they are now; a store that fails is tried again later."""
-        ...
 
     def close(self) -> None:
         """Put up all that is left, and remove it here; StoreError where it has to stay here."""
-        ...
 
 
 class Device(Protocol):
@@ -151,63 +141,50 @@ class Device(Protocol):
     @property
     def torch_device(self) -> str:
         """What torch calls it: "cuda:0" or "cpu"."""
-        ...
 
     @property
     def name(self) -> str:
         """For people; an emulated card says that it is emulated."""
-        ...
 
     def memory(self) -> DeviceMemory:
         """The card's memory, foreign processes included."""
-        ...
 
     def session(self) -> AbstractContextManager[None]:
         """While inside, this process is held to its budget.
 
         An allocation beyond it raises torch.OutOfMemoryError.
         """
-        ...
 
     def reset_peak(self) -> None:
         """Begin a new measurement of the peak."""
-        ...
 
     def peak_bytes(self) -> Bytes:
         """The most bytes held at one time since `reset_peak`."""
-        ...
 
     @property
     def budget_bytes(self) -> Bytes | None:
         """What this process may hold inside a session; None without a limit."""
-        ...
 
     def live_bytes(self) -> Bytes:
         """Bytes of live tensors now; 0 where they are not counted."""
-        ...
 
     def reserved_bytes(self) -> Bytes:
         """Bytes taken from the card now, caches of the allocator included."""
-        ...
 
     def peak_reserved_bytes(self) -> Bytes:
         """The most bytes taken from the card at one time since `reset_peak`."""
-        ...
 
     def snapshot(self) -> tuple[str, bytes]:
         """What holds the memory: a file's suffix and its content, at most 32 MiB.
 
         To be asked for while an out-of-memory error is handled, before anything is freed.
         """
-        ...
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """True when the error, by class or by one of the known texts, means that memory ran out."""
-        ...
 
     def release(self) -> None:
         """Give cached memory back after an error."""
-        ...
 
 
 class RunLink(Protocol):
@@ -216,11 +193,9 @@ class RunLink(Protocol):
     @property
     def resume_from(self) -> CheckpointRef | None:
         """The newest verified checkpoint of the run, or None for a fresh start."""
-        ...
 
     def stop_requested(self) -> StopMode | None:
         """Asked at every batch boundary; None means go on."""
-        ...
 
     def step(self, step: StepProgress) -> None:
         """A sign of life; cheap, may be thinned out, never blocks."""
@@ -232,17 +207,18 @@ class RunLink(Protocol):
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
-        """Write a verified checkpoint after `epoch` completed epochs."""
-        ...
+        """Write a verified checkpoint after `epoch` completed epochs, and `step` of the next."""
+
+    def unfinished(self) -> CheckpointRef | None:
+        """What was kept of the epoch after `resume_from` with a `step`; verified, not recorded."""
 
     def recut(self, recut: Recut) -> None:
         """The micro-batch changed, since memory ran out or there is more of it; never blocks."""
-        ...
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """An epoch is complete. Returns when the report has left this process."""
-        ...
 
 
 class Trainer(Protocol):
@@ -254,7 +230,6 @@ class Trainer(Protocol):
         Returns the outcome and the metrics of the best epoch. Raises TrainingError with a Cause
         for what it can name; any other exception counts as the user's.
         """
-        ...
 
 
 class Parts(Protocol):
@@ -262,27 +237,21 @@ class Parts(Protocol):
 
     def trainer(self, name: str) -> Trainer:
         """The trainer `yolo`, `timm` or `fake`."""
-        ...
 
     def device(self, card: Card | None, budget_bytes: Bytes) -> Device:
         """The device of a share; None is the CPU, without a limit."""
-        ...
 
     def get_ready(self, trainer: str, card: Card | None) -> None:
         """Import what the trainer will need on a card of this kind, and nothing more."""
-        ...
 
     def checkpoints(self, folder: str) -> Checkpoints:
         """The checkpoints of the run whose folder this is."""
-        ...
 
     def stored(self, spec: RunSpec, attempt: AttemptId, rank: int) -> StoredRun:
         """The part here of a run whose `storage` is an address, for one rank of an attempt."""
-        ...
 
     def environment(self, card: Card | None, num_cpus: float) -> Mapping[str, str]:
         """Environment variables to set before torch is imported in the worker."""
-        ...
 
     def process_group(
         self, card: Card | None, *, listener: int | None, timeout: Seconds
@@ -297,4 +266,3 @@ class Parts(Protocol):
             listener: Descriptor of rank 0's socket, which is bound to the port; it is taken over.
             timeout: For the meeting, and for each thing that they compute together.
         """
-        ...

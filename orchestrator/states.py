@@ -54,7 +54,13 @@ class StopMode(StrEnum):
     """How soon a gang that was asked to leave must leave."""
 
     AFTER_EPOCH = "after_epoch"  # finish the epoch, save, leave
-    AT_BATCH = "at_batch"  # leave at the next batch boundary; the unfinished epoch is repeated
+    AT_BATCH = "at_batch"  # keep the unfinished epoch where the trainer can, and leave
+    ABANDON = "abandon"  # leave at the next batch boundary; nothing more is kept
+
+    @property
+    def urgency(self) -> int:
+        """The larger, the sooner it is to leave."""
+        return list(StopMode).index(self)
 
 
 class Cause(StrEnum):

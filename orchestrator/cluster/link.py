@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,7 +53,7 @@ class StopFlag:
 
     def ask(self, mode: StopMode) -> None:
         """Ask to leave; a request to leave sooner is never softened."""
-        if self.mode is not StopMode.AT_BATCH:
+        if self.mode is None or mode.urgency >= self.mode.urgency:
             self.mode = mode
 
 
@@ -167,8 +168,9 @@ class RayLink:
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
-        """Write a verified checkpoint after `epoch` completed epochs.
+        """Write a verified checkpoint after `epoch` completed epochs, and `step` of the next.
 
         Waits until the epoch before is recorded: a worker that runs ahead of the journal would
         replace the checkpoint that the journal names, and a restart would find none of those it
@@ -186,17 +188,25 @@ class RayLink:
                     code="E4012",
                     why=("it was taken for lost while it stood still, and another goes on",),
                 )
+        write_it = partial(
+            self._checkpoints.write,
+            self._attempt, epoch, write, is_best=is_best, check=check, step=step,
+        )  # fmt: skip
         if self._stored is None:
-            return self._checkpoints.write(
-                self._attempt, epoch, write, is_best=is_best, check=check
-            )
+            return write_it()
         with self._signs.waiting(STORE_SECONDS):  # for a store that is far away, or just away
-            away = self._checkpoints.write(
-                self._attempt, epoch, write, is_best=is_best, check=check
-            )
+            away = write_it()
+        if step:
+            return away  # it is not recorded: where it lies here is all that counts
         here = self._stored.here(away)
         self._away = {here.path: away}
         return here
+
+    def unfinished(self) -> CheckpointRef | None:
+        """What was kept of the epoch after `resume_from`, as a file of this node."""
+        epoch = self._resume_from.epoch if self._resume_from else 0
+        with self._signs.waiting(STORE_SECONDS):
+            return self._checkpoints.unfinished(self._attempt, epoch)
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """Push a completed epoch, and return when the inbox has it."""

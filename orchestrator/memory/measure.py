@@ -66,7 +66,7 @@ class Watch:
             if self._in_epoch and self._asked > self._in_epoch + 1:
                 self.has_validation = True
         is_enough = self.has_validation and self.num_steps >= self.steps
-        return StopMode.AT_BATCH if is_enough else None
+        return StopMode.ABANDON if is_enough else None
 
     def step(self, step: StepProgress) -> None:
         """Says how many steps an epoch has."""
@@ -86,12 +86,17 @@ class Watch:
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
         """A short epoch has ended within the steps; nothing is kept of it."""
-        del write, check
+        del write, check, step
         return CheckpointRef(
             attempt=self.attempt, epoch=epoch, path="", sha256="", num_bytes=0, is_best=is_best
         )
+
+    def unfinished(self) -> CheckpointRef | None:
+        """Nothing."""
+        return None
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         """A short epoch has ended, its validation measured."""

@@ -184,7 +184,7 @@ class Lifecycle:
             self.kill(record)
             return
         self.actions.append(PreemptGang(attempt=record.attempt_id, mode=mode))
-        if mode is StopMode.AT_BATCH:
+        if mode is not StopMode.AFTER_EPOCH:
             self._leaves_by(record)
             return
         self.timers.set(record, None)  # an epoch may take as long as it takes

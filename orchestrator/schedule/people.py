@@ -79,7 +79,7 @@ def cancel(life: Lifecycle, event: CancelRequested) -> None:
         if record.state is RunState.RUNNING and not event.now:
             mode = StopMode.AFTER_EPOCH
         elif record.state is RunState.RUNNING and record.spec.warm:
-            mode = StopMode.AT_BATCH  # its process can train the next run; killed after the grace
+            mode = StopMode.ABANDON  # its process can train the next run; killed after the grace
         life.stop(record, CancelRequested, StopReason.CANCELLED, mode)
         is_polite = mode is StopMode.AFTER_EPOCH
         record.detail = "cancelled; leaves after its epoch" if is_polite else "cancelled"

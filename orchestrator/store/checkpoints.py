@@ -1,20 +1,20 @@
 """A run's checkpoints on disk: written whole, read back, hashed, and only then given a name."""
 
-import errno
 import hashlib
 import io
 import os
 import shutil
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.errors import StoreError
 from orchestrator.store.faults import explained_disk
-from orchestrator.store.line import FOLDER, CheckpointFile, needed, parsed_name
-from orchestrator.store.private import make_folder, names_in, opened_folder
+from orchestrator.store.kept import kept_in, remove_kept, verified_size
+from orchestrator.store.line import FOLDER, CheckpointFile, UnfinishedFile, needed, parsed_name
+from orchestrator.store.private import make_folder, names_in, opened_file, opened_folder
 from orchestrator.types import AttemptId, Bytes, CheckpointRef
 
 __all__ = ["DEFAULT_RESERVE_BYTES", "FileCheckpoints"]
@@ -26,9 +26,10 @@ DEFAULT_RESERVE_BYTES: Bytes = 5 * 10**9
 class FileCheckpoints:
     """Keeps the Checkpoints contract in ``<folder>/checkpoints/<attempt>/epoch-0003.ckpt``.
 
-    The name of the best carries ``.best``. Nothing is reached through a symbolic link below
-    `folder`. Each attempt writes into a folder of its own, so an old one that is still alive can
-    only leave files that nobody refers to.
+    The name of the best carries ``.best``. What is kept of the epoch after the third lies beside,
+    as ``unfinished-0003-<steps>-<SHA-256>.ckpt``: one file, until there is a later one. Nothing is
+    reached through a symbolic link below `folder`. Each attempt writes into a folder of its own,
+    so an old one that is still alive can only leave files that nobody refers to.
 
     Args:
         folder: The run's folder, absolute; made when it is not there.
@@ -45,8 +46,11 @@ class FileCheckpoints:
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
         """Write a checkpoint and verify it; then remove those that are not needed any more.
+
+        With `step`, it is what is kept of the next epoch after so many optimizer steps.
 
         Kept are the last two of the run and the best before this one. An exception of `write`
         passes as it is, unless it comes from the disk.
@@ -56,16 +60,25 @@ class FileCheckpoints:
                 the attempt wrote another checkpoint of this epoch before (E5018), or the disk
                 failed (E5016). Earlier checkpoints stay untouched then.
         """
-        file = CheckpointFile(attempt.number, epoch, is_best)
+        whole = CheckpointFile(attempt.number, epoch, is_best)
+
+        def name_of(digest: str, folder: int) -> str:
+            if step:
+                return UnfinishedFile(epoch, step, attempt.number, digest).name
+            return "" if _is_there(folder, whole, digest) else whole.name
+
         with explained_disk(f"the folder {self._folder}"), ExitStack() as stack:
             make_folder(self._folder)
             run = stack.enter_context(opened_folder(str(self._folder)))
             above = stack.enter_context(opened_folder(FOLDER, inside=run, make=True))
             own = stack.enter_context(opened_folder(str(attempt.number), inside=above, make=True))
-            _remove_unfinished(above, attempt.number)
-            digest, size = _write_verified(own, file, write, check)
-            _remove_needless(above, file)
-        path = self._folder / FOLDER / str(attempt.number) / file.name
+            _remove_begun(above, attempt.number)
+            digest, size = _write_verified(own, epoch, write, check, name_of)
+            kept = UnfinishedFile(epoch, step, attempt.number, digest) if step else None
+            if kept is None:
+                _remove_needless(above, whole)
+            remove_kept(above, attempt.number, but=kept)
+        path = self._folder / (kept or whole).path
         return CheckpointRef(
             attempt=attempt,
             epoch=epoch,
@@ -74,6 +87,24 @@ class FileCheckpoints:
             num_bytes=size,
             is_best=is_best,
         )
+
+    def unfinished(self, attempt: AttemptId, epoch: int) -> CheckpointRef | None:
+        """The most that was kept of the epoch after `epoch` and is as it was written."""
+        with suppress(OSError), ExitStack() as stack:
+            run = stack.enter_context(opened_folder(str(self._folder)))
+            above = stack.enter_context(opened_folder(FOLDER, inside=run))
+            found = [file for file in kept_in(above) if file.epoch == epoch]
+            for file in sorted(found, reverse=True):
+                size = verified_size(above, file)
+                if size is not None:
+                    return CheckpointRef(
+                        attempt=replace(attempt, number=file.attempt),
+                        epoch=epoch,
+                        path=str(self._folder / file.path),
+                        sha256=file.sha256,
+                        num_bytes=size,
+                    )
+        return None
 
     def verify(self, ref: CheckpointRef) -> bool:
         """True when the file lies where this run keeps it and has the recorded SHA-256."""
@@ -87,7 +118,7 @@ class FileCheckpoints:
                 run = stack.enter_context(opened_folder(str(self._folder)))
                 above = stack.enter_context(opened_folder(FOLDER, inside=run))
                 own = stack.enter_context(opened_folder(path.parent.name, inside=above))
-                file = stack.enter_context(_opened(own, path.name))
+                file = stack.enter_context(opened_file(own, path.name))
                 if os.fstat(file.fileno()).st_size != ref.num_bytes:
                     return False
                 return hashlib.file_digest(file, "sha256").hexdigest() == ref.sha256
@@ -133,19 +164,21 @@ class _Raw(io.FileIO):
 
 def _write_verified(
     folder: int,
-    file: CheckpointFile,
+    epoch: int,
     write: Callable[[BinaryIO], None],
     check: Callable[[BinaryIO], None],
+    name_of: Callable[[str, int], str],
 ) -> tuple[str, int]:
-    temporary = f"{file.name}.tmp-{os.getpid()}"
+    """Write it, and give it the name that its hash has; none where `name_of` finds it there."""
+    temporary = f"epoch-{epoch:04d}.ckpt.tmp-{os.getpid()}"
     try:
         _write_durably(folder, temporary, write)
-        with _opened(folder, temporary) as written:
+        with opened_file(folder, temporary) as written:
             try:
                 check(written)
             except Exception as error:
                 raise StoreError(
-                    f"the checkpoint of epoch {file.epoch} cannot be loaded back",
+                    f"the checkpoint of epoch {epoch} cannot be loaded back",
                     code="E5012",
                     why=(f"{type(error).__name__}: {error}",),
                     fix=("check the disk; the checkpoints before it are untouched",),
@@ -153,8 +186,8 @@ def _write_verified(
             written.seek(0)
             digest = hashlib.file_digest(written, "sha256").hexdigest()
             size = os.fstat(written.fileno()).st_size
-        if not _is_there(folder, file, digest):
-            os.rename(temporary, file.name, src_dir_fd=folder, dst_dir_fd=folder)
+        if name := name_of(digest, folder):
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
     finally:
         with suppress(OSError):
@@ -185,7 +218,7 @@ def _is_there(folder: int, file: CheckpointFile, digest: str) -> bool:
         found = parsed_name(file.attempt, name)
         if found is None or found.epoch != file.epoch:
             continue
-        with _opened(folder, name) as earlier:
+        with opened_file(folder, name) as earlier:
             if found == file and hashlib.file_digest(earlier, "sha256").hexdigest() == digest:
                 return True
         raise StoreError(
@@ -197,7 +230,7 @@ def _is_there(folder: int, file: CheckpointFile, digest: str) -> bool:
     return False
 
 
-def _remove_unfinished(folder: int, newest: int) -> None:
+def _remove_begun(folder: int, newest: int) -> None:
     """Remove what attempts up to `newest` began to write when they were killed."""
     for number in names_in(folder):
         if number.isdecimal() and int(number) <= newest:
@@ -226,15 +259,6 @@ def _found(folder: int) -> set[CheckpointFile]:
         with suppress(OSError), opened_folder(number, inside=folder) as own:
             found |= {file for name in names_in(own) if (file := parsed_name(int(number), name))}
     return found
-
-
-@contextmanager
-def _opened(folder: int, name: str) -> Iterator[io.BufferedReader]:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        yield file
 
 
 def _changed_at(path: Path) -> float:

@@ -1,14 +1,18 @@
-"""A run's checkpoints by their names: the line of epochs that they make, and which it needs."""
+"""A run's checkpoints by their names: the line of epochs, what it needs, and parts of epochs."""
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["FOLDER", "CheckpointFile", "needed", "parsed_name"]
+__all__ = [
+    "FOLDER", "CheckpointFile", "UnfinishedFile", "checkpoints_of", "cut_off", "needed",
+    "parsed_name", "parsed_unfinished", "unfinished_of",
+]  # fmt: skip
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"epoch-([0-9]{4,9})(\.best)?\.ckpt")
+_UNFINISHED = re.compile(r"unfinished-([0-9]{4,9})-([0-9]{6,12})-([0-9a-f]{64})\.ckpt")
 _KEPT = 2
 
 
@@ -31,10 +35,65 @@ class CheckpointFile:
         return f"{FOLDER}/{self.attempt}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class UnfinishedFile:
+    """What was kept of an epoch under way, as its name tells it; the later steps sort last.
+
+    No journal names it: its own name tells its hash.
+    """
+
+    epoch: int  # completed ones
+    step: int  # of the next one
+    attempt: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """Its name in the folder of its attempt."""
+        return f"unfinished-{self.epoch:04d}-{self.step:06d}-{self.sha256}.ckpt"
+
+    @property
+    def path(self) -> str:
+        """Where it lies below the run's folder."""
+        return f"{FOLDER}/{self.attempt}/{self.name}"
+
+
 def parsed_name(attempt: int, name: str) -> CheckpointFile | None:
     """What the name of a file in an attempt's folder tells; None where it is no checkpoint."""
     match = _NAME.fullmatch(name)
     return None if match is None else CheckpointFile(attempt, int(match[1]), match[2] is not None)
+
+
+def parsed_unfinished(attempt: int, name: str) -> UnfinishedFile | None:
+    """The same for what was kept of an unfinished epoch."""
+    match = _UNFINISHED.fullmatch(name)
+    return match and UnfinishedFile(int(match[1]), int(match[2]), attempt, match[3])
+
+
+def checkpoints_of(paths: Iterable[str]) -> list[CheckpointFile]:
+    """Those of a run among paths below its folder, as ``checkpoints/<attempt>/<name>``."""
+    return list(filter(None, (parsed_name(*told) for told in _attempts_of(paths))))
+
+
+def unfinished_of(paths: Iterable[str]) -> list[UnfinishedFile]:
+    """What is kept of epochs under way among such paths."""
+    return list(filter(None, (parsed_unfinished(*told) for told in _attempts_of(paths))))
+
+
+def cut_off(paths: Iterable[str], newest: int) -> list[str]:
+    """What attempts up to `newest` began to put up when they ended."""
+    return [
+        f"{FOLDER}/{number}/{name}"
+        for number, name in _attempts_of(paths)
+        if number <= newest and ".ckpt.part-" in name
+    ]
+
+
+def _attempts_of(paths: Iterable[str]) -> Iterator[tuple[int, str]]:
+    for path in paths:
+        _, number, name = path.split("/")
+        if number.isdecimal():
+            yield int(number), name
 
 
 def needed(found: Collection[CheckpointFile], newest: CheckpointFile) -> set[CheckpointFile]:

@@ -1,14 +1,25 @@
 """Names, folders and files of our own: checked, never reached through a link, closed to others."""
 
+import errno
+import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import StoreError
 
-__all__ = ["check_name", "make_folder", "names_in", "opened_folder", "replace_file", "sync_folder"]
+__all__ = [
+    "check_name",
+    "make_folder",
+    "names_in",
+    "opened_file",
+    "opened_folder",
+    "replace_file",
+    "sync_folder",
+]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -78,6 +89,16 @@ def names_in(folder: int) -> list[str]:
     """The names in an open folder, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries)
+
+
+@contextmanager
+def opened_file(folder: int, name: str) -> Iterator[io.BufferedReader]:
+    """A regular file in an open folder, for reading; a link is not followed."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        yield file
 
 
 def replace_file(path: Path, data: bytes, *, is_durable: bool = True) -> None:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,16 @@ from typing import BinaryIO
 from orchestrator.address import above, joined, last_name
 from orchestrator.errors import StorageError, StoreError
 from orchestrator.store.checkpoints import FileCheckpoints
-from orchestrator.store.line import FOLDER, CheckpointFile, needed, parsed_name
+from orchestrator.store.line import (
+    FOLDER,
+    CheckpointFile,
+    UnfinishedFile,
+    checkpoints_of,
+    cut_off,
+    needed,
+    parsed_name,
+    unfinished_of,
+)
 from orchestrator.store.remote import RemoteFolder
 from orchestrator.types import AttemptId, Bytes, CheckpointRef, RunSpec
 
@@ -57,18 +66,26 @@ class StoredCheckpoints:
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
         """Write and verify a checkpoint on this node, and put it up.
 
+        With `step`, it is what is kept of the next epoch after so many optimizer steps.
+
         Returns:
-            The checkpoint at its address.
+            The checkpoint at its address; what is kept of an epoch, as a file of this node.
 
         Raises:
             StoreError: As `FileCheckpoints.write`; E5018, this attempt's checkpoint of the epoch
                 is there already.
             StorageError: E5051, the store cannot be reached; E5052, it refuses.
         """
-        ref = self._local.write(attempt, epoch, write, is_best=is_best, check=check)
+        ref = self._local.write(attempt, epoch, write, is_best=is_best, check=check, step=step)
+        if step:
+            kept = UnfinishedFile(epoch, step, attempt.number, ref.sha256)
+            self._remote.put(Path(ref.path), kept.path)
+            self._remove_kept(attempt.number, but=kept)
+            return ref
         file = CheckpointFile(attempt.number, epoch, is_best)
         if self._remote.size(file.path) is not None:
             raise StoreError(
@@ -79,6 +96,7 @@ class StoredCheckpoints:
             )
         self._remote.put(Path(ref.path), file.path)
         self._remove_needless(file)
+        self._remove_kept(attempt.number, but=None)
         return replace(ref, path=joined(self._remote.address, file.path))
 
     def verify(self, ref: CheckpointRef) -> bool:
@@ -100,31 +118,48 @@ class StoredCheckpoints:
         arriving.replace(target)
         return self._local.verify(replace(ref, path=str(target)))
 
+    def unfinished(self, attempt: AttemptId, epoch: int) -> CheckpointRef | None:
+        """The most that was kept of the epoch after `epoch`, fetched to this node.
+
+        Raises:
+            StorageError: E5051, E5052: nothing can be said of it.
+        """
+        found = unfinished_of(self._remote.names(FOLDER))
+        for file in sorted((file for file in found if file.epoch == epoch), reverse=True):
+            target = self._folder / file.path
+            arriving = target.with_name(f".{target.name}.{os.getpid()}")
+            if self._remote.get(file.path, arriving) == file.sha256:
+                arriving.replace(target)
+                return CheckpointRef(
+                    attempt=replace(attempt, number=file.attempt),
+                    epoch=epoch,
+                    path=str(target),
+                    sha256=file.sha256,
+                    num_bytes=target.stat().st_size,
+                )
+            arriving.unlink(missing_ok=True)
+        return None
+
+    def _remove_kept(self, newest: int, *, but: UnfinishedFile | None) -> None:
+        """Remove what attempts up to `newest` have kept, unless a newer one has taken over."""
+        with suppress(StorageError):  # what cannot be removed now is removed after the next one
+            found = unfinished_of(self._remote.names(FOLDER))
+            if any(file.attempt > newest for file in found):
+                return
+            for file in found:
+                if file != but:
+                    self._remote.remove(file.path)
+
     def _remove_needless(self, newest: CheckpointFile) -> None:
         """Remove what the run does not need, unless a newer attempt has taken over."""
         with suppress(StorageError):  # what cannot be removed now is removed after the next one
             paths = self._remote.names(FOLDER)
-            found = set(_checkpoints_of(paths))
+            found = set(checkpoints_of(paths))
             if any(file.attempt > newest.attempt for file in found):
                 return
             needless = [file.path for file in sorted(found - needed(found, newest))]
-            for path in (*needless, *_cut_off(paths, newest.attempt)):
+            for path in (*needless, *cut_off(paths, newest.attempt)):
                 self._remote.remove(path)
-
-
-def _checkpoints_of(paths: Iterable[str]) -> Iterator[CheckpointFile]:
-    for path in paths:
-        _, number, name = path.split("/")
-        if number.isdecimal() and (file := parsed_name(int(number), name)):
-            yield file
-
-
-def _cut_off(paths: Iterable[str], newest: int) -> Iterator[str]:
-    """What attempts up to `newest` began to put up when they ended."""
-    for path in paths:
-        _, number, name = path.split("/")
-        if number.isdecimal() and int(number) <= newest and ".ckpt.part-" in name:
-            yield path
 
 
 class ScratchRun:

@@ -115,7 +115,7 @@ class FakeTrainer:
         pause = threading.Event()
         seconds = options.epoch_seconds / options.steps_per_epoch
         for step in range(1, options.steps_per_epoch + 1):
-            if link.stop_requested() is StopMode.AT_BATCH:
+            if link.stop_requested() in (StopMode.AT_BATCH, StopMode.ABANDON):
                 return False
             if seconds > 0:
                 pause.wait(seconds)

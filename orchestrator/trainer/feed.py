@@ -85,9 +85,14 @@ class Feed:
         """Batches of a validation on the rank that has most of them."""
         return self._num_validations
 
-    def training(self, epoch: int) -> DataLoader[Any]:
-        """The loader, set to the order of this epoch."""
-        self._order.epoch = epoch
+    @property
+    def num_samples(self) -> int:
+        """Pictures of training."""
+        return self._order.num_samples
+
+    def training(self, epoch: int, first: int = 0) -> DataLoader[Any]:
+        """The loader, set to the order of this epoch without its first steps."""
+        self._order.epoch, self._order.first = epoch, first
         return self._train
 
     def close(self) -> None:

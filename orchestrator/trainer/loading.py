@@ -73,7 +73,7 @@ class PictureFolder(Dataset[tuple[Tensor, int] | DataError]):
 
 
 class EpochOrder(Sampler[list[Key]]):
-    """The samples of each step of an epoch, for one rank; set `epoch` before iterating.
+    """The samples of each step of an epoch, for one rank; set `epoch` and `first` before iterating.
 
     Every epoch is a new permutation, keyed by (seed, epoch). A rest smaller than the effective
     batch is left out: the effective batch is exact, and the next epoch leaves out others. What a
@@ -81,19 +81,19 @@ class EpochOrder(Sampler[list[Key]]):
     """
 
     def __init__(self, num_samples: int, *, batch: BatchPlan, seed: int, rank: int = 0) -> None:
-        self.epoch = 1
-        self._num_samples = num_samples
+        self.epoch, self.first = 1, 0
+        self.num_samples = num_samples
         self._batch = batch.effective_batch
         self._begin, self._share = batch.begin(rank), batch.share(rank)
         self._seed = seed
 
     def __len__(self) -> int:
-        return self._num_samples // self._batch
+        return self.num_samples // self._batch
 
     def __iter__(self) -> Iterator[list[Key]]:
         chance = torch.Generator().manual_seed(keyed_seed(self._seed, "order", self.epoch))
-        order = torch.randperm(self._num_samples, generator=chance).tolist()
-        for step in range(len(self)):
+        order = torch.randperm(self.num_samples, generator=chance).tolist()
+        for step in range(self.first, len(self)):
             begin = step * self._batch + self._begin
             yield [(self.epoch, index) for index in order[begin : begin + self._share]]
 

@@ -61,12 +61,17 @@ class Ranks:
 
     def agreed(self, mode: StopMode | None) -> StopMode | None:
         """What rank 0 was asked. All leave at the same step, or those that stay wait for ever."""
+        return self.heard(mode, is_due=False)[0]
+
+    def heard(self, mode: StopMode | None, *, is_due: bool) -> tuple[StopMode | None, bool]:
+        """The same, and whether something is due on rank 0 that all do together."""
         if self.count == 1:
-            return mode
+            return mode, is_due
         modes = (None, *StopMode)
-        number = torch.tensor([modes.index(mode)])
+        number = torch.tensor([2 * modes.index(mode) + is_due])
         distributed.broadcast(number, src=0, group=self._host)
-        return modes[int(number)]
+        index, due = divmod(int(number), 2)
+        return modes[index], bool(due)
 
     def summed(self, *numbers: float) -> list[float]:
         """Numbers of the host, in double precision, summed over the ranks."""

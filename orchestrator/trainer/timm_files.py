@@ -20,9 +20,9 @@ __all__ = ["in_run", "leave_files", "read_checkpoint", "write_checkpoint"]
 
 
 def write_checkpoint(
-    state: Mapping[str, Any], link: RunLink, device: Device, *, is_best: bool
+    state: Mapping[str, Any], link: RunLink, device: Device, *, is_best: bool = False, step: int = 0
 ) -> CheckpointRef:
-    """Write the state after an epoch; it counts as written when it reads back."""
+    """Write the state after an epoch and some steps; it counts as written when it reads back."""
     epoch = state["history"]["epoch"]
 
     def check(file: BinaryIO) -> None:
@@ -31,7 +31,9 @@ def write_checkpoint(
             raise ValueError(f"the checkpoint of epoch {epoch} does not read back")
 
     with on_host(device):
-        return link.save(epoch, lambda file: save_state(state, file), is_best=is_best, check=check)
+        return link.save(
+            epoch, lambda file: save_state(state, file), is_best=is_best, check=check, step=step
+        )
 
 
 def read_checkpoint(

@@ -1,9 +1,6 @@
 """One attempt at a classifier: its epochs, early stopping, stops that were asked for, ranks."""
 
 import logging
-import math
-import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,13 +19,12 @@ from orchestrator.trainer.classifier import (
     make_model,
     make_transforms,
 )
-from orchestrator.trainer.failures import check_task, not_finite
+from orchestrator.trainer.failures import check_task
 from orchestrator.trainer.feed import Feed
 from orchestrator.trainer.governor import Governor
 from orchestrator.trainer.handover import best_classifier, put_weights
 from orchestrator.trainer.history import History
 from orchestrator.trainer.learner import Learner
-from orchestrator.trainer.loading import Batch, batches
 from orchestrator.trainer.offers import offer_shard, offer_size
 from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_ddp import Shard, ddp_options
@@ -43,6 +39,13 @@ from orchestrator.trainer.randomness import (
 )
 from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.sharded_learner import ShardedLearner
+from orchestrator.trainer.timm_epoch import (
+    EpochSteps,
+    Left,
+    UnderWay,
+    agreed_unfinished,
+    under_way_of,
+)
 from orchestrator.trainer.timm_files import (
     in_run,
     leave_files,
@@ -55,7 +58,6 @@ from orchestrator.types import (
     Metrics,
     Outcome,
     Progress,
-    StepProgress,
     StopMode,
     TrainTask,
 )
@@ -63,12 +65,6 @@ from orchestrator.types import (
 __all__ = ["TimmRun"]
 
 log = logging.getLogger(__name__)
-
-LOOK_SECONDS = 1.0  # between two looks at the loss: each waits for the card
-
-
-class _Stopped(Exception):  # noqa: N818 - not an error: the way out of nested loops
-    pass
 
 
 class TimmRun:
@@ -87,8 +83,8 @@ class TimmRun:
     ) -> None:
         self._task, self._device, self._link = task, device, link
         self._governor, self._ranks = governor, ranks
-        self._history = History()
-        self._checkpoints = Path()
+        self._history, self._under_way = History(), UnderWay()
+        self._checkpoints, self._base = Path(), ""  # the folder, and the newest one's hash
         check_task(task)
         asked = task.spec.settings
         every, tested = find_pictures(Path(asked.data).expanduser(), asked.seed)
@@ -135,15 +131,27 @@ class TimmRun:
             offer_size(governor.rungs, settings.imgsz, memory_options(settings.options)[0])
         if not is_split:
             offer_shard(governor.rungs, task.spec)
+        self._steps = EpochSteps(
+            task,
+            link,
+            ranks,
+            self._learner,
+            self._feed,
+            every=60 * options.save_minutes,
+            keep=self._keep,
+        )
         self._seed_rank()
         if link.resume_from is not None:
             self._resume(link.resume_from)
+        kept = agreed_unfinished(link, ranks)
+        if kept is not None:
+            self._resume_within(kept)
 
     def _seed_rank(self) -> None:
         """Begin this rank's own chance: masks of dropout are not to be alike on all ranks."""
-        seed, rank, epoch = self._settings.seed, self._ranks.rank, self._history.epoch
-        key = ("train", rank, epoch) if rank else ("train",)
-        seed_all(keyed_seed(seed, *key))
+        rank, steps = self._ranks.rank, self._under_way.step
+        key = ("train", rank, self._history.epoch, steps) if rank else ("train",)
+        seed_all(keyed_seed(self._settings.seed, *key))
 
     def train(self) -> tuple[Outcome, Metrics]:
         """Train to the last epoch, early stopping, or a stop; the metrics of the best epoch."""
@@ -156,7 +164,7 @@ class TimmRun:
                 if history.epoch and self._asked() is not None:
                     return Outcome.YIELDED, history.best_metrics
                 self._epoch(history.epoch + 1)
-        except _Stopped:
+        except Left:
             return Outcome.YIELDED, history.best_metrics
         finally:
             self._feed.close()
@@ -167,21 +175,23 @@ class TimmRun:
         return Outcome.FINISHED, history.best_metrics
 
     def _epoch(self, epoch: int) -> None:
-        begin = time.perf_counter()
+        steps = self._steps
+        steps.begin(self._under_way)
+        self._under_way = UnderWay()
         self._governor.epoch_begins(epoch)
-        train_loss = self._train_epoch(epoch, begin)
+        train_loss = steps.train(epoch)
         self._learner.average_statistics()
         metrics = self._ranks.of_first(
             {
                 "train/loss": train_loss,
                 **self._learner.evaluate(
-                    self._watched(self._feed.validation, self._feed.num_validations)
+                    steps.watched(self._feed.validation, self._feed.num_validations)
                 ),
                 "lr/pg0": self._learner.lr,
             }
         )
-        self._demand_finite(metrics["val/loss"], f"of validation after epoch {epoch}")
-        seconds = time.perf_counter() - begin
+        steps.demand_finite(metrics["val/loss"], f"of validation after epoch {epoch}")
+        seconds = steps.seconds
         is_best = self._history.add(metrics, seconds)
         memory = self._governor.epoch_ends()
         learner = self._learner.state()  # gathered from all ranks where it is split
@@ -199,83 +209,66 @@ class TimmRun:
         )
         self._link.report(progress, checkpoint)
 
-    def _train_epoch(self, epoch: int, begin: float) -> float:
-        num_steps = self._feed.num_steps
-        loss_sum = torch.zeros((), device=self._device.torch_device)
-        loss: float | None = None
-        looked = -math.inf
-        # Between the ends of epochs the first rank tells of its own samples.
-        share = self._ranks.batch.effective_batch / self._ranks.share
-        for step, batch in enumerate(self._watched(self._feed.training(epoch), num_steps), 1):
-            loss_sum += self._learner.learn(batch)
-            now = time.perf_counter()
-            if now - looked >= LOOK_SECONDS or step == num_steps:
-                loss, looked = loss_sum.item() * share / step, now
-                self._demand_finite(loss, f"at step {step} of {num_steps} in epoch {epoch}")
-            if self._ranks.is_first:
-                self._tell(epoch, step, now - begin, loss)
-        (whole,) = self._ranks.summed(loss_sum.item() / num_steps)
-        return whole
-
-    def _tell(self, epoch: int, step: int, seconds: float, loss: float | None) -> None:
-        self._link.step(
-            StepProgress(
-                epoch=epoch,
-                epochs=self._settings.epochs,
-                step=step,
-                num_steps=self._feed.num_steps,
-                images_per_second=step * self._task.batch.effective_batch / seconds,
-                loss=loss,
-            )
-        )
-
     def _asked(self) -> StopMode | None:
         return self._ranks.agreed(self._link.stop_requested())
 
-    def _watched(self, loader: Any, times: int) -> Iterator[Batch]:
-        """The batches of a loader; all ranks ask so many times whether to leave."""
-        found = batches(loader)
-        for _ in range(times):
-            if self._asked() is StopMode.AT_BATCH:
-                raise _Stopped
-            batch = next(found, None)  # a rank with fewer of them only asks
-            if batch is not None:
-                yield batch
-        for _ in found:  # ends the epoch of the loader
-            raise AssertionError("a rank has more batches than it asked for")
+    def _keep(self, under_way: UnderWay) -> None:
+        """Keep the state within an epoch: all that an attempt needs to go on from there."""
+        learner = self._learner.state()  # gathered from all ranks where it is split
+        if self._ranks.is_first:
+            state = self._state(learner) | {
+                "expected": self._expected(),
+                "under_way": asdict(under_way),
+            }
+            write_checkpoint(state, self._link, self._device, step=under_way.step)
+            log.info("kept %d of %d steps of the epoch", under_way.step, self._feed.num_steps)
 
-    def _demand_finite(self, loss: float, where: str) -> None:
-        if not math.isfinite(loss):
-            raise not_finite(
-                loss,
-                where,
-                why=(f"learning rate {self._learner.lr:.3g}, precision {self._learner.amp}",),
-                fix=("lower lr0, or set grad_clip: 1.0, or amp: bf16 or fp32",),
-            )
+    def _expected(self) -> dict[str, Any]:
+        """What an epoch under way has to be of, or its steps would be others."""
+        return {
+            "checkpoint": self._base,
+            "batch": self._task.batch.effective_batch,
+            "pictures": self._feed.num_samples,
+        }
 
     def _save(self, learner: dict[str, Any], *, is_best: bool) -> CheckpointRef:
-        history = self._history
-        state = {
+        checkpoint = write_checkpoint(
+            self._state(learner), self._link, self._device, is_best=is_best
+        )
+        self._checkpoints, self._base = Path(checkpoint.path).parents[1], checkpoint.sha256
+        if is_best:
+            self._history.best_file = in_run(Path(checkpoint.path))
+        return checkpoint
+
+    def _state(self, learner: dict[str, Any]) -> dict[str, Any]:
+        return {
             "classes": list(self._classes),
             "learner": learner,
             "random": random_state(),
-            "history": asdict(history),
+            "history": asdict(self._history),
         }
-        checkpoint = write_checkpoint(state, self._link, self._device, is_best=is_best)
-        self._checkpoints = Path(checkpoint.path).parents[1]
-        if is_best:
-            history.best_file = in_run(Path(checkpoint.path))
-        return checkpoint
 
     def _resume(self, checkpoint: CheckpointRef) -> None:
         state = read_checkpoint(checkpoint, self._classes, self._settings.data, self._device)
-        self._learner.restore(state["learner"])
-        self._history = History(**state["history"])
-        path = Path(checkpoint.path)
+        self._restore(state)
+        path, self._base = Path(checkpoint.path), checkpoint.sha256
         self._history.best_file = self._history.best_file or in_run(path)
         if checkpoint.attempt.run_id != self._task.attempt.run_id:
             self._history = self._history.of_clone()
         self._checkpoints = path.parents[1]
+
+    def _resume_within(self, kept: CheckpointRef) -> None:
+        """Go on within the epoch that the attempt before has left, if it is the next one."""
+        state = read_checkpoint(kept, self._classes, self._settings.data, self._device)
+        under_way = under_way_of(state, self._expected())
+        if under_way is not None:
+            self._under_way = under_way
+            self._restore(state)
+            log.info("going on after %d of %d steps", under_way.step, self._feed.num_steps)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._learner.restore(state["learner"])
+        self._history = History(**state["history"])
         if self._ranks.is_first:
             set_random_state(state["random"])
         else:

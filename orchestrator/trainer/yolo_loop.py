@@ -139,7 +139,7 @@ class _Loop(Shared, Update):
                     loss=self.ranks * float(sum(float(v) for v in self.loss_items.values())),
                 )
             )
-        if self._asked() is StopMode.AT_BATCH:
+        if self._asked() in (StopMode.AT_BATCH, StopMode.ABANDON):
             raise Leave
 
     def _demand_finite_step(self: Any) -> None:

@@ -56,6 +56,7 @@ class RecordingLink:
     steps: list[StepProgress] = field(default_factory=list)
     num_asked: int = 0
     recuts: list[Recut] = field(default_factory=list)
+    kept: list[CheckpointRef] = field(default_factory=list)  # within an epoch, the newest last
 
     def stop_requested(self) -> StopMode | None:
         self.num_asked += 1
@@ -78,9 +79,14 @@ class RecordingLink:
         *,
         is_best: bool,
         check: Callable[[BinaryIO], None],
+        step: int = 0,
     ) -> CheckpointRef:
-        assert epoch == self.epoch + 1, f"epoch {epoch} saved after epoch {self.epoch}"
-        path = self.folder / str(self.attempt.number) / f"{epoch}.ckpt"
+        if step:
+            assert epoch == self.epoch, f"steps after epoch {epoch} kept after epoch {self.epoch}"
+            assert step == self.steps[-1].step, "steps that were not told"
+        else:
+            assert epoch == self.epoch + 1, f"epoch {epoch} saved after epoch {self.epoch}"
+        path = self.folder / str(self.attempt.number) / f"{epoch}-{step}.ckpt"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             write(file)
@@ -95,8 +101,11 @@ class RecordingLink:
             num_bytes=len(content),
             is_best=is_best,
         )
-        self.saved.append(ref)
+        (self.kept if step else self.saved).append(ref)
         return ref
+
+    def unfinished(self) -> CheckpointRef | None:
+        return self.kept[-1] if self.kept else None
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         assert progress.epoch == self.epoch + 1, "epochs are reported once each, in order"
