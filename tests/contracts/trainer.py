@@ -56,7 +56,7 @@ class RecordingLink:
     steps: list[StepProgress] = field(default_factory=list)
     num_asked: int = 0
     recuts: list[Recut] = field(default_factory=list)
-    kept: list[CheckpointRef] = field(default_factory=list)  # within an epoch, the newest last
+    kept: list[CheckpointRef] = field(default_factory=list)  # within epochs, the newest last
 
     def stop_requested(self) -> StopMode | None:
         self.num_asked += 1
@@ -86,14 +86,23 @@ class RecordingLink:
             assert step == self.steps[-1].step, "steps that were not told"
         else:
             assert epoch == self.epoch + 1, f"epoch {epoch} saved after epoch {self.epoch}"
-        path = self.folder / str(self.attempt.number) / f"{epoch}-{step}.ckpt"
+        path = self.folder / str(self.attempt.number) / f"{epoch}-{step:03d}.ckpt"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             write(file)
         with path.open("rb") as file:
             check(file)
+        ref = self._ref(epoch, path, is_best=is_best)
+        (self.kept if step else self.saved).append(ref)
+        return ref
+
+    def unfinished(self) -> CheckpointRef | None:
+        found = sorted(self.folder.glob(f"*/{self.epoch}-*.ckpt"), key=lambda path: path.name)
+        return self._ref(self.epoch, found[-1]) if found and found[-1].stem[-3:] != "000" else None
+
+    def _ref(self, epoch: int, path: Path, *, is_best: bool = False) -> CheckpointRef:
         content = path.read_bytes()
-        ref = CheckpointRef(
+        return CheckpointRef(
             attempt=self.attempt,
             epoch=epoch,
             path=str(path),
@@ -101,11 +110,6 @@ class RecordingLink:
             num_bytes=len(content),
             is_best=is_best,
         )
-        (self.kept if step else self.saved).append(ref)
-        return ref
-
-    def unfinished(self) -> CheckpointRef | None:
-        return self.kept[-1] if self.kept else None
 
     def report(self, progress: Progress, checkpoint: CheckpointRef | None) -> None:
         assert progress.epoch == self.epoch + 1, "epochs are reported once each, in order"

@@ -52,7 +52,7 @@ def test_who_asks_before_each_batch_leaves_after_one_of_validation() -> None:
         link.step(life(step, 3))
     assert link.stop_requested() is None  # before the first batch of validation
     assert not link.has_validation
-    assert link.stop_requested() is StopMode.AT_BATCH
+    assert link.stop_requested() is StopMode.ABANDON
     assert (link.has_validation, link.num_steps) == (True, 3)
 
 
@@ -67,7 +67,7 @@ def test_who_asks_after_each_step_leaves_after_the_epoch_that_is_enough(
             answers.append(link.stop_requested())
         link.report(epoch(number), None)
         answers.append(link.stop_requested())
-    assert answers == [None] * (len(answers) - 1) + [StopMode.AT_BATCH]
+    assert answers == [None] * (len(answers) - 1) + [StopMode.ABANDON]
     assert (link.has_validation, link.num_steps) == (True, steps * epochs)
     assert (link.peak_bytes, link.peak_reserved_bytes) == (7 * MIB, 9 * MIB)
 

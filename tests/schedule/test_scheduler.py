@@ -496,7 +496,7 @@ def test_a_cancelled_run_whose_process_can_train_the_next_one_leaves_at_its_batc
     desk.node("a", LARGE)
     desk.submit(dataclasses.replace(make_spec("r"), warm="night"))
     desk.up("r")
-    at_batch = PreemptGang(attempt=desk.attempt("r"), mode=StopMode.AT_BATCH)
+    at_batch = PreemptGang(attempt=desk.attempt("r"), mode=StopMode.ABANDON)
     assert desk.cancel("r", now=True) == (at_batch,)
     assert desk.pass_time(60.0) == (KillGang(attempt=desk.attempt("r")),), "the grace is over"
     desk.fail("r", Cause.KILLED)

@@ -37,14 +37,15 @@ def save(
     is_best: bool = False,
     write: Callable[[BinaryIO], object] | None = None,
     check: Callable[[BinaryIO], None] = accept,
+    step: int = 0,
 ) -> CheckpointRef:
     def put(file: BinaryIO) -> None:
         if write is None:
-            file.write(content(number, epoch))
+            file.write(content(number, epoch + step))
         else:
             write(file)
 
-    return checkpoints.write(attempt(number), epoch, put, is_best=is_best, check=check)
+    return checkpoints.write(attempt(number), epoch, put, is_best=is_best, check=check, step=step)
 
 
 def names(folder: Path) -> list[str]:
@@ -174,6 +175,53 @@ def test_what_was_left_unfinished_is_removed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "1" / "epoch-0002.ckpt.tmp-4711").write_bytes(bytes(10))
     save(checkpoints, 2, 2)
     assert names(tmp_path) == ["1/epoch-0001.ckpt", "2/epoch-0002.ckpt"]
+
+
+def test_the_latest_of_what_is_kept_of_an_epoch_is_found_until_the_epoch_is_whole(
+    tmp_path: Path,
+) -> None:
+    checkpoints = FileCheckpoints(str(tmp_path))
+    assert checkpoints.unfinished(attempt(1), 0) is None
+    save(checkpoints, 1, 1, is_best=True)
+    save(checkpoints, 1, 1, step=100)
+    kept = save(checkpoints, 1, 1, step=200)
+    assert Path(kept.path).name == f"unfinished-0001-000200-{kept.sha256}.ckpt"
+    assert names(tmp_path) == ["1/epoch-0001.best.ckpt", f"1/{Path(kept.path).name}"]
+    assert checkpoints.unfinished(attempt(2), 1) == kept
+    assert checkpoints.unfinished(attempt(2), 0) is checkpoints.unfinished(attempt(2), 2) is None
+    assert not checkpoints.verify(kept), "it is none that a journal may name"
+    further = save(checkpoints, 2, 1, step=300)
+    assert checkpoints.unfinished(attempt(3), 1) == further
+    save(checkpoints, 2, 2)
+    assert names(tmp_path) == ["1/epoch-0001.best.ckpt", "2/epoch-0002.ckpt"]
+
+
+def test_what_is_kept_of_an_epoch_is_as_it_was_written_or_not_found(tmp_path: Path) -> None:
+    checkpoints = FileCheckpoints(str(tmp_path))
+    kept = save(checkpoints, 1, 3, step=7)
+    path = Path(kept.path)
+    whole, chance = path.read_bytes(), random.Random(5)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        assert checkpoints.unfinished(attempt(2), 3) is None
+    path.write_bytes(whole)
+    assert checkpoints.unfinished(attempt(2), 3) == kept
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(whole)
+    assert checkpoints.unfinished(attempt(2), 3) is None
+
+
+def test_an_attempt_that_was_believed_dead_removes_nothing_that_the_newer_one_keeps(
+    tmp_path: Path,
+) -> None:
+    old, new = FileCheckpoints(str(tmp_path)), FileCheckpoints(str(tmp_path))
+    kept = save(new, 2, 1, step=10)
+    save(old, 1, 1, step=5)
+    save(old, 1, 2)
+    assert new.unfinished(attempt(3), 1) == kept
 
 
 def test_a_damaged_checkpoint_never_verifies(tmp_path: Path) -> None:

@@ -141,12 +141,19 @@ def accept(file: BinaryIO) -> None:
 
 
 def save(
-    checkpoints: StoredCheckpoints, number: int, epoch: int, *, is_best: bool = False
+    checkpoints: StoredCheckpoints,
+    number: int,
+    epoch: int,
+    *,
+    is_best: bool = False,
+    step: int = 0,
 ) -> CheckpointRef:
     def write(file: BinaryIO) -> None:
-        file.write(content(number, epoch))
+        file.write(content(number, epoch + step))
 
-    return checkpoints.write(attempt(number), epoch, write, is_best=is_best, check=accept)
+    return checkpoints.write(
+        attempt(number), epoch, write, is_best=is_best, check=accept, step=step
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -209,6 +216,28 @@ def test_what_is_damaged_there_is_not_gone_on_from(
     reader = StoredCheckpoints(place.open(ADDRESS), str(tmp_path / "two"))
     assert [reader.verify(ref) for ref in (newer, older)] == [False, True]
     assert names(tmp_path / "two") == ["checkpoints/1/epoch-0001.ckpt"]
+
+
+def test_what_is_kept_of_an_epoch_is_fetched_where_another_node_goes_on(
+    place: Place, tmp_path: Path
+) -> None:
+    writer = StoredCheckpoints(place.open(ADDRESS), str(tmp_path / "one"))
+    reader = StoredCheckpoints(place.open(ADDRESS), str(tmp_path / "two"))
+    assert reader.unfinished(attempt(2), 0) is None
+    save(writer, 1, 1)
+    save(writer, 1, 1, step=4)
+    kept = save(writer, 1, 1, step=8)
+    name = f"checkpoints/1/unfinished-0001-000008-{kept.sha256}.ckpt"
+    assert kept.path == str(tmp_path / "one" / name)
+    assert names(place.run()) == ["checkpoints/1/epoch-0001.ckpt", name]
+    found = reader.unfinished(attempt(2), 1)
+    assert found == replace(kept, path=str(tmp_path / "two" / name))
+    assert Path(found.path).read_bytes() == content(1, 9)
+    (place.run() / name).write_bytes(content(1, 10))
+    fresh = StoredCheckpoints(place.open(ADDRESS), str(tmp_path / "three"))
+    assert fresh.unfinished(attempt(2), 1) is None, "it is not what its name says"
+    save(writer, 1, 2)
+    assert names(place.run()) == ["checkpoints/1/epoch-0001.ckpt", "checkpoints/1/epoch-0002.ckpt"]
 
 
 @pytest.mark.parametrize("what", ["write", "look", "read", "move"])

@@ -127,16 +127,18 @@ def test_five_epochs_killed_after_two_end_like_five_undisturbed_ones(
         assert torch.allclose(tensor, weights[1][name], rtol=1e-4, atol=1e-5), name
 
 
-def test_an_epoch_left_at_a_batch_is_repeated_from_its_beginning(
+def test_an_epoch_that_is_abandoned_is_repeated_from_its_beginning(
     settings: TrainSettings, tmp_path: Path
 ) -> None:
     def in_epoch_two(link: RecordingLink) -> StopMode | None:
-        return StopMode.AT_BATCH if link.epoch == 1 and link.steps[-1].epoch == 2 else None
+        return StopMode.ABANDON if link.epoch == 1 and link.steps[-1].epoch == 2 else None
 
     _, whole = fit(settings, tmp_path / "whole")
     outcome, first = fit(settings, tmp_path / "cut", stop_when=in_epoch_two)
     assert outcome is Outcome.YIELDED
+    assert not first.kept
     _, second = fit(settings, tmp_path / "cut", resume_from=first.saved[-1])
+    assert second.steps[0].step == 1
     assert values(first.reported + second.reported) == close_to(whole)
 
 
