@@ -1,14 +1,15 @@
-"""What both trainers are told in our own keys: about memory, about gangs; imports no library."""
+"""What both trainers are told in our own keys: memory, gangs, saving; imports no library."""
 
 from collections.abc import Mapping
 
 from orchestrator.trainer.options_ddp import DDP_KEYS, ddp_options
 from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
+from orchestrator.trainer.options_save import SAVE_KEYS, save_seconds
 from orchestrator.types import Scalar
 
 __all__ = ["SHARED_KEYS", "without_shared"]
 
-SHARED_KEYS: Mapping[str, str] = {**MEMORY_KEYS, **DDP_KEYS}
+SHARED_KEYS: Mapping[str, str] = {**MEMORY_KEYS, **DDP_KEYS, **SAVE_KEYS}
 """Each key, and what it does."""
 
 
@@ -20,4 +21,5 @@ def without_shared(options: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """
     _, rest = memory_options(options)
     _, rest = ddp_options(rest)
+    _, rest = save_seconds(rest)
     return rest

@@ -10,6 +10,7 @@ from orchestrator.plan.ladder import DEFAULT_LADDER
 from orchestrator.trainer.options_auto import auto_names
 from orchestrator.trainer.options_ddp import DDP_KEYS, ddp_options
 from orchestrator.trainer.options_memory import MEMORY_KEYS, memory_options
+from orchestrator.trainer.options_save import SAVE_KEYS, SAVE_MINUTES
 from orchestrator.types import Scalar
 
 __all__ = ["TIMM_OPTIONS", "Option", "TimmOptions", "timm_options"]
@@ -60,7 +61,7 @@ class TimmOptions:
     fraction: float = _key(1.0, "share of the training pictures that is used", 1e-6, 1)
     channels_last: bool = _key(default=False, doc="tensors in NHWC order")
     compile: bool = _key(default=False, doc="torch.compile; the prediction of memory is without")
-    save_minutes: float = _key(15.0, "minutes from save to save within an epoch; 0: at stops", 0)
+    save_minutes: float = _key(SAVE_MINUTES, SAVE_KEYS["save_minutes"], 0)
     pin_memory: bool = _key(default=True, doc="batches in memory that a card copies from by itself")
     auto: str = _key("", "settings that are measured: channels_last, compile, workers, ...")
     pretrained: bool = _key(default=False, doc="demand the weights of a local file (weights)")

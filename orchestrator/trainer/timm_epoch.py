@@ -1,26 +1,23 @@
 """The steps of a classifier's epoch: told, watched for stops, and kept where it is left halfway."""
 
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from orchestrator.errors import StoreError
 from orchestrator.ports import RunLink
 from orchestrator.trainer.failures import not_finite
 from orchestrator.trainer.feed import Feed
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.loading import Batch, batches
 from orchestrator.trainer.ranks import Ranks
-from orchestrator.types import CheckpointRef, Seconds, StepProgress, StopMode, TrainTask
+from orchestrator.trainer.unfinished import Keeper
+from orchestrator.types import Seconds, StepProgress, TrainTask
 
-__all__ = ["EpochSteps", "Left", "UnderWay", "agreed_unfinished", "under_way_of"]
-
-log = logging.getLogger(__name__)
+__all__ = ["EpochSteps", "Left", "UnderWay"]
 
 LOOK_SECONDS = 1.0  # between two looks at the loss: each waits for the card
 
@@ -65,8 +62,8 @@ class EpochSteps:
     ) -> None:
         self._task, self._link, self._ranks = task, link, ranks
         self._learner, self._feed = learner, feed
-        self._every, self._keep = every, keep
-        self._kept_at = time.monotonic()
+        self._keep = keep
+        self._keeper = Keeper(link, ranks, every=every, keep=self._keep_steps)
         self.begin(UnderWay())
 
     def begin(self, before: UnderWay) -> None:
@@ -112,11 +109,7 @@ class EpochSteps:
         """
         found = batches(loader)
         for _ in range(times):
-            is_due = 0 < self._every <= time.monotonic() - self._kept_at
-            mode, is_due = self._ranks.heard(self._link.stop_requested(), is_due=is_due)
-            if self._step > self._before.step and (is_due or mode is StopMode.AT_BATCH):
-                self._keep_steps()
-            if mode in (StopMode.AT_BATCH, StopMode.ABANDON):
+            if self._keeper.must_leave(is_begun=self._step > self._before.step):
                 raise Left
             batch = next(found, None)  # a rank with fewer of them only asks
             if batch is not None:
@@ -135,12 +128,7 @@ class EpochSteps:
             )
 
     def _keep_steps(self) -> None:
-        under_way = UnderWay(step=self._step, loss_sum=self._summed(), seconds=self.seconds)
-        try:
-            self._keep(under_way)
-        except StoreError as error:  # the epoch is repeated then, as after a crash
-            log.warning("what is done of the epoch is not kept: %s", error.what)
-        self._kept_at = time.monotonic()
+        self._keep(UnderWay(step=self._step, loss_sum=self._summed(), seconds=self.seconds))
 
     def _summed(self) -> float:
         """The mean losses of the steps so far, summed; of all ranks."""
@@ -159,28 +147,3 @@ class EpochSteps:
                 loss=loss,
             )
         )
-
-
-def agreed_unfinished(link: RunLink, ranks: Ranks) -> CheckpointRef | None:
-    """What an attempt before has kept of the next epoch; the same on all ranks of a gang."""
-    found = link.unfinished()
-    digest = ranks.of_first("" if found is None else found.sha256)
-    has_it = found is not None and found.sha256 == digest
-    _, all_have_it = ranks.most_and_least(0, int(has_it))
-    if digest and not all_have_it:
-        log.warning("not every rank has what was kept of the epoch: it is repeated")
-    return found if all_have_it else None
-
-
-def under_way_of(state: Mapping[str, Any], expected: Mapping[str, Any]) -> UnderWay | None:
-    """How far the epoch of a kept state has come; None where it is of another training.
-
-    Args:
-        state: As it was kept.
-        expected: From which checkpoint the epoch begins, and how its steps are made.
-    """
-    other = [name for name, value in expected.items() if state["expected"].get(name) != value]
-    if other:
-        log.warning("what was kept of the epoch is not gone on from, other: %s", ", ".join(other))
-        return None
-    return UnderWay(**state["under_way"])

@@ -29,6 +29,7 @@ from orchestrator.trainer.offers import offer_shard, offer_size
 from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_ddp import Shard, ddp_options
 from orchestrator.trainer.options_memory import memory_options
+from orchestrator.trainer.options_save import save_seconds
 from orchestrator.trainer.options_timm import timm_options
 from orchestrator.trainer.pictures import find_pictures
 from orchestrator.trainer.randomness import (
@@ -39,19 +40,14 @@ from orchestrator.trainer.randomness import (
 )
 from orchestrator.trainer.ranks import Ranks
 from orchestrator.trainer.sharded_learner import ShardedLearner
-from orchestrator.trainer.timm_epoch import (
-    EpochSteps,
-    Left,
-    UnderWay,
-    agreed_unfinished,
-    under_way_of,
-)
+from orchestrator.trainer.timm_epoch import EpochSteps, Left, UnderWay
 from orchestrator.trainer.timm_files import (
     in_run,
     leave_files,
     read_checkpoint,
     write_checkpoint,
 )
+from orchestrator.trainer.unfinished import agreed_unfinished, is_of
 from orchestrator.trainer.yolo_apart import on_host
 from orchestrator.types import (
     CheckpointRef,
@@ -137,7 +133,7 @@ class TimmRun:
             ranks,
             self._learner,
             self._feed,
-            every=60 * options.save_minutes,
+            every=save_seconds(asked.options)[0],
             keep=self._keep,
         )
         self._seed_rank()
@@ -260,11 +256,10 @@ class TimmRun:
     def _resume_within(self, kept: CheckpointRef) -> None:
         """Go on within the epoch that the attempt before has left, if it is the next one."""
         state = read_checkpoint(kept, self._classes, self._settings.data, self._device)
-        under_way = under_way_of(state, self._expected())
-        if under_way is not None:
-            self._under_way = under_way
+        if is_of(state, self._expected()):
+            self._under_way = UnderWay(**state["under_way"])
             self._restore(state)
-            log.info("going on after %d of %d steps", under_way.step, self._feed.num_steps)
+            log.info("going on after step %d of %d", self._under_way.step, self._feed.num_steps)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._learner.restore(state["learner"])

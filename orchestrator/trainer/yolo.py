@@ -73,6 +73,7 @@ def _train(
 ) -> tuple[Outcome, Metrics]:
     from orchestrator.trainer.choices import Choices, chosen
     from orchestrator.trainer.handover import best_yolo
+    from orchestrator.trainer.unfinished import agreed_unfinished
     from orchestrator.trainer.yolo_attempt import Attempt, Leave
     from orchestrator.trainer.yolo_loop import orchestrated
     from orchestrator.trainer.yolo_model import find_model, trainer_of
@@ -97,7 +98,12 @@ def _train(
         memory=memory_options(task.spec.settings.options)[0],
         choices=choices,
     )
+    kept = agreed_unfinished(link, ranks)
+    if kept is not None:
+        with on_host(device):
+            attempt.kept = _state(kept)
     if link.resume_from is not None:
+        attempt.base = link.resume_from.sha256
         with on_host(device):
             attempt.state = _state(link.resume_from)
     elif task.weights is not None:

@@ -35,6 +35,8 @@ class Attempt:
     ddp: DdpOptions = field(default_factory=DdpOptions)
     memory: MemoryOptions = field(default_factory=MemoryOptions)
     state: Mapping[str, Any] | None = None
+    base: str = ""  # the hash of the checkpoint from which the next epoch begins
+    kept: Mapping[str, Any] | None = None  # what an attempt before has kept of that epoch
     weights: Mapping[str, "Tensor"] | None = None  # of the run before, for a fresh start
     best: dict[str, Any] = field(default_factory=dict)
     choices: Choices = field(default_factory=Choices)

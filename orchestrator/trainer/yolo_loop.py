@@ -19,9 +19,10 @@ from orchestrator.trainer.yolo_attempt import Attempt, Leave
 from orchestrator.trainer.yolo_model import copy_weights, write_weights
 from orchestrator.trainer.yolo_ranks import Shared
 from orchestrator.trainer.yolo_step import CutStep
+from orchestrator.trainer.yolo_unfinished import Unfinished
 from orchestrator.trainer.yolo_update import Update
 from orchestrator.trainer.yolo_validation import governed
-from orchestrator.types import CheckpointRef, Progress, StepProgress, StopMode
+from orchestrator.types import CheckpointRef, Progress, StepProgress
 
 __all__ = ["orchestrated"]
 
@@ -38,7 +39,7 @@ def orchestrated(trainer: type[Any], attempt: Attempt) -> type[Any]:
     return type(name, (_Loop, trainer), {"attempt": attempt})
 
 
-class _Loop(Shared, Update):
+class _Loop(Unfinished, Shared, Update):
     """Mixed into a trainer class, before it: overrides the places where the loop asks and tells."""
 
     num_validations = 0
@@ -63,13 +64,15 @@ class _Loop(Shared, Update):
             self.args.amp = False  # on all ranks alike; ultralytics would ask rank 0 alone
         super()._setup_train()
         self.world_size = max(self.world_size, self.ranks if self.ranks > 1 else 0)
-        if self.attempt.state is not None:
-            yolo_state.restore(self, self.attempt.state)
+        state = self.state_to_begin_with()
+        if state is not None:
+            yolo_state.restore(self, state)
             if not self.attempt.ranks.is_first:  # what was kept is the chance of the first rank
-                key = ("yolo", self.attempt.ranks.rank, self.start_epoch)
-                seed_all(keyed_seed(self.args.seed, *key))
-            self.attempt.best = dict(self.attempt.state["best"])
-            self.attempt.state = {"elapsed": self.attempt.state["elapsed"]}  # frees the tensors
+                key = ("yolo", self.attempt.ranks.rank, self.start_epoch, self._num_done)
+                seed_all(keyed_seed(self.args.seed, *key[: 4 if self._num_done else 3]))
+            self.attempt.best = dict(state["best"])
+            self.attempt.state = {"elapsed": state["elapsed"]}
+        self.attempt.kept = state = None  # frees the tensors
         micro_batch, governor = self.attempt.task.batch.micro_batch, self.attempt.governor
         prepare = super().preprocess_batch
         self.reduction = self.make_reduction()
@@ -79,6 +82,7 @@ class _Loop(Shared, Update):
             self, micro_batch, prepare, governor=governor, reduction=self.reduction, cut=cut
         )
         self.seek_room()
+        self.make_passing()
 
     def setup_model(self: Any) -> Any:
         """Build the model, whose strides are found by a trial run, in the host's memory."""
@@ -112,17 +116,20 @@ class _Loop(Shared, Update):
         return float(time.time() - self.train_time_start)
 
     def _on_train_start(self: Any) -> None:
+        super()._on_train_start()
         if self.attempt.state is not None:
             self.train_time_start -= self.attempt.state["elapsed"]
 
     def _on_train_epoch_start(self: Any) -> None:
         self._oom_retries = 3  # its own limit: it never halves the batch, which is the experiment
         self._step = 0
-        self._epoch_begin = time.monotonic()
+        self._begin_epoch()
         self.attempt.governor.epoch_begins(self.epoch + 1)
 
     def _on_train_batch_end(self: Any) -> None:
         self._step += 1
+        if self._step <= self._num_done:
+            return
         self._demand_finite_step()
         now = time.monotonic()
         if now - self._looked >= _STEP_SECONDS and self.attempt.task.rank == 0:
@@ -139,8 +146,7 @@ class _Loop(Shared, Update):
                     loss=self.ranks * float(sum(float(v) for v in self.loss_items.values())),
                 )
             )
-        if self._asked() in (StopMode.AT_BATCH, StopMode.ABANDON):
-            raise Leave
+        self._leave_if_asked()
 
     def _demand_finite_step(self: Any) -> None:
         if bool(self.loss.isfinite()):
@@ -207,6 +213,7 @@ class _Loop(Shared, Update):
                 is_best=is_best,
                 check=yolo_state.check,
             )
+        self.attempt.base = self._checkpoint.sha256
         return False
 
     def _on_fit_epoch_end(self: Any) -> None:

@@ -23,18 +23,21 @@ _KEYS = frozenset(
 )
 
 
-def capture(trainer: Any, *, best: Mapping[str, Any], results: str) -> dict[str, Any]:
+def capture(
+    trainer: Any, *, best: Mapping[str, Any], results: str, epoch: int | None = None
+) -> dict[str, Any]:
     """The state after an epoch, without a copy: write it before anything trains on.
 
     Args:
         trainer: An ultralytics trainer between the validation of an epoch and the next epoch.
         best: What the caller remembers of the best epoch: plain values.
         results: The text of results.csv.
+        epoch: How many epochs are done, where the next one is under way.
     """
     optimizer = trainer.optimizer.state_dict()
     return {
         "version": _VERSION,
-        "epoch": trainer.epoch + 1,
+        "epoch": trainer.epoch + 1 if epoch is None else epoch,
         "epochs": trainer.epochs,
         "model": trainer.model.state_dict(),
         "ema": trainer.ema.ema.state_dict(),
@@ -109,11 +112,14 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
     trainer.start_epoch = done
     trainer.scheduler.last_epoch = done - 1
     _restore_criterion(trainer, done)
-    _replay(trainer.train_loader, _passes(trainer, done))
+    under_way = state.get("under_way", {"step": 0})
+    *before, last = _passes(trainer, done)
+    _replay(trainer.train_loader, [*before, last + under_way["step"]])
     trainer.num_validations = state["validations"]
     _replay(trainer.test_loader, [state["validations"] * len(trainer.test_loader)])
     _fill_buffer(trainer, state["buffer"])
-    trainer.csv.write_text(state["results"], encoding="utf-8")
+    if state["results"]:
+        trainer.csv.write_text(state["results"], encoding="utf-8")
     set_random_state(state["random"])
 
 
