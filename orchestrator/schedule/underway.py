@@ -1,6 +1,7 @@
 """Epochs under way: how far gangs are, what a change of theirs repeats, and when it may be made.
 
-A gang that leaves within an epoch repeats it. The policy is told how much that is, as work on top
+Trainers of the product keep what is done of an epoch where a gang leaves. A gang of another one
+repeats it. The policy is told how much that is, as work on top
 of what is left with any other width, and decides whether the change is worth it. Where the epoch
 ends before the next round it is waited for, and nothing is repeated. An epoch is broken off once;
 after that only for twice the cards, so every epoch is completed at last.
@@ -16,12 +17,15 @@ from orchestrator.types import RunId, RunState, Seconds, StopMode
 
 __all__ = ["UnderWay"]
 
+_KEEPING = frozenset({"timm", "yolo"})  # trainers that keep what is done of an epoch
+
 
 @dataclass(slots=True)
 class UnderWay:
     """Follows the epochs of runs that a policy sizes.
 
-    Where the policy's gangs leave at a batch (`StopMode.AT_BATCH`), nothing is ever repeated.
+    Where the policy's gangs leave at a batch (`StopMode.AT_BATCH`), or the trainer keeps what is
+    done of an epoch, nothing is ever repeated.
     """
 
     policy: Policy
@@ -40,7 +44,7 @@ class UnderWay:
 
     def seconds(self, record: RunRecord, now: Seconds) -> Seconds:
         """How long a gang has trained the epoch under way; 0 where it would keep that."""
-        if self.policy.resize_mode is StopMode.AT_BATCH or record.state is not RunState.RUNNING:
+        if self._keeps(record) or record.state is not RunState.RUNNING:
             return 0.0
         assert record.attempt_started_at is not None, "a gang that trains has started"
         began = self._began.get(record.spec.run_id, -math.inf)
@@ -48,7 +52,7 @@ class UnderWay:
 
     def is_lost(self, record: RunRecord, now: Seconds) -> bool:
         """Whether that is repeated if the gang is changed now: its epoch does not end soon."""
-        if self.policy.resize_mode is StopMode.AT_BATCH or record.state is not RunState.RUNNING:
+        if self._keeps(record) or record.state is not RunState.RUNNING:
             return False
         whole = self._whole(record)
         return whole is None or whole - self.seconds(record, now) > self.policy.round_seconds
@@ -63,10 +67,15 @@ class UnderWay:
         """How a gang is to leave; None for one that has not come up."""
         if record.state is not RunState.RUNNING:
             return None
+        if self._keeps(record):
+            return StopMode.AT_BATCH
         if not self.is_lost(record, now):
             return self.policy.resize_mode
         self._broken_off[record.spec.run_id] = record.epoch
         return StopMode.AT_BATCH
+
+    def _keeps(self, record: RunRecord) -> bool:
+        return self.policy.resize_mode is StopMode.AT_BATCH or record.spec.trainer in _KEEPING
 
     def _whole(self, record: RunRecord) -> Seconds | None:
         """Seconds of the epoch that is under way, with the cards that the gang has."""

@@ -214,6 +214,19 @@ def test_an_epoch_is_broken_off_once_and_again_only_for_twice_the_cards() -> Non
     assert wants(1) == [StopMode.AT_BATCH], "this is the next epoch"
 
 
+@pytest.mark.parametrize("trainer", ["timm", "yolo"])
+def test_an_epoch_that_is_kept_halfway_is_left_again_and_again(trainer: str) -> None:
+    desk, policy = desk_of({"r": 2})
+    spec = make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9)
+    desk.submit(replace(spec, trainer=trainer))
+    desk.up("r")
+    for wanted in (4, 2, 4):
+        policy.wanted["r"] = wanted
+        assert mode_of(desk.pass_time(600.0)) is StopMode.AT_BATCH
+        desk.yield_("r")
+        desk.up("r")
+
+
 def test_cards_of_gangs_that_keep_them_are_not_given_to_others() -> None:
     desk, policy = desk_of({"r": 2})
     desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))

@@ -65,12 +65,16 @@ def test_a_gang_trains_validates_and_leaves_together(tmp_path: Path) -> None:
     works: list[Any] = [
         (yolo_fit, (str(tmp_path / "two"), settings, two, None, None)),
         (yolo_fit, (str(tmp_path / "left"), settings, two, 1, None)),
+        (yolo_fit, (str(tmp_path / "left"), settings, two, None, None)),
     ]
-    whole, left = zip(*found_by_ranks(2, in_turn, works), strict=True)
+    whole, left, again = zip(*found_by_ranks(2, in_turn, works), strict=True)
     (alone,) = found_by_ranks(1, yolo_fit, str(tmp_path / "one"), settings, one, None, None)
     assert {row[0] for row in whole} == {Outcome.FINISHED}
     assert {row[0] for row in left} == {Outcome.YIELDED}
     assert {row[4] for row in left} == {2}
+    assert {row[4] for row in again} == {whole[0][4] - 2}, "it goes on after two steps"
+    for mine, told in zip(values(again[0][2]), values(whole[0][2]), strict=True):
+        assert mine == pytest.approx(told, rel=1e-3, abs=1e-4)
     assert [progress.epoch for progress in whole[0][2]] == [1, 2]
     assert not whole[1][2]
     assert not whole[1][3]
