@@ -127,19 +127,18 @@ class TimmRun:
             offer_size(governor.rungs, settings.imgsz, memory_options(settings.options)[0])
         if not is_split:
             offer_shard(governor.rungs, task.spec)
+        seconds, _ = save_seconds(asked.options)
         self._steps = EpochSteps(
-            task,
-            link,
-            ranks,
-            self._learner,
-            self._feed,
-            every=save_seconds(asked.options)[0],
-            keep=self._keep,
+            task, link, ranks, self._learner, self._feed, every=seconds, keep=self._keep
         )
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take up what the attempts before have left, if there were any."""
         self._seed_rank()
-        if link.resume_from is not None:
-            self._resume(link.resume_from)
-        kept = agreed_unfinished(link, ranks)
+        if self._link.resume_from is not None:
+            self._resume(self._link.resume_from)
+        kept = agreed_unfinished(self._link, self._ranks)
         if kept is not None:
             self._resume_within(kept)
 
