@@ -16,19 +16,16 @@ import ray
 from orchestrator.cluster.attempt_files import attempt_folder, attempt_log
 from orchestrator.cluster.endings import Ending, failure_of
 from orchestrator.cluster.forked import die_with_parent
-from orchestrator.cluster.link import (
-    STORE_SECONDS,
-    RayLink,
-    Signs,
-    StopFlag,
+from orchestrator.cluster.link import STORE_SECONDS, RayLink, Signs, StopFlag
+from orchestrator.cluster.meeting import Meeting, Started, listening, place_here, reach_others_by
+from orchestrator.cluster.stacks import dumped_on_signal, stacks_file
+from orchestrator.cluster.tidy import noted
+from orchestrator.cluster.verified import (
     first_verified,
     run_folder,
     verified_start,
     verified_weights,
 )
-from orchestrator.cluster.meeting import Meeting, Started, listening, place_here, reach_others_by
-from orchestrator.cluster.stacks import dumped_on_signal, stacks_file
-from orchestrator.cluster.tidy import noted
 from orchestrator.errors import StoreError, TrainingError
 from orchestrator.messages import StartGang
 from orchestrator.ports import Checkpoints, Device, Parts, StoredRun

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 import pytest
 
-from orchestrator.cluster.link import verified_weights
+from orchestrator.cluster.verified import verified_weights
 from orchestrator.errors import TrainingError
 from orchestrator.messages import StartGang
 from orchestrator.store.checkpoints import FileCheckpoints
