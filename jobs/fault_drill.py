@@ -9,6 +9,7 @@ from jobs.fault_work import Work
 from orchestrator.cluster.sim import SimCluster
 from orchestrator.cluster.sim_laws import Observer
 from orchestrator.cluster.sim_network import SimNetwork
+from orchestrator.cluster.sim_pace import MEASURED_AFTER, Physics
 from orchestrator.cluster.sim_rooms import LawBrokenError
 from orchestrator.driver import drive
 from orchestrator.errors import ClusterError, StoreError, TransitionError
@@ -137,7 +138,12 @@ class _Play:
 
     def __post_init__(self) -> None:
         work = self.work
-        self.world = SimCluster(work.happenings, faults=work.faults, seed=self.seed)
+        self.world = SimCluster(
+            work.happenings,
+            faults=work.faults,
+            seed=self.seed,
+            physics=Physics(measured_after=MEASURED_AFTER),
+        )
         self.observer = Observer(
             start_timeout_seconds=START_TIMEOUT, grace_seconds=GRACE, clock=self.world.now
         )

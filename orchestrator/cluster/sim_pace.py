@@ -9,9 +9,11 @@ from orchestrator.cluster.sim_gang import Gang, Luck, option
 from orchestrator.messages import PaceMeasured, StartGang
 from orchestrator.types import Pace, RunId, RunSpec, Seconds
 
-__all__ = ["Paces", "Physics", "Span"]
+__all__ = ["MEASURED_AFTER", "Paces", "Physics", "Span"]
 
 CUT_COSTS = 0.1  # accumulating gradients costs a tenth of the speed
+
+MEASURED_AFTER: Seconds = 30.0  # of steps, until a worker of the product tells its pace
 
 Span: TypeAlias = tuple[Seconds, Seconds]
 

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TypeAlias
 
 from orchestrator.cluster.sim import SimCluster
-from orchestrator.cluster.sim_pace import Physics
+from orchestrator.cluster.sim_pace import MEASURED_AFTER, Physics
 from orchestrator.driver import drive
 from orchestrator.messages import Event, NodeJoined, RunSubmitted
 from orchestrator.schedule.policy import Policy
@@ -77,7 +77,7 @@ class Terms:
     is_speed_known: bool = True
     forecast_error: float | None = 0.0
     keeps_unfinished_epochs: bool = True
-    measured_after: Seconds | None = 30.0
+    measured_after: Seconds | None = MEASURED_AFTER
 
 
 def drive_jobs(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.cluster.script import Faults, Script, events, nodes
 from orchestrator.cluster.sim import SimCluster
 from orchestrator.cluster.sim_gang import Luck, option
-from orchestrator.cluster.sim_pace import Physics
+from orchestrator.cluster.sim_pace import MEASURED_AFTER, Physics
 from orchestrator.driver import drive
 from orchestrator.errors import PlanError
 from orchestrator.messages import Event, NodeJoined, RunSubmitted, StartGang
@@ -39,7 +39,7 @@ class Case:
         """How long things take."""
         speeds = {group.gpu: group.speed for group in self.site.groups}
         epochs = _Epochs(self, speeds) if self.scatter else None
-        return Physics(speeds=speeds, epoch_seconds=epochs)
+        return Physics(speeds=speeds, epoch_seconds=epochs, measured_after=MEASURED_AFTER)
 
 
 @dataclass(slots=True)
