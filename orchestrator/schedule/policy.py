@@ -17,7 +17,7 @@ class Candidate:
     `speedups[i]` is how many times faster it trains to its end with `widths[i]` cards than with
     one; `speedups_now[i]` is that of the work that comes next, None where it is the same.
     `left_seconds` is what is left at the speed of one card; None while nothing is known. With
-    `is_foreseen` it is told beforehand, and not inferred from epochs.
+    `is_foreseen` it is told beforehand, or rests on enough epochs of its own.
     """
 
     run_id: RunId

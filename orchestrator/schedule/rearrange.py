@@ -32,6 +32,7 @@ from orchestrator.types import (
 __all__ = ["Foresight", "Knowledge", "Rearrange"]
 
 NEXT: Seconds = 1200.0  # of work with the fewest cards: what is trained between changes, and more
+SURE = 1.0  # of what is left: a range as wide as that tells an end well enough to go by it
 _ALIKE = 0.01
 
 Foresight: TypeAlias = Callable[[RunSpec, int, Sequence[int]], Sequence[Seconds]]
@@ -124,13 +125,13 @@ class Rearrange:
         return confined_widths(
             self.policy,
             life.now,
-            [self._candidate(record, life.now) for record in movable],
+            [self._candidate(life, record) for record in movable],
             self._num_gpus(life, ids),
             self._areas(life, movable, ids),
         )
 
-    def _candidate(self, record: RunRecord, now: Seconds) -> Candidate:
-        spec, widths = record.spec, legal_widths(record.spec)
+    def _candidate(self, life: Lifecycle, record: RunRecord) -> Candidate:
+        spec, widths, now = record.spec, legal_widths(record.spec), life.now
         if least := self.epochs.least(record, now):
             widths = tuple(k for k in widths if k == least or k >= 2 * least)
         attempt = now - record.attempt_started_at if record.attempt_started_at is not None else 0.0
@@ -160,7 +161,7 @@ class Rearrange:
             submitted_at=record.submitted_at,
             priority=record.priority,
             order=record.order,
-            is_foreseen=known.foresight is not None,
+            is_foreseen=known.foresight is not None or _is_measured(life, record),
             again_seconds=done if self.epochs.is_lost(record, now) else 0.0,
         )
 
@@ -271,3 +272,9 @@ def _is_movable(record: RunRecord) -> bool:
     if record.state is RunState.PENDING:
         return record.deadline is None and not record.waits_for
     return record.state in (RunState.STARTING, RunState.RUNNING)
+
+
+def _is_measured(life: Lifecycle, record: RunRecord) -> bool:
+    """Whether its end rests on epochs of its own, and is told in a range that is narrow enough."""
+    left = life.forecasts.left(record) if record.epoch and record.pace_of_one else None
+    return left is not None and left.most - left.least <= SURE * left.expected

@@ -19,8 +19,9 @@ included where k is not what it has now.
    own x_k.
 5. Nobody ends later than the makespan: to the runs that seem to end last, `tail_weight` more are
    added in 2, divided by how near they come to the longest. Runs of one width are left out: it
-   could only change their order. So are runs whose end is inferred from their epochs: who seems
-   to end last then is often one whose speed is not known yet, and cards would follow the mistake.
+   could only change their order. So are runs whose end is not foreseen, nor measured well enough
+   by their own epochs: who seems to end last then is often one whose speed is not known yet, and
+   cards would follow the mistake.
 
 Of runs of one fixed width this is shortest remaining card-time first; of runs that scale alike it
 gives short ones more, as heSRPT does (Berg et al., 2020), yet cards go to whoever uses them

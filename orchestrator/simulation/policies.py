@@ -12,7 +12,7 @@ from functools import partial
 from orchestrator.errors import ConfigError
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.standard import POLICIES as STANDARD
-from orchestrator.schedule.standard import QUEUE, standard_scheduler
+from orchestrator.schedule.standard import QUEUE, SUMMARIES, standard_scheduler
 from orchestrator.types import RunSpec
 
 __all__ = ["POLICIES", "NamedPolicy", "policies_of"]
@@ -59,7 +59,7 @@ def _table() -> dict[str, NamedPolicy]:
     chosen = [
         NamedPolicy(
             name=name,
-            summary="the product's own with this policy of rounds chosen",
+            summary=SUMMARIES[name],
             scheduler=partial(Scheduler, places_by_speed=True, policy=policy),
         )
         for name, policy in STANDARD.items()

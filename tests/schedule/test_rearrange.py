@@ -3,25 +3,34 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 from hypothesis import settings
 
+from orchestrator.cluster.sim import SimCluster
+from orchestrator.cluster.sim_pace import Physics
+from orchestrator.config.model import ClusterModel
+from orchestrator.driver import drive
 from orchestrator.messages import (
     Action,
     Event,
+    NodeJoined,
     PaceMeasured,
     PolicyChanged,
     PreemptGang,
+    RunSubmitted,
     StartGang,
 )
 from orchestrator.schedule.policy import Candidate, legal_widths
 from orchestrator.schedule.scheduler import Scheduler
 from orchestrator.schedule.speedup import Speedups
+from orchestrator.schedule.standard import POLICIES, QUEUE, SUMMARIES, standard_scheduler
+from orchestrator.store.memory import MemoryStore
 from orchestrator.types import Pace, RunId, RunState, Seconds, StopMode
 from tests.schedule.test_machine import GRACE, HOLD, PROFILE, START_TIMEOUT, Machine
 from tests.schedule.test_scheduler import LARGE, Desk
-from tests.strategies import make_spec
+from tests.strategies import make_node, make_spec
 
 
 @dataclass
@@ -261,6 +270,29 @@ def test_steps_tell_the_pace_before_an_epoch_is_over() -> None:
     assert candidate.left_seconds == pytest.approx((9 * 500.0 - 161.0) * speed)
 
 
+def foreseen(policy: Told) -> dict[str, bool]:
+    return {str(c.run_id): c.is_foreseen for c in policy.seen[-1][0]}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_told"),
+    [((100.0, 100.0, 100.0), True), ((100.0, 900.0, 100.0), False)],  # they differ too much
+)
+def test_an_end_counts_as_foreseen_once_epochs_of_its_own_tell_it_well_enough(
+    seconds: Sequence[Seconds], is_told: bool
+) -> None:
+    desk, policy = desk_of({"a": 2, "b": 2})
+    desk.submit(*(make_spec(name, num_gpus=4, min_gpus=1, batch=8, epochs=50) for name in "ab"))
+    desk.up("a")
+    desk.pass_time(61.0)
+    desk.up("b")
+    assert foreseen(policy) == {"a": False, "b": False}
+    for each in seconds:
+        epoch_of(desk, "a", each)
+    desk.pass_time(61.0)
+    assert foreseen(policy) == {"a": is_told, "b": False}, "of the other only those alike tell"
+
+
 def test_a_gang_that_is_to_stop_waits_aside_and_its_cards_go_to_others() -> None:
     desk, policy = desk_of({"a": 4})
     desk.submit(*(make_spec(name, num_gpus=4, batch=8) for name in "ab"))
@@ -367,6 +399,44 @@ def test_a_policy_can_be_chosen_and_left_while_runs_wait_and_train() -> None:
     desk.world.tell(PolicyChanged(at=desk.world.now, name="queue"))
     desk.finish("a", "b")
     assert width(desk, "c") == 4
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_driver_that_takes_over_goes_on_as_the_one_before(name: str) -> None:
+    runs = [
+        make_spec(
+            each,
+            num_gpus=4,
+            min_gpus=1,
+            batch=8,
+            epochs=3 + 9 * at,
+            options={"epoch_seconds": 40.0 * 3**at},
+        )
+        for at, each in enumerate("abcd")
+    ]
+    node = make_node("n", LARGE, LARGE, LARGE, LARGE)
+    happenings: list[Event] = [
+        NodeJoined(at=0.0, node=node),
+        PolicyChanged(at=0.0, name=name),
+        *(RunSubmitted(at=200.0 * at, spec=spec) for at, spec in enumerate(runs)),
+    ]
+    cluster = SimCluster(happenings, physics=Physics(measured_after=30.0))
+    store, first = MemoryStore(), standard_scheduler()
+    drive(first, cluster, store, cluster, keep_alive=lambda: cluster.num_arrivals > 0)
+    assert {status.state for status in first.statuses()} == {RunState.SUCCEEDED}
+    journal = list(store.replay())
+    assert any(isinstance(event, PaceMeasured) for event in journal)
+    second, third = standard_scheduler(), standard_scheduler()
+    for event in journal:
+        assert second.handle(event) == third.handle(event)
+        assert second.next_wakeup == third.next_wakeup
+    assert second.statuses() == first.statuses()
+
+
+def test_a_config_can_choose_every_policy_and_what_each_does_is_told() -> None:
+    words = get_args(ClusterModel.model_fields["policy"].annotation)[0]
+    assert set(get_args(words)) == {QUEUE, *POLICIES}
+    assert set(SUMMARIES) == set(POLICIES)
 
 
 def test_a_name_that_is_no_policy_means_the_queue() -> None:
