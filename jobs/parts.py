@@ -32,7 +32,7 @@ _NEEDED = {  # by trainer: what its trainings import sooner or later
 
 
 _FORKED = {  # what all processes of a trainer can share: it reads no variable that differs
-    "yolo": _NEEDED["yolo"],
+    "yolo": (*_NEEDED["yolo"], "torch._inductor.config", "orchestrator.trainer.yolo_loop"),
     "timm": ("torch", "torch.utils.data", "torchvision", "PIL.Image"),
 }
 

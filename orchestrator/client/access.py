@@ -142,7 +142,7 @@ class Client:
         from orchestrator.schedule.standard import standard_scheduler
 
         full = self.find(run_id)
-        scheduler = standard_scheduler()
+        scheduler = standard_scheduler(forgets=False)  # people may ask about any run
         with self.store() as store:
             for event in (*store.replay(), *store.waiting()):
                 scheduler.handle(event)

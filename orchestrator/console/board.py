@@ -36,6 +36,9 @@ def reasons(store: Store) -> Callable[[Event, Sequence[RunStatus]], None]:
         for status in waiting:  # the driver has just published the run of the event as it is
             if status.run_id == own and status.reason is not PendingReason.NOT_EVALUATED:
                 told[status.run_id] = status.reason
+        for status in statuses:
+            if status.state.is_terminal:
+                told.pop(status.run_id, None)
         news = [s for s in waiting if told.get(s.run_id, s) != s.reason]
         told.update((status.run_id, status.reason) for status in news)
         if news:

@@ -167,7 +167,10 @@ class Waits:
                 lines.append(f"run={status.run_id} ended: {status.detail}")
             elif told != self._told.get(status.run_id, "") and told not in ("", "NOT_EVALUATED"):
                 lines.append(f"run={status.run_id} waits: {told} {status.detail}".rstrip())
-            self._told[status.run_id] = told
+            if told:
+                self._told[status.run_id] = told
+            else:
+                self._told.pop(status.run_id, None)
         return lines
 
 
@@ -196,6 +199,9 @@ class LinesView:
             self._print(event.at, _level(event), line)
         for line in self._waits.lines(statuses):
             self._print(event.at, "INFO ", line)
+        for status in statuses:
+            if status.state.is_terminal:
+                self._told_at.pop(status.run_id, None)
 
     def note(self, text: str) -> None:
         """Show a message between the events."""

@@ -68,7 +68,7 @@ def observer(
     def observe(event: Event) -> None:
         statuses: tuple[RunStatus, ...] = ()
         run_id = None if event.is_volatile else run_of(event)
-        if run_id is not None:
+        if run_id is not None and scheduler.knows(run_id):
             statuses = (_known(scheduler, run_id),)
             waiting.note(statuses[0])
         may_change = not event.is_volatile and not isinstance(event, ProgressReported)
@@ -108,7 +108,8 @@ class _Waiting:
         if self._is_new:
             self._ids.update((status.run_id, None) for status in self._scheduler.statuses())
         self._is_new = self._is_wanted = False
-        every = [self._scheduler.status(run_id) for run_id in self._ids]
+        known = filter(self._scheduler.knows, self._ids)
+        every = [self._scheduler.status(run_id) for run_id in known]
         found = [
             s for s in every if s.state is RunState.PENDING or s.cause is Cause.DEPENDENCY_FAILED
         ]

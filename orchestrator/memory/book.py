@@ -70,7 +70,7 @@ class BookObserver:
         self._log = log
         self._cards: dict[tuple[str, int], Card] = {}
         self._specs: dict[RunId, RunSpec] = {}
-        self._first: dict[str, int] = {}  # attempt -> epochs before its first one
+        self._first: dict[RunId, tuple[int, int]] = {}  # attempt, and epochs before its first one
 
     def __call__(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
         """Look at an event that was recorded, and at the statuses that it changed."""
@@ -84,6 +84,10 @@ class BookObserver:
                 self._write(event, statuses)
             except OrchestratorError as error:
                 self._log(f"the measured memory of {event.attempt} is not in the book: {error}")
+        for status in statuses:
+            if status.state.is_terminal:
+                self._specs.pop(status.run_id, None)
+                self._first.pop(status.run_id, None)
 
     def _write(self, event: ProgressReported, statuses: Sequence[RunStatus]) -> None:
         run_id = event.attempt.run_id
@@ -96,7 +100,10 @@ class BookObserver:
             return  # a run on the CPU has no card to learn about
         spec = self._specs.get(run_id) or self._book.spec(run_id)
         self._specs[run_id] = spec
-        begun = self._first.setdefault(str(event.attempt), event.progress.epoch - 1)
+        number, begun = self._first.get(run_id, (0, 0))
+        if number != event.attempt.number:
+            begun = event.progress.epoch - 1
+            self._first[run_id] = event.attempt.number, begun
         num_epochs = event.progress.epoch - begun
         self._book.record_peak(
             peak_of(spec, card, event.progress, num_epochs, str(event.attempt), event.at)

@@ -20,6 +20,7 @@ from orchestrator.schedule.explain import explain, pending_reason
 from orchestrator.schedule.follows import FOLLOWS
 from orchestrator.schedule.forecast import Forecast, Score
 from orchestrator.schedule.lifecycle import Lifecycle
+from orchestrator.schedule.past import Past
 from orchestrator.schedule.placing import Placing
 from orchestrator.schedule.policy import Policy
 from orchestrator.schedule.rearrange import Knowledge, Rearrange
@@ -50,6 +51,7 @@ class Scheduler:
             the queue alone.
         knowledge: How fast runs are and what they still need, where that is known beforehand;
             by default it is learned from their epochs.
+        forgets: Whether trials of sweeps that have succeeded are left to the store after a while.
         places_by_speed: Whether runs of one card go where they are worth most by measured speed,
             and runs that slow one another down are parted; otherwise to the tightest card.
     """
@@ -66,6 +68,7 @@ class Scheduler:
         policies: Mapping[str, Policy] | None = None,
         knowledge: Knowledge | None = None,
         places_by_speed: bool = False,
+        forgets: bool = True,
     ) -> None:
         self._life = Lifecycle(
             preempt=preempt,
@@ -74,6 +77,8 @@ class Scheduler:
             hold_after_seconds=hold_after_seconds,
             strict_order=strict_order,
         )
+        self._past = Past(self._life.runs, self._life.changed)
+        self._forgets = forgets
         if places_by_speed:
             life = self._life
             life.dispatch.finding.placing = Placing(
@@ -110,7 +115,10 @@ class Scheduler:
         life = self._life
         pass_time(life, event.at)
         life.actions = []
-        FOLLOWS[type(event)](life, event)
+        if not self._past.holds(event):
+            FOLLOWS[type(event)](life, event)
+        if self._forgets:
+            self._past.take(event)
         if isinstance(event, PolicyChanged):
             self._choose(event.name)
         self._expire()
@@ -224,6 +232,10 @@ class Scheduler:
         statuses = tuple([self.status(run_id) for run_id in changed])
         changed.clear()
         return statuses
+
+    def knows(self, run_id: RunId) -> bool:
+        """False of a run that was never submitted, or is left to the store."""
+        return run_id in self._life.runs
 
     def status(self, run_id: RunId) -> RunStatus:
         """The status of a run; KeyError when there is no such run."""

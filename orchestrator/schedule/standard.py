@@ -22,6 +22,10 @@ SUMMARIES: Mapping[str, str] = {
 }
 
 
-def standard_scheduler() -> Scheduler:
-    """A fresh scheduler with every policy that can be chosen, and the queue to begin with."""
-    return Scheduler(places_by_speed=True, policies=POLICIES)
+def standard_scheduler(*, forgets: bool = True) -> Scheduler:
+    """A fresh scheduler with every policy that can be chosen, and the queue to begin with.
+
+    Args:
+        forgets: As `Scheduler`.
+    """
+    return Scheduler(places_by_speed=True, policies=POLICIES, forgets=forgets)

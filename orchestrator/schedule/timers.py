@@ -8,6 +8,8 @@ from orchestrator.types import RunId, Seconds
 
 __all__ = ["Timers"]
 
+_LEAST = 256
+
 
 class Timers:
     """A heap of deadlines. A run has one at most: `record.deadline`; older entries are stale."""
@@ -15,6 +17,7 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[Seconds, int, RunId, RunRecord]] = []
         self._count = 0
+        self._look_at = _LEAST  # entries: then those that are stale go, with what they hold
 
     def set(self, record: RunRecord, due: Seconds | None) -> None:
         """Give a run its deadline, or none."""
@@ -22,6 +25,10 @@ class Timers:
         if due is not None:
             self._count += 1  # ties are broken by age, and records are never compared
             heapq.heappush(self._heap, (due, self._count, record.spec.run_id, record))
+            if len(self._heap) > self._look_at:
+                self._heap = [entry for entry in self._heap if entry[3].deadline == entry[0]]
+                heapq.heapify(self._heap)
+                self._look_at = max(_LEAST, 2 * len(self._heap))
 
     @property
     def next(self) -> Seconds | None:

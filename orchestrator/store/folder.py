@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from orchestrator.types import RunStatus
 __all__ = ["FolderObserver", "create_run_folder", "write_config", "write_environment"]
 
 _LATEST = "latest"
+_ENDED = 64  # runs whose last status is remembered
 
 
 def create_run_folder(runs: str | Path, project: str, run_id: str) -> Path:
@@ -86,11 +88,14 @@ class FolderObserver:
     def __init__(self) -> None:
         self._folders: dict[str, Path] = {}
         self._written: dict[str, RunStatus] = {}
+        self._ended: deque[str] = deque()
         self._failing: set[tuple[str, str]] = set()
         self._log = structlog.get_logger()
 
     def __call__(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
         """Write down an event that was recorded, and the statuses that it changed."""
+        for status in statuses:
+            self._place(status)
         self.add_event(event)
         for status in statuses:
             self.add_status(status)
@@ -99,13 +104,22 @@ class FolderObserver:
         """Replace the run's ``run.json``, when the status is another than the one in it."""
         if self._written.get(status.run_id) == status:
             return
-        if status.folder:
-            self._folders[status.run_id] = Path(status.folder)
+        self._place(status)
         body = _pretty({"schema_version": 1, **to_plain(status)})
         # Not durable: a driver that takes thousands of runs at once would wait for the disk.
         write = partial(replace_file, data=body, is_durable=False)
         if self._attempt(status.run_id, "run.json", write):
             self._written[status.run_id] = status
+        if status.state.is_terminal:  # hardly anything follows, and what does brings its status
+            self._ended.append(status.run_id)
+        while len(self._ended) > _ENDED:
+            run_id = self._ended.popleft()
+            self._written.pop(run_id, None)
+            self._folders.pop(run_id, None)
+
+    def _place(self, status: RunStatus) -> None:
+        if status.folder:
+            self._folders[status.run_id] = Path(status.folder)
 
     def add_event(self, event: Event) -> None:
         """Add a line to ``events.jsonl``, and one per metric of an epoch to ``metrics.jsonl``."""
