@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from orchestrator.cluster.attempt_files import told_log
+from orchestrator.cluster.beat import Beat
 from orchestrator.cluster.endings import (
     LOST_CONTACT,
     Ending,
@@ -28,9 +29,6 @@ from orchestrator.ports import Parts
 from orchestrator.types import AttemptId, Card, Cause, Outcome, Seconds, StopMode
 
 __all__ = ["RayCluster"]
-
-_HEARTBEAT: Seconds = 0.5  # the driver looks at what people asked for at least this often,
-_BRISK: Seconds = 0.05  # and this often for a second after an end: whoever waited for it asks anew
 
 
 class RayCluster:
@@ -66,7 +64,7 @@ class RayCluster:
         self._reader = InboxReader(self._nodes.own_id, self._gangs.__contains__)
         self._refs: dict[Any, tuple[Gang, Rank]] = {}
         self._unsettled: dict[AttemptId, Gang] = {}  # a rank has ended, and others have not
-        self._brisk_until: Seconds = 0.0
+        self._beat = Beat()
         self._early: deque[Event] = deque()  # known before anything had to be waited for
 
     def now(self) -> Seconds:
@@ -97,11 +95,10 @@ class RayCluster:
         self._nodes.held = {node for gang in self._gangs.values() for node in gang.nodes}
         events = [*self._compare(), *self._early]
         self._early.clear()
-        beat = _BRISK if self.now() < self._brisk_until else _HEARTBEAT
-        timeout = beat if until is None else min(beat, until - self.now())
+        timeout = self._beat.seconds(self.now(), until)
         for attempt, doom in self._hangs.overdue():
             self._kill(attempt, doom)
-        for ref in self._ready(0.0 if events else max(0.0, timeout)):
+        for ref in self._ready(0.0 if events else timeout):
             events += self._resolve(ref)
         for gang in tuple(self._unsettled.values()):
             events += self._settle(gang)
@@ -252,7 +249,7 @@ class RayCluster:
     def _end(self, gang: Gang, ending: Ending) -> list[Event]:
         """Everything that the attempt still said, then its end."""
         events = self._said() if gang.is_running else []
-        self._brisk_until = self.now() + 1.0
+        self._beat.ended(self.now())
         del self._gangs[gang.attempt]
         self._unsettled.pop(gang.attempt, None)
         for rank in gang.ranks:
@@ -291,7 +288,10 @@ class RayCluster:
         for report in reports:
             self._hangs.note(report)
         now = self.now()  # an attempt that has ended says no more
-        return [report.event(now) for report in reports if report.attempt in self._gangs]
+        told = [report for report in reports if report.attempt in self._gangs]
+        if any(r.checkpoint and self._gangs[r.attempt].order.spec.warm for r in told):
+            self._beat.reported(now)
+        return [report.event(now) for report in told]
 
 
 def _uptime() -> Seconds:

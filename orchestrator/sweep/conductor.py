@@ -4,6 +4,7 @@ Everything is recorded before anything follows from it, and what is recorded reb
 the searcher and of the scheduler: a sweep goes on where it was left, whoever was killed.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from orchestrator.errors import PlanError
@@ -59,6 +60,7 @@ class Conductor:
         self._clock = clock
         self._is_exhausted = False
         self._num_refused = 0  # in a row
+        self._leaving: dict[RunId, None] = {}  # ended by us; still on their cards, as far as known
 
     def replay(self, events: Iterable[SweepEvent]) -> None:
         """Take over what was recorded: end the runs of trials that had been stopped by then.
@@ -74,6 +76,7 @@ class Conductor:
         early = (TrialState.STOPPED, TrialState.INFEASIBLE)
         ended = [t.run_id for t in self.study.trials.values() if t.state in early and t.run_id]
         self._runs.cancel(ended)
+        self._leaving = dict.fromkeys(ended)
         self._runs.revive([t.run_id for t in self._active() if t.run_id])
 
     @property
@@ -89,8 +92,8 @@ class Conductor:
     def advance(self) -> bool:
         """Do what can be done now; False when nothing had happened."""
         before = len(self.study.trials), self.study.num_events
-        self._fill()
         looks = self._look()
+        self._fill()
         if self.definition.order == "fixed":
             self._take_turns(looks)
         else:
@@ -121,19 +124,28 @@ class Conductor:
         return not self._is_exhausted and self.study.num_started < self.definition.trials
 
     def _fill(self) -> None:
-        """Start what there is room for."""
-        waiting = [t for t in self._active() if t.state is TrialState.SUGGESTED]
-        room = self.definition.max_concurrent - sum(
-            t.state is TrialState.ACTIVE for t in self._active()
-        )
-        for trial in waiting[: max(room, 0)]:
+        """Start what there is room for; a run that has yet to leave its card takes room.
+
+        In fixed order a suggestion does not wait for that, as timing would decide what it knows:
+        its start does.
+        """
+        active = self._active()
+        waiting = [t for t in active if t.state is TrialState.SUGGESTED]
+        room = self.definition.max_concurrent - sum(t.state is TrialState.ACTIVE for t in active)
+        free = room - len(self._leaving)
+        for trial in waiting[: max(free, 0)]:
             self._launch(trial)
+            free -= 1
         room -= len(waiting)
+        if self.definition.order != "fixed":
+            room = free
         while room > 0 and not self.is_stopping and self._may_suggest():
             suggested = self._suggest()
             if suggested is not None:
-                self._launch(suggested)
                 room -= 1
+                if free > 0:
+                    self._launch(suggested)
+                    free -= 1
 
     def _suggest(self) -> Trial | None:
         """A new trial; None where its values cannot run, or there are no more."""
@@ -191,6 +203,11 @@ class Conductor:
         )
 
     def _look(self) -> Mapping[RunId, Look]:
+        if self._leaving:
+            gone = self._runs.look(dict.fromkeys(self._leaving, sys.maxsize))
+            for run_id, look in gone.items():
+                if look.state.is_terminal:
+                    del self._leaving[run_id]
         known = {
             trial.run_id: trial.last.epoch if trial.last else 0
             for trial in self._active()
@@ -200,11 +217,17 @@ class Conductor:
 
     def _take_turns(self, looks: Mapping[RunId, Look]) -> None:
         """Take reports trial by trial in turn; who has none to give is waited for."""
-        while True:
+        while not self._is_held():
             turn = next((t for t in self._active() if t.state is TrialState.ACTIVE), None)
             if turn is None or not self._take(turn.number, looks):
                 return
             self._fill()
+
+    def _is_held(self) -> bool:
+        """Whether a trial would start now, were it not for a run that has yet to leave its card."""
+        states = [trial.state for trial in self._active()]
+        has_room = states.count(TrialState.ACTIVE) < self.definition.max_concurrent
+        return bool(self._leaving) and has_room and TrialState.SUGGESTED in states
 
     def _take(self, number: int, looks: Mapping[RunId, Look]) -> bool:
         """Take a trial's next epoch or its end; False where there is neither."""
@@ -228,6 +251,7 @@ class Conductor:
         self._record(*events)
         if self.study.trials[trial.number].state.has_ended and trial.run_id:
             self._runs.cancel([trial.run_id])
+            self._leaving[trial.run_id] = None
 
     def _active(self) -> list[Trial]:
         return [self.study.trials[number] for number in self.study.active]

@@ -35,6 +35,7 @@ class _Run:
     end: int
     state: RunState = RunState.RUNNING
     rows: list[Progress] = field(default_factory=list)
+    looks_to_leave: int = 0
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class StubRuns:
         metrics: What settings report after an epoch.
         pace: Chance that a run completes an epoch between two looks.
         seed: Decides who is how fast.
+        looks_to_leave: How many looks a run takes to leave, once it is cancelled.
         launches: Settings of every run, in order.
     """
 
@@ -57,6 +59,7 @@ class StubRuns:
     metrics: Callable[[Values, int], dict[str, float]] = quadratic
     pace: float = 1.0
     seed: int = 0
+    looks_to_leave: int = 0
     launches: list[Values] = field(default_factory=list)
     _runs: dict[RunId, _Run] = field(default_factory=dict)
     _keys: dict[str, RunId] = field(default_factory=dict)
@@ -92,6 +95,8 @@ class StubRuns:
             chance = random.Random(f"{self.seed}/{self._num_looks}/{run_id}").random()
             if run.state is RunState.RUNNING and chance < self.pace:
                 self._train(run)
+            elif run.state is RunState.STOPPING:
+                self._leave(run)
         return {
             run_id: Look(
                 state=self._runs[run_id].state,
@@ -103,13 +108,20 @@ class StubRuns:
     def cancel(self, runs: Collection[RunId]) -> None:
         """End runs at once."""
         for run_id in runs:
-            if not self._runs[run_id].state.is_terminal:
-                self._runs[run_id].state = RunState.CANCELLED
+            run = self._runs[run_id]
+            if not run.state.is_terminal and run.state is not RunState.STOPPING:
+                run.state, run.looks_to_leave = RunState.STOPPING, self.looks_to_leave
+                self._leave(run)
+
+    @property
+    def num_on_cards(self) -> int:
+        """Runs that train or have yet to leave."""
+        return sum(not run.state.is_terminal for run in self._runs.values())
 
     def revive(self, runs: Collection[RunId]) -> None:
         """Let cancelled runs go on."""
         for run_id in runs:
-            if self._runs[run_id].state is RunState.CANCELLED:
+            if self._runs[run_id].state in (RunState.CANCELLED, RunState.STOPPING):
                 self._runs[run_id].state = RunState.RUNNING
 
     def checkpoint(self, run_id: RunId) -> CheckpointRef | None:
@@ -119,6 +131,11 @@ class StubRuns:
         return CheckpointRef(
             attempt=attempt, epoch=run.epoch, path=f"/{run_id}", sha256="", num_bytes=0
         )
+
+    def _leave(self, run: _Run) -> None:
+        run.looks_to_leave -= 1
+        if run.looks_to_leave < 0:
+            run.state = RunState.CANCELLED
 
     def _train(self, run: _Run) -> None:
         run.epoch += 1

@@ -14,7 +14,7 @@ from orchestrator.sweep.events import Ended, Launched, entry_of
 from orchestrator.sweep.space import Values, choice
 from orchestrator.sweep.stub_runs import StubRuns
 from orchestrator.sweep.trials import Trial, TrialState
-from orchestrator.types import Progress
+from orchestrator.types import CheckpointRef, Progress, RunId
 from tests.sweep.journal import Journal, Killed, conduct, define, searcher_of
 
 SCHEDULERS = ("none", "asha", "hyperband", "pbt")
@@ -57,7 +57,7 @@ def ends_as_if_left_alone(definition: Definition) -> None:
     undisturbed = conduct(definition, StubRuns(), calm)
     chance = random.Random(1)
     journal, num_kills = Journal(), 0
-    runs = StubRuns(pace=0.6, seed=9)  # and every run has another speed
+    runs = StubRuns(pace=0.6, seed=9, looks_to_leave=1)  # and every run has another speed
 
     def fate() -> int:
         return chance.choices((0, 1, 2), (1, 1, 10))[0]
@@ -99,6 +99,36 @@ def memory(settings: Values) -> int:
     batch = settings["batch"]
     assert isinstance(batch, int)
     return batch << 26  # 128 samples are 8 GiB
+
+
+class Counted(StubRuns):
+    """Runs of which it is known how many were on the cards at one time."""
+
+    most = 0
+
+    def submit(
+        self, key: str, settings: Values, *, start: CheckpointRef | None, until: int | None
+    ) -> RunId:
+        found = StubRuns.submit(self, key, settings, start=start, until=until)
+        self.most = max(self.most, self.num_on_cards)
+        return found
+
+
+@pytest.mark.parametrize("order", ["arrive", "fixed"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_run_that_has_yet_to_leave_its_card_takes_room(scheduler: str, order: str) -> None:
+    definition = define(
+        scheduler=scheduler, order=order, trials=14, max_concurrent=3, interval=2, seed=5
+    )
+    slow, fast = Counted(looks_to_leave=3), Counted()
+    journals = Journal(), Journal()
+    for runs, journal in zip((slow, fast), journals, strict=True):
+        conductor = conduct(definition, runs, journal)
+        assert len(conductor.study.trials) == 14
+        assert runs.most <= 3
+    if order == "fixed":  # how long runs take to leave decides nothing
+        assert told(journals[0]) == told(journals[1])
+        assert list(journals[0].entries) == list(journals[1].entries)
 
 
 def test_what_does_not_fit_is_never_launched_and_does_not_count_as_a_trial() -> None:
