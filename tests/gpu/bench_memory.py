@@ -1,238 +1,95 @@
 """Predictions of memory against a real card: `python -m tests.gpu.bench_memory [--out FILE]`.
 
-Three parts, together under ten minutes on one card:
+Four parts, side by side in processes of their own, together under ten minutes on one card:
 
 * error: 60 settings really run two steps; `max_memory_reserved` against the predicted reserve;
 * budgets: 100 planned launches under 6, 8, 12, 16 and 24 GiB, the budget enforced: how often
   memory ran out before the governor could act, and how much of the budget was used;
-* autobatch: ultralytics' own choice for the detectors of the same grid, under the same limits.
+* autobatch: ultralytics' own choice for the detectors of the same grid, under the same limits;
+* recovery: room is taken away under a running step: what that costs, in steps.
 
-Ends with 1 when a goal is missed, and with 0 and the reason where there is no CUDA. Pictures are
-blank and labels made up: both sides see the same numbers of them.
+Processes take turns on the card where it cannot hold all at once, and begin nothing more once the
+time is up: what was measured until then is told, and what is missing. Ends with 1 when a goal is
+missed, and with 0 and the reason where there is no CUDA. Pictures are blank and labels made up:
+both sides see the same numbers of them.
 """
 
-# ruff: noqa: T201 - the allocator's settings are read when torch is loaded; a bench prints
-
-import os
-
-os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as workers are given both
+# ruff: noqa: T201 - a bench prints
 
 import argparse
-import gc
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from orchestrator.memory.cache import TraceCache
 from orchestrator.memory.linear import LinearTrace
 from orchestrator.memory.process import trace_all
-from orchestrator.memory.replay import demand, largest
-from orchestrator.plan.overheads import Overheads, driver_bytes, overheads
-from orchestrator.plan.workload import Labels, Workload
-from orchestrator.types import Bytes
+from orchestrator.plan.overheads import driver_bytes
+from orchestrator.plan.workload import Workload
+from tests.gpu.memory_grid import GIB, settings
+from tests.gpu.memory_work import card_overheads
 
-GIB = 1 << 30
-BUDGETS = (6, 8, 12, 16, 24)  # GiB
-GOALS = {"median": 0.03, "p95": 0.08, "use": 0.85}
-LABELS = Labels(most=60, mean=20)
-PRECISIONS = ("fp16", "bf16", "fp32")
-OPTIMIZERS = ("AdamW", "SGD", "Adam")
-DETECTORS = (
-    *(f"yolo{v}{s}.yaml" for v, s in product(("v8", "11", "26"), "nsmlx")), "yolo11s-seg.yaml",
-    "yolo11m-seg.yaml", "yolov8s-pose.yaml", "yolo11n-cls.yaml",
-)  # fmt: skip
-CLASSIFIERS = (
-    "resnet18", "resnet50", "efficientnet_b0", "efficientnet_b3", "mobilenetv3_large_100",
-    "convnext_tiny", "convnext_base", "vit_small_patch16_224", "vit_base_patch16_224",
-    "swin_tiny_patch4_window7_224", "densenet121", "regnety_016",
-)  # fmt: skip
-TASKS = {"-seg": "segment", "-pose": "pose", "-obb": "obb", "-cls": "classify"}
+GOALS = {"median": 0.03, "p95": 0.08, "use": 0.85, "lost_steps": 3.0}
+WHOLE = {"error": 60, "budgets": 100, "autobatch": 60, "recovery": 3}
+PROCESSES = {"error": 4, "budgets": 4, "autobatch": 4, "recovery": 1}
+GRACE = 20  # seconds that a row may take beyond the time, before its process is ended
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """A workload and how many samples a step has."""
-
-    workload: Workload
-    batch: int
-
-
-def settings() -> list[Setting]:
-    """The 60 settings: 36 of detectors, 24 of classifiers, precisions and optimizers in turn."""
-    found: list[Setting] = []
-    for number in range(36):
-        model = DETECTORS[number % len(DETECTORS)]
-        task = next((t for word, t in TASKS.items() if word in model), "detect")
-        size = 224 if task == "classify" else (640, 512, 416)[number % 3]
-        found.append(_setting("yolo", model, size, 80, number, (16, 8, 24)[number // 3 % 3], task))
-    for number in range(24):
-        again, at = divmod(number, len(CLASSIFIERS))
-        batch = (64, 32, 128)[(number + again) % 3]
-        found.append(_setting("timm", CLASSIFIERS[at], 224, 1000, number + again, batch))
-    return found
-
-
-def _setting(
-    trainer: str, model: str, size: int, classes: int, number: int, batch: int,
-    task: str = "classify",
-) -> Setting:  # fmt: skip
-    workload = Workload(
-        trainer=trainer,
-        model=model,
-        imgsz=size,
-        num_classes=classes,
-        task=task,
-        precision=PRECISIONS[number % 3],
-        optimizer=OPTIMIZERS[number // 2 % 3],
-        is_channels_last=trainer == "yolo",
-        labels=None if task == "classify" else LABELS,
-    )
-    return Setting(workload=workload, batch=batch)
-
-
-def traced(workloads: Sequence[Workload], processes: int) -> dict[Workload, LinearTrace]:
+def keep_traces(workloads: Sequence[Workload], folder: Path, processes: int) -> None:
     """Trace them, several at a time; what cannot be traced ends the bench with its error."""
     parts = [workloads[at::processes] for at in range(processes)]
-    found: dict[Workload, LinearTrace] = {}
+    kept = TraceCache(folder)
     with ThreadPoolExecutor(processes) as pool:
         for part, pairs in zip(parts, pool.map(trace_all, parts), strict=True):
             for workload, pair in zip(part, pairs, strict=True):
                 if isinstance(pair, Exception):
                     raise pair
-                found[workload] = LinearTrace.of(*pair)
-    return found
+                kept.keep_trace(kept.key(workload), LinearTrace.of(*pair))
 
 
-@contextmanager
-def held_to(num_bytes: Bytes | None) -> Iterator[None]:
-    """Hold torch's reserve to so many bytes, and leave the card empty."""
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(1.0 if num_bytes is None else num_bytes / total)
-    torch.cuda.reset_peak_memory_stats()
-    try:
-        yield
-    finally:
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def really_run(setting: Setting) -> None:
-    """Perform two steps of the setting on the card; its memory is free again afterwards."""
-    from orchestrator.memory.answers import Answers
-    from orchestrator.memory.stage import Stage
-    from orchestrator.memory.trace import steps_of
-
-    workload = setting.workload
-    stage = Stage(torch.device("cuda", 0), Answers(labels=workload.labels, batch=setting.batch))
-    steps = steps_of(workload)
-    alive = steps.perform(stage, steps.build(is_fake=False), setting.batch)
-    torch.cuda.synchronize()
-    del alive, steps
-
-
-def error_rows(chosen: Sequence[Setting], traces: dict[Workload, LinearTrace]) -> list[Any]:
-    """Predicted and measured peaks of every setting that the card holds."""
-    rows = []
-    about = card_overheads()
-    for setting in chosen:
-        asked = demand(traces[setting.workload], setting.batch)
-        predicted = about.likely_bytes(asked) - about.outside_bytes
-        row: dict[str, Any] = {**_named(setting), "predicted_bytes": predicted}
-        with held_to(None):
+def run_all(folder: Path, deadline: float, processes: Mapping[str, int]) -> dict[str, str]:
+    """Run the parts side by side; returns the last words of processes that ended wrong."""
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    with tempfile.TemporaryDirectory() as logs:
+        for part, of in processes.items():
+            for share in range(of):
+                name = f"{part}-{share}"
+                with (Path(logs) / name).open("wb") as log:
+                    running[name] = subprocess.Popen(
+                        [sys.executable, "-m", "tests.gpu.memory_work", part, str(share), str(of),
+                         str(folder), str(deadline)],
+                        stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    )  # fmt: skip
+        for process in running.values():
             try:
-                really_run(setting)
-                row["reserved_bytes"] = torch.cuda.max_memory_reserved()
-                row["allocated_bytes"] = torch.cuda.max_memory_allocated()
-                row["predicted_allocated_bytes"] = asked.allocated_bytes
-                row["error"] = predicted / row["reserved_bytes"] - 1
-            except torch.OutOfMemoryError as error:
-                row["out_of_memory"] = str(error).splitlines()[0]
-        rows.append(row)
-    return rows
+                process.wait(max(deadline + GRACE - time.time(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        said = {name: (Path(logs) / name).read_text(errors="replace") for name in running}
+    return {
+        name: " | ".join(said[name].strip().splitlines()[-3:])
+        for name, process in running.items()
+        if process.returncode
+    }
 
 
-def budget_rows(chosen: Sequence[Setting], traces: dict[Workload, LinearTrace]) -> list[Any]:
-    """Twenty settings under each budget, at the largest batch that was planned to fit."""
-    rows = []
-    about = card_overheads()
-    for gib, setting in product(BUDGETS, chosen):
-        budget = gib * GIB - about.outside_bytes
-        batch = largest(traces[setting.workload], about.capacity(gib * GIB), at_most=512)
-        if not batch:
-            rows.append({**_named(setting), "budget_gib": gib, "batch": 0})
-            continue
-        planned = replace(setting, batch=batch)
-        row: dict[str, Any] = {**_named(planned), "budget_gib": gib, "out_of_memory": False}
-        with held_to(budget):
-            try:
-                really_run(planned)
-            except torch.OutOfMemoryError:
-                row["out_of_memory"] = True
-            used = torch.cuda.max_memory_reserved() + about.outside_bytes
-            row["use"] = used / (gib * GIB)
-            row["is_limited"] = batch < 512  # otherwise the bench, not the budget, set the batch
-        rows.append(row)
-    return rows
-
-
-def autobatch_rows(chosen: Sequence[Setting]) -> list[Any]:
-    """What ultralytics' AutoBatch chooses for the detectors, and whether that then trains."""
-    from ultralytics.utils.autobatch import check_train_batch_size
-
-    from orchestrator.memory.trace import steps_of
-
-    rows = []
-    for gib, setting in product(BUDGETS, chosen):
-        if setting.workload.trainer != "yolo" or setting.workload.task == "classify":
-            continue
-        begin = time.perf_counter()
-        total = torch.cuda.get_device_properties(0).total_memory
-        with held_to(gib * GIB):
-            built: Any = steps_of(setting.workload).build(is_fake=False)
-            model = built.model.to("cuda")
-            # AutoBatch plans with a fraction of what the card has free; the fraction stands for
-            # the budget, since it does not look at the limit of the process.
-            batch = check_train_batch_size(
-                model, setting.workload.imgsz, amp=setting.workload.precision != "fp32",
-                batch=0.6 * gib * GIB / total, max_num_obj=LABELS.most,
-            )  # fmt: skip
-            seconds = time.perf_counter() - begin
-            del built, model
-        row = {**_named(replace(setting, batch=int(batch))), "budget_gib": gib, "seconds": seconds}
-        with held_to(gib * GIB):
-            try:
-                really_run(replace(setting, batch=int(batch)))
-                row["out_of_memory"] = False
-            except torch.OutOfMemoryError:
-                row["out_of_memory"] = True
-            row["use"] = torch.cuda.max_memory_reserved() / (gib * GIB)
-        rows.append(row)
-    return rows
-
-
-def card_overheads() -> Overheads:
-    """Of the card at hand, as the plan counts them."""
-    from orchestrator.device.catalogue import find_card
-
-    return overheads(find_card(torch.cuda.get_device_name(0)).architecture)
-
-
-def _named(setting: Setting) -> dict[str, Any]:
-    workload = setting.workload
-    keys = ("model", "imgsz", "precision", "optimizer")
-    return {key: getattr(workload, key) for key in keys} | {"batch": setting.batch}
+def rows_of(folder: Path, part: str) -> list[dict[str, Any]]:
+    """What the processes of a part have written; a line that was cut off does not count."""
+    texts = [path.read_text() for path in sorted(folder.glob(f"{part}-*.jsonl"))]
+    lines = [line for text in texts for line in text.splitlines(keepends=True)]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def judge(report: dict[str, Any]) -> list[str]:
@@ -256,40 +113,71 @@ def judge(report: dict[str, Any]) -> list[str]:
         report["summary"]["use_median"] = statistics.median(use)
         if statistics.median(use) < GOALS["use"]:
             missed.append(f"median use of the budget {statistics.median(use):.1%}")
+    report["summary"]["autobatch"] = _autobatch(report["autobatch"])
+    lost = [row["lost_steps"] for row in report["recovery"]]
+    report["summary"]["lost_steps"] = lost
+    if max(lost, default=0.0) > GOALS["lost_steps"]:
+        missed.append(f"a recovery took the time of {max(lost):.1f} steps")
+    done = {name: len(report[name]) for name in WHOLE}
+    missed += [
+        f"{name}: {done[name]} of {whole} rows in the time that there was"
+        for name, whole in WHOLE.items()
+        if done[name] < whole
+    ]
     return missed
 
 
+def _autobatch(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How often what AutoBatch chose ran out, what it used of the card, and its seconds."""
+    ran = [row for row in rows if row["batch"]]
+    died = [row for row in ran if row["out_of_memory"]]
+    return {
+        "asked": len(rows),
+        "no_batch": len(rows) - len(ran),
+        "out_of_memory": len(died),
+        "use_median": statistics.median([row["use"] for row in ran] or [0.0]),
+        "seconds_median": statistics.median([row["seconds"] for row in ran] or [0.0]),
+    }
+
+
 def main() -> int:
-    """Run the parts, print the summary, write the report."""
+    """Trace, run the parts, print the summary, write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--processes", type=int, default=8, help="that trace at the same time")
+    parser.add_argument("--processes", type=int, default=12, help="that trace at the same time")
+    parser.add_argument("--seconds", type=float, default=540.0, help="all told")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         print("skipped: no CUDA on this machine")
         return 0
-    begin = time.perf_counter()
-    chosen = settings()
-    # One name a tracing: precision and optimizer are part of a workload.
-    traces = traced(list(dict.fromkeys(s.workload for s in chosen)), given.processes)
-    some = chosen[::3]
+    begin, about = time.time(), card_overheads()
+    total = torch.cuda.get_device_properties(0).total_memory
     report: dict[str, Any] = {
         "card": torch.cuda.get_device_name(0),
-        "driver_bytes": driver_bytes(torch.cuda.get_device_properties(0).total_memory),
+        "driver_bytes": driver_bytes(total),
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
         "date": time.strftime("%Y-%m-%d"),
-        "trace_seconds": time.perf_counter() - begin,
-        "overheads": asdict(card_overheads()),
+        "overheads": asdict(about),
         "summary": {},
     }
-    report["error"] = error_rows(chosen, traces)
-    report["budgets"] = budget_rows(some, traces)
-    report["autobatch"] = autobatch_rows(some)
-    missed = judge(report)
-    report["summary"]["seconds"] = time.perf_counter() - begin
-    for name in ("error", "budgets", "autobatch"):
-        for row in report[name]:
-            print(name, json.dumps(row))
+    with tempfile.TemporaryDirectory(prefix="orc-bench-") as name:
+        folder = Path(name)
+        # Precision and optimizer are part of a workload, so each setting is traced.
+        workloads = list(dict.fromkeys(setting.workload for setting in settings()))
+        keep_traces(workloads, folder / "traces", given.processes)
+        report["summary"]["trace_seconds"] = time.time() - begin
+        room = total - (1 + sum(PROCESSES.values())) * about.outside_bytes
+        for number in range(max(1, room // GIB)):
+            (folder / f"room-{number:03d}").touch()
+        report["failed"] = run_all(folder, begin + given.seconds - GRACE, PROCESSES)
+        report |= {part: rows_of(folder, part) for part in PROCESSES}
+    missed = judge(report) + [
+        f"{name} ended wrong: {why}" for name, why in report["failed"].items()
+    ]
+    report["summary"]["seconds"] = time.time() - begin
+    for part in PROCESSES:
+        for row in report[part]:
+            print(part, json.dumps(row))
     print(json.dumps(report["summary"], indent=1))
     out = given.out or Path(tempfile.mkdtemp(prefix="orc-bench-")) / "memory.json"
     out.write_text(json.dumps(report, indent=1))
