@@ -286,13 +286,14 @@ def as_card_of(total: Bytes, outside: Bytes) -> Iterator[None]:
     def left(device: Any = None) -> tuple[int, int]:
         return max(total - outside - torch.cuda.memory_reserved(device), 0), total
 
-    torch.cuda.get_device_properties = lambda device=None: _Smaller(properties(device), total)
-    torch.cuda.mem_get_info = left
+    cuda: Any = torch.cuda
+    cuda.get_device_properties = lambda device=None: _Smaller(properties(device), total)
+    cuda.mem_get_info = left
     try:
         yield
     finally:
-        torch.cuda.get_device_properties = properties
-        torch.cuda.mem_get_info = free
+        cuda.get_device_properties = properties
+        cuda.mem_get_info = free
 
 
 def _named(setting: Setting) -> dict[str, Any]:

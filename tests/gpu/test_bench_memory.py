@@ -108,6 +108,10 @@ def test_processes_wait_for_room_on_the_card_and_the_dead_leave_theirs(tmp_path:
         pass
 
 
+def _parameters(built: Any) -> list[torch.Tensor]:
+    return list(getattr(built, "model", built).parameters())
+
+
 def test_a_setting_runs_as_the_bench_runs_it() -> None:
     model = "yolo11n-cls.yaml"
     for workload in (
@@ -115,7 +119,9 @@ def test_a_setting_runs_as_the_bench_runs_it() -> None:
         Workload(trainer="yolo", model=model, imgsz=32, num_classes=4, is_channels_last=True),
     ):
         built = steps_of(workload).build(is_fake=False)
-        assert really_run(Setting(workload=workload, batch=2), built, "cpu") is None
+        before = [p.detach().clone() for p in _parameters(built)]
+        really_run(Setting(workload=workload, batch=2), built, "cpu")
+        assert any(not torch.equal(a, b) for a, b in zip(before, _parameters(built), strict=True))
 
 
 def test_torch_tells_of_a_smaller_card_and_afterwards_of_the_real_one(
