@@ -151,6 +151,11 @@ class RunSpec:
     storage: str = ""  # address of a store that keeps what nodes write; empty writes to `folder`
 
     @property
+    def keeps_epochs(self) -> bool:
+        """Whether its trainer keeps what is done of an epoch when it is asked to leave."""
+        return self.trainer in ("timm", "yolo")
+
+    @property
     def address(self) -> str:
         """Address of the run's folder in its store; empty without one."""
         return joined(self.storage, self.project, self.run_id) if self.storage else ""

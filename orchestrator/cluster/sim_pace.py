@@ -36,7 +36,7 @@ class Physics:
         start_seconds: From the order to start until the gang is up, between these.
         yield_seconds: From the order to leave until the gang has left, between these.
         keeps_unfinished_epochs: Whether a gang that is asked to leave within an epoch saves what
-            it has done of it, as some systems do; ours repeats the epoch.
+            it has done of it, whatever its trainer; otherwise those of the product alone do.
         measured_after: Seconds of steps after which a gang tells what an epoch takes; None: never.
     """
 
@@ -96,7 +96,8 @@ class Paces:
 
     def interrupt(self, gang: Gang, now: Seconds) -> None:
         """The gang leaves within an epoch."""
-        if self.physics.keeps_unfinished_epochs and gang.epoch_seconds > 0:
+        keeps = self.physics.keeps_unfinished_epochs or gang.start.spec.keeps_epochs
+        if keeps and gang.epoch_seconds > 0:
             done = gang.done + (now - gang.epoch_began) / gang.epoch_seconds
             self._unfinished[gang.start.spec.run_id] = (gang.epoch, min(done, 1.0))
 

@@ -1,5 +1,6 @@
 """The worker: one actor, one process, one share of a card; one rank of an attempt's training."""
 
+import logging
 import os
 import socket
 import sys
@@ -282,3 +283,8 @@ def _redirect(log: Path) -> None:
         os.close(target)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False, errors="backslashreplace")
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+    told = logging.StreamHandler(sys.stderr)
+    told.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours = logging.getLogger("orchestrator")
+    ours.handlers, ours.propagate = [told], False
+    ours.setLevel(logging.INFO)

@@ -94,7 +94,7 @@ def _part(life: Lifecycle, record: RunRecord, progress: Progress) -> None:
     placing = life.dispatch.finding.placing
     newer = None if placing is None else placing.learn(record, progress, life.now)
     if newer is not None and newer.state is RunState.RUNNING:
-        life.stop(newer, Parted, StopReason.PREEMPTED, StopMode.AFTER_EPOCH)
+        life.stop(newer, Parted, StopReason.PREEMPTED, newer.saving_mode)
         newer.detail = "leaves its card: the runs there are slower together than in turn"
 
 

@@ -151,7 +151,7 @@ def drain(life: Lifecycle, event: DrainRequested) -> None:
     for record in life.runs.values():
         if record.state in (RunState.STARTING, RunState.RUNNING):
             is_polite = record.state is RunState.RUNNING and not event.now
-            mode = StopMode.AFTER_EPOCH if is_polite else None
+            mode = record.saving_mode if is_polite else None
             life.stop(record, DrainRequested, StopReason.PREEMPTED, mode)
             record.detail = "its driver leaves; it goes on with the next one"
         elif record.state is RunState.STOPPING and event.now:

@@ -35,6 +35,7 @@ from orchestrator.types import (
     RunState,
     Seconds,
     Share,
+    StopMode,
     StopReason,
 )
 
@@ -217,6 +218,11 @@ class RunRecord:
         """True while it waits in the queue: not for a moment, other runs or a policy's round."""
         is_free = self.deadline is None and not self.waits_for and not self.is_aside
         return self.state is RunState.PENDING and is_free
+
+    @property
+    def saving_mode(self) -> StopMode:
+        """How the gang leaves soonest without losing what it has trained."""
+        return StopMode.AT_BATCH if self.spec.keeps_epochs else StopMode.AFTER_EPOCH
 
     @property
     def is_leaving_soon(self) -> bool:

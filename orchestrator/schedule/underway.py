@@ -17,8 +17,6 @@ from orchestrator.types import RunId, RunState, Seconds, StopMode
 
 __all__ = ["UnderWay"]
 
-_KEEPING = frozenset({"timm", "yolo"})  # trainers that keep what is done of an epoch
-
 
 @dataclass(slots=True)
 class UnderWay:
@@ -75,7 +73,7 @@ class UnderWay:
         return StopMode.AT_BATCH
 
     def _keeps(self, record: RunRecord) -> bool:
-        return self.policy.resize_mode is StopMode.AT_BATCH or record.spec.trainer in _KEEPING
+        return self.policy.resize_mode is StopMode.AT_BATCH or record.spec.keeps_epochs
 
     def _whole(self, record: RunRecord) -> Seconds | None:
         """Seconds of the epoch that is under way, with the cards that the gang has."""

@@ -100,7 +100,8 @@ class _Loop(Unfinished, Shared, Update):
 
     def get_validator(self: Any) -> Any:
         """Validation, too, is cut where memory runs out."""
-        return governed(super().get_validator(), self.attempt.governor, self.attempt.ranks)
+        attempt, validator = self.attempt, super().get_validator()
+        return governed(validator, attempt.governor, attempt.ranks, self.leave_if_asked)
 
     # ---- while it trains
 
@@ -146,7 +147,7 @@ class _Loop(Unfinished, Shared, Update):
                     loss=self.ranks * float(sum(float(v) for v in self.loss_items.values())),
                 )
             )
-        self._leave_if_asked()
+        self.leave_if_asked()
 
     def _demand_finite_step(self: Any) -> None:
         if bool(self.loss.isfinite()):
@@ -184,9 +185,12 @@ class _Loop(Unfinished, Shared, Update):
 
     def validate(self: Any) -> Any:
         """Validate, and count: the order of the validation loader is part of the state."""
-        self.num_validations += 1
         self.attempt.ranks.average_statistics([self.model, self.ema.ema])
-        return super().validate()
+        self._is_validating = True
+        found = super().validate()
+        self._is_validating = False
+        self.num_validations += 1
+        return found
 
     def epoch_metrics(self: Any) -> dict[str, float]:
         """All numbers of the epoch, under ultralytics' own names."""

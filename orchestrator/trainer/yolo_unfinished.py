@@ -38,6 +38,7 @@ class Unfinished(_Mixed):
     _step: int
     _epoch_begin: float
     _num_done = 0  # steps of the epoch that an attempt before has done
+    _is_validating = False
     _seconds_before = 0.0  # that it took for them
 
     def _on_train_start(self: Any) -> None:
@@ -61,7 +62,12 @@ class Unfinished(_Mixed):
             self._num_done, self._seconds_before = 0, 0.0
         self._epoch_begin = time.monotonic() - self._seconds_before
 
-    def _leave_if_asked(self: Any) -> None:
+    def leave_if_asked(self: Any) -> None:
+        """Keep what is done of the epoch when it is time to, and leave if that was asked.
+
+        Raises:
+            Leave: It was.
+        """
         if self._keeper.must_leave(is_begun=self._step > self._num_done):
             raise Leave
 
@@ -69,7 +75,9 @@ class Unfinished(_Mixed):
         """Keep the state within an epoch: all that an attempt needs to go on from there."""
         ranks = self.attempt.ranks
         names, values = zip(*self.tloss.items(), strict=True)
-        losses = ranks.summed(*map(float, values))  # every rank has its part of the loss items
+        losses = [*map(float, values)]
+        if not self._is_validating:  # until then every rank has its part of the loss items
+            losses = ranks.summed(*losses)
         if not ranks.is_first:
             return
         csv = self.csv.read_text(encoding="utf-8") if self.csv.exists() else ""

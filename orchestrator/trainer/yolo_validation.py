@@ -7,7 +7,7 @@ are those of the uncut batch as well: ultralytics divides them by sums over the 
 pieces are weighted as in a cut step (see `yolo_step`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,17 @@ __all__ = ["governed"]
 _GROWING = ("jdict", "pred_counts", "pred", "targets")  # lists of a validator, by name
 
 
-def governed(validator: Any, governor: Governor, ranks: Ranks) -> Any:
-    """Make a validator of ultralytics cut its batches where memory runs out; returns it."""
+def governed(validator: Any, governor: Governor, ranks: Ranks, ask: Callable[[], None]) -> Any:
+    """Make a validator of ultralytics cut its batches where memory runs out; returns it.
+
+    Args:
+        validator: Of a trainer.
+        governor: Cuts.
+        ranks: Of the gang.
+        ask: Called before a batch, on all ranks equally often; may raise to leave.
+    """
     kind = type(validator)
-    ours = {"governor": governor, "ranks": ranks}
+    ours = {"governor": governor, "ranks": ranks, "ask": staticmethod(ask)}
     validator.__class__ = type(f"Governed{kind.__name__}", (_Pieces, kind), ours)
     return validator
 
@@ -50,6 +57,8 @@ class _Pieces(_Mixed):
 
     governor: Governor
     ranks: Ranks
+    ask: Callable[[], None]
+    _num_asks = 0  # that are left; the rank with the fewest batches has so many
     _batch: dict[str, Any]
     _own: Any = None  # the model that is judged
     _criterion: Any = None  # whose heads are these
@@ -72,6 +81,8 @@ class _Pieces(_Mixed):
     def init_metrics(self, model: Any) -> None:
         """The model is ready: from here on it is asked for batches only."""
         super().init_metrics(model)
+        (num_batches,) = self.ranks.summed(len(self.dataloader))
+        self._num_asks = round(num_batches) // self.ranks.count
         self._own.forward = lambda images, **rest: self._judge(self._batch, **rest)
         self._own.loss = lambda batch, judged: (None, judged.items)
 
@@ -97,6 +108,9 @@ class _Pieces(_Mixed):
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Leave the batch on the host; its pieces are moved."""
+        if self._num_asks:
+            self._num_asks -= 1
+            self.ask()
         self._batch = batch
         return batch
 

@@ -1,5 +1,8 @@
 """Places in the queue that people give, and a driver that is asked to leave."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,6 +134,18 @@ def test_a_driver_that_leaves_lets_gangs_save_and_starts_nothing() -> None:
     assert world.tell(GangYielded(at=2.0, attempt=attempt)) == ()
     assert has_left(world)
     assert [s.state for s in world.scheduler.statuses()] == [RunState.PENDING] * 2
+
+
+@pytest.mark.parametrize("trainer", ["timm", "yolo"])
+def test_gangs_that_keep_what_is_done_of_an_epoch_do_not_make_a_driver_wait(trainer: str) -> None:
+    world = World(Scheduler())
+    spec = replace(make_spec("a"), trainer=trainer)
+    for event in (RunSubmitted(at=0.0, spec=spec), NodeJoined(at=0.0, node=NODE)):
+        world.tell(event)
+    (attempt,) = world.gangs
+    world.tell(GangStarted(at=0.0, attempt=attempt))
+    actions = world.tell(DrainRequested(at=1.0))
+    assert actions == (PreemptGang(attempt=attempt, mode=StopMode.AT_BATCH),)
 
 
 def test_a_drain_at_once_kills_and_what_had_not_begun_is_killed_anyway() -> None:

@@ -111,7 +111,7 @@ def test_a_batch_that_is_judged_again_writes_its_predictions_once(tmp_path: Path
     link = RecordingLink(tmp_path / "checkpoints")
     task = attempt_of(TrainSettings(model="m", data="d", imgsz=64, epochs=1), tmp_path, batch=plan)
     governor = Governor(task, CpuDevice(), link, MemoryOptions())
-    validator = governed(Appending(), governor, Ranks(task.batch))
+    validator = governed(Appending(), governor, Ranks(task.batch), lambda: None)
     files = [tmp_path / f"{name}.txt" for name in "abc"]
     for batch in (files[:1], files[1:]):
         mark = validator._mark()
