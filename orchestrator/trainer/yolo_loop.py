@@ -13,7 +13,7 @@ from orchestrator.errors import TrainingError
 from orchestrator.trainer import yolo_state
 from orchestrator.trainer.failures import not_finite
 from orchestrator.trainer.handover import put_weights
-from orchestrator.trainer.randomness import keyed_seed, seed_all
+from orchestrator.trainer.randomness import keyed_seed, random_state, seed_all
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt, Leave
 from orchestrator.trainer.yolo_model import copy_weights, write_weights
@@ -186,9 +186,9 @@ class _Loop(Unfinished, Shared, Update):
     def validate(self: Any) -> Any:
         """Validate, and count: the order of the validation loader is part of the state."""
         self.attempt.ranks.average_statistics([self.model, self.ema.ema])
-        self._is_validating = True
+        self.before_validation = random_state()  # it may begin anew, and draws when it begins
         found = super().validate()
-        self._is_validating = False
+        self.before_validation = None
         self.num_validations += 1
         return found
 

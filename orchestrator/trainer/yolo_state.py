@@ -112,9 +112,8 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
     trainer.start_epoch = done
     trainer.scheduler.last_epoch = done - 1
     _restore_criterion(trainer, done)
-    under_way = state.get("under_way", {"step": 0})
-    *before, last = _passes(trainer, done)
-    _replay(trainer.train_loader, [*before, last + under_way["step"]])
+    steps = state["under_way"]["step"] if "under_way" in state else 0
+    _replay(trainer.train_loader, _passes(trainer, done, steps))
     trainer.num_validations = state["validations"]
     _replay(trainer.test_loader, [state["validations"] * len(trainer.test_loader)])
     _fill_buffer(trainer, state["buffer"])
@@ -149,17 +148,19 @@ def _restore_criterion(trainer: Any, done: int) -> None:
         trainer.model.criterion.update()
 
 
-def _passes(trainer: Any, done: int) -> list[int]:
-    """Batches that each iterator of the train loader has given out after `done` epochs.
+def _passes(trainer: Any, done: int, steps: int) -> list[int]:
+    """Batches that each iterator of the train loader has given out after `done` epochs and steps.
 
     Closing mosaic discards the first iterator, if there was one, and begins another.
     """
     num_batches = len(trainer.train_loader)
+    more, steps = divmod(steps, num_batches)
+    done += more
     closing = trainer.args.close_mosaic
     closed = max(0, trainer.epochs - closing) if closing else None
     if closed is None or done < closed:
-        return [done * num_batches]
-    return [closed * num_batches, (done - closed) * num_batches]
+        return [done * num_batches + steps]
+    return [closed * num_batches, (done - closed) * num_batches + steps]
 
 
 def _replay(loader: Any, passes: list[int]) -> None:

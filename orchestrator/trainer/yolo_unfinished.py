@@ -38,7 +38,7 @@ class Unfinished(_Mixed):
     _step: int
     _epoch_begin: float
     _num_done = 0  # steps of the epoch that an attempt before has done
-    _is_validating = False
+    before_validation: dict[str, Any] | None = None  # the state of chance, while it validates
     _seconds_before = 0.0  # that it took for them
 
     def _on_train_start(self: Any) -> None:
@@ -76,7 +76,7 @@ class Unfinished(_Mixed):
         ranks = self.attempt.ranks
         names, values = zip(*self.tloss.items(), strict=True)
         losses = [*map(float, values)]
-        if not self._is_validating:  # until then every rank has its part of the loss items
+        if self.before_validation is None:  # until then every rank has its part of the loss items
             losses = ranks.summed(*losses)
         if not ranks.is_first:
             return
@@ -84,6 +84,7 @@ class Unfinished(_Mixed):
         state = yolo_state.capture(self, best=self.attempt.best, results=csv, epoch=self.epoch)
         state |= {
             "finished": False,
+            "random": self.before_validation or state["random"],
             "expected": self._expected(),
             "under_way": {
                 "step": self._step,
