@@ -53,7 +53,9 @@ def _place_line(event: Event) -> str | None:
         case NodeLost(node_id=node_id):
             return f"node={node_id} lost"
         case DrainRequested(now=now):
-            return f"the driver is asked to leave {'at once' if now else 'after the epochs'}"
+            return (
+                f"the driver is asked to leave {'at once' if now else 'when its gangs have saved'}"
+            )
         case _:
             is_over = isinstance(event, DrainEnded)
             return "another driver has come: gangs may start again" if is_over else None
