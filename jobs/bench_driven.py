@@ -70,9 +70,10 @@ _WAYS = (
 _FIGURES = ("average_s", "p99_s", "makespan_s")
 _TOLD = """
 "all is known": speed at every width and what is left, as Optimus was told. "learned": by the epochs
-of the run and of runs like it, and by the pace of the first 30 s of every attempt. The last way is
-the product's own. Published systems save within an epoch; where the unfinished epoch is repeated,
-that is part of what a change costs, and epochs that end before the next round are waited for. Runs
+of the run and of runs like it, and by the pace of the first 30 s of every attempt. Published systems
+save within an epoch, and so do the product's trainers: with them, "and speeds are learned too" is
+what the product knows. Where the unfinished epoch is repeated, that is part of what a change costs,
+and epochs that end before the next round are waited for. Runs
 that share a signature (model and batch) count as alike; jobs of one list often do, which favours
 learning. Where the batch is free, agents fit a law of step times to what jobs of the application
 have tried, go to twice that at most, and know the gain by the statistics seen last. With --seeds

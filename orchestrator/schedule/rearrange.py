@@ -252,8 +252,14 @@ class Rearrange:
         self.runs.clear()
 
     def progressed(self, record: RunRecord, progress: Progress, now: Seconds) -> None:
-        """An epoch of a run is complete."""
+        """An epoch of a run is complete; of one that was begun with other cards nothing is learned.
+
+        What its steps have told stands for that.
+        """
+        is_mixed = self.epochs.is_mixed(record)
         self.epochs.completed(record, now)
+        if is_mixed and record.pace_of_one is not None:
+            return
         width = record.placement.world_size if record.placement is not None else 0
         seconds, num_images = progress.seconds, progress.num_images
         self.knowledge.speedups.progressed(record.spec, width, seconds, num_images)

@@ -35,6 +35,13 @@ class UnderWay:
         """An epoch of a run is complete, and the next one begins."""
         self._began[record.spec.run_id] = now
 
+    def is_mixed(self, record: RunRecord) -> bool:
+        """Whether the epoch under way was begun by an attempt before, maybe with other cards."""
+        if record.attempt == 1 or not self._keeps(record):
+            return False
+        began = self._began.get(record.spec.run_id, -math.inf)
+        return record.attempt_started_at is None or began < record.attempt_started_at
+
     def forget(self, run_id: RunId) -> None:
         """A run has ended."""
         self._began.pop(run_id, None)

@@ -270,6 +270,30 @@ def test_steps_tell_the_pace_before_an_epoch_is_over() -> None:
     assert candidate.left_seconds == pytest.approx((9 * 500.0 - 161.0) * speed)
 
 
+def test_of_an_epoch_that_was_begun_with_other_cards_nothing_is_learned() -> None:
+    desk, policy = desk_of({"r": 2}, resize_mode=StopMode.AT_BATCH)
+    desk.submit(make_spec("r", num_gpus=4, min_gpus=1, batch=8, epochs=9))
+    desk.up("r")
+    epoch_of(desk, "r", 1000.0)
+
+    def gain() -> float:
+        """Of four cards over two."""
+        desk.pass_time(61.0)
+        ((candidate,), _) = policy.seen[-1]
+        told = dict(zip(candidate.widths, candidate.speedups, strict=True))
+        return told[4] / told[2]
+
+    assumed = gain()
+    policy.wanted["r"] = 4
+    desk.pass_time(61.0)
+    desk.yield_("r")
+    desk.up("r")
+    epoch_of(desk, "r", 950.0)  # most of it was done by two
+    assert gain() == assumed
+    epoch_of(desk, "r", 500.0)
+    assert gain() == pytest.approx(2.0)
+
+
 def foreseen(policy: Told) -> dict[str, bool]:
     return {str(c.run_id): c.is_foreseen for c in policy.seen[-1][0]}
 
