@@ -70,7 +70,7 @@ _WAYS = (
 _FIGURES = ("average_s", "p99_s", "makespan_s")
 _TOLD = """
 "all is known": speed at every width and what is left, as Optimus was told. "learned": by the epochs
-of the run and of runs like it, and by the pace of the first 30 s of every attempt. Published systems
+of the run and of runs like it, and by the pace of the first 30 s of an attempt. Published systems
 save within an epoch, and so do the product's trainers: with them, "and speeds are learned too" is
 what the product knows. Where the unfinished epoch is repeated, that is part of what a change costs,
 and epochs that end before the next round are waited for. Runs

@@ -197,7 +197,7 @@ class ClusterModel(Block):
     )
     policy: Literal["queue", "shortest", "balanced"] | None = Field(
         None,
-        description="queue: by priority and share; shortest: low mean; balanced: early last end too",
+        description="queue: by priority and share; shortest: low mean; balanced: early last end",
     )
     queues: dict[str, QueueModel] = Field(
         default_factory=dict, max_length=256, description="weight and quota of queues, by name"
