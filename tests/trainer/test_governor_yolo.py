@@ -169,6 +169,6 @@ class Full(RecordingLink):
             self._device.reset_peak()
             if self._room:
                 self._device.set_foreign(4096 * MIB - self._live - self._room)
-        elif self.num_asked > 2:
+        elif self.num_asked > 3:  # the third is before the one batch of validation
             self.needs = (self._device.peak_bytes() - self._live) * 3 // 5
             self._device.set_foreign(0)
