@@ -63,7 +63,9 @@ class TracedPredictor:
         """
         trace = self._kept.trace(workload)
         sizes = trace.sizes(micro_batch)
-        return trace.parts_at_peak(sizes), trace.modules_at_peak(sizes)
+        parts = dict(trace.parts_at_peak(sizes))
+        del parts["scratch"]  # which is not among the live bytes
+        return parts, trace.modules_at_peak(sizes)
 
     def _trace_together(self, workloads: Sequence[Workload]) -> None:
         """Trace what is not kept, in as few processes as there are cores for it.

@@ -26,8 +26,8 @@ _MOST_BYTES = 4  # of a number; none of more
 class LendingCard(FakeCard):
     """A fake card of compute capability 8.0 or newer, which is lent workspaces for convolutions.
 
-    On older cards they are left to the factor of the card: replayed there, seven public runs on a
-    T4 were predicted no better (`jobs.bench_memory_workspace`).
+    On older cards they are left to the factor of the card: with them, eleven public runs on Turing
+    were predicted worse (`jobs.bench_memory_workspace`).
     """
 
     def __torch_dispatch__(
