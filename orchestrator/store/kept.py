@@ -15,10 +15,13 @@ __all__ = ["kept_in", "remove_kept", "verified_size"]
 def kept_in(folder: int) -> Iterator[UnfinishedFile]:
     """What any attempt has kept, in the open folder of a run's checkpoints."""
     for number in names_in(folder):
+        names: list[str] = []
         if number.isdecimal():
             with suppress(OSError), opened_folder(number, inside=folder) as own:
                 names = names_in(own)
-            yield from filter(None, (parsed_unfinished(int(number), name) for name in names))
+        for name in names:
+            if file := parsed_unfinished(int(number), name):
+                yield file
 
 
 def remove_kept(folder: int, newest: int, *, but: UnfinishedFile | None) -> None:
