@@ -214,6 +214,17 @@ def test_what_is_kept_of_an_epoch_is_as_it_was_written_or_not_found(tmp_path: Pa
     assert checkpoints.unfinished(attempt(2), 3) is None
 
 
+def test_the_place_of_an_attempt_that_cannot_be_opened_holds_nothing(tmp_path: Path) -> None:
+    checkpoints = FileCheckpoints(str(tmp_path))
+    kept = save(checkpoints, 1, 1, step=10)
+    for name in ("0", "2"):  # before it and behind it
+        (tmp_path / "checkpoints" / name).write_text("a file in the place of a folder")
+    assert checkpoints.unfinished(attempt(3), 1) == kept
+    save(checkpoints, 3, 2)
+    assert checkpoints.unfinished(attempt(4), 1) is None
+    assert not Path(kept.path).exists()
+
+
 def test_an_attempt_that_was_believed_dead_removes_nothing_that_the_newer_one_keeps(
     tmp_path: Path,
 ) -> None:
