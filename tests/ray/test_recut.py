@@ -4,26 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from jobs.parts import LocalParts
-from orchestrator.cluster.session import local_ray
-from orchestrator.messages import GangStarted, MicroBatchChanged, ProgressReported, RunSubmitted
-from orchestrator.types import Card, RunId, RunSpec, RunState, TrainSettings
-from tests.ray.conftest import no_real_cards
+from orchestrator.messages import GangStarted, MicroBatchChanged, ProgressReported
+from orchestrator.schedule.scheduler import Scheduler
+from orchestrator.types import RunId, RunSpec, RunState, TrainSettings
+from tests.ray.whole_run import driven
 from tests.trainer.picture_folders import make_pictures
 
 pytestmark = pytest.mark.ray
 
 MIB = 1 << 20
-CARDS = (Card(index=0, name="RTX 2060", memory_bytes=6144 * MIB, is_emulated=True),)
 RUN = RunId("20260101-000000-tight-0001")
 
 
 def test_the_same_attempt_goes_on_and_the_journal_knows_the_cut(tmp_path: Path) -> None:
-    from orchestrator.cluster.ray import RayCluster
-    from orchestrator.driver import drive
-    from orchestrator.schedule.scheduler import Scheduler
-    from orchestrator.store.sql import SqlStore
-
     data = make_pictures(tmp_path / "data", each=16)
     settings = TrainSettings(
         model="timm/test_resnet", data=str(data), imgsz=96, epochs=2, amp="fp32", workers=0
@@ -37,16 +30,8 @@ def test_the_same_attempt_goes_on_and_the_journal_knows_the_cut(tmp_path: Path) 
         folder=str(tmp_path / "run"),
         memory_bytes=18 * MIB,
     )
-    with (
-        SqlStore(str(tmp_path / "orchestrator.db")) as store,
-        store.drive("test"),
-        local_ray(num_cpus=2, cards=CARDS, home=tmp_path),
-    ):
-        store.ask(RunSubmitted(at=0.0, spec=asked))
-        cluster = RayCluster(LocalParts(), list_cards=no_real_cards, local_cards=CARDS)
-        scheduler = Scheduler()
-        drive(scheduler, cluster, store, cluster)
-        events = list(store.replay())
+    scheduler = Scheduler()
+    events = driven(asked, scheduler, tmp_path)
     status = scheduler.status(RUN)
     changes = [event.recut for event in events if isinstance(event, MicroBatchChanged)]
     epochs = [event.progress for event in events if isinstance(event, ProgressReported)]
