@@ -1,11 +1,13 @@
 """A Ray of our own without those of its processes that serve what we do not use."""
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from orchestrator.cluster import forked
+from orchestrator.cluster import agents, forked
 
 __all__ = ["few_processes"]
 
@@ -16,15 +18,16 @@ _ASKED = {
     "include_log_monitor": False,
     "setup_worker_path": forked.__file__,
 }
+_FOLDER = "--session_dir="  # of Ray's node: where its agents tell their ports
+_AGENTS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")
 
 
 @contextmanager
 def few_processes() -> Iterator[None]:
-    """While a Ray is started here: leave out its log monitor, autoscaler and dashboard.
+    """While a Ray is started here: leave out log monitor, autoscaler, dashboard and agents.
 
-    They take 3 s of a processor, and whoever starts Ray waits for the dashboard to be imported.
-    The node's agent is the one of an installation without the dashboard: the other wants a port
-    that every Ray of a machine wants, and tries for three seconds before it takes another.
+    They take 5 s of a processor, and whoever starts Ray waits for the dashboard and the agents to
+    be imported. One small process stands for both agents, without which no node of Ray starts.
     """
     import ray
 
@@ -32,16 +35,48 @@ def few_processes() -> Iterator[None]:
     parameter: Any = ray._private.parameter
     utils: Any = ray._private.utils
     node: Any = ray._private.node.Node
+    services: Any = ray._private.services
     with ExitStack() as stack:
         _exchange(stack, parameter, "RayParams", partial(parameter.RayParams, **_ASKED))
         _exchange(stack, utils, "get_dashboard_dependency_error", _missing)
         _exchange(stack, node, "start_api_server", _nothing)
+        start = partial(_without_agents, services.start_ray_process)
+        _exchange(stack, services, "start_ray_process", start)
         yield
 
 
 def _exchange(stack: ExitStack, owner: Any, name: str, value: object) -> None:
     stack.callback(setattr, owner, name, getattr(owner, name))
     setattr(owner, name, value)
+
+
+def _without_agents(start: Any, command: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+    """Start a process of Ray: where it is a node, with the stand-in for its agents."""
+    folder = [word.removeprefix(_FOLDER) for word in command if word.startswith(_FOLDER)]
+    if folder:
+        words = [sys.executable, "-I", "-S", agents.__file__, folder[0]]
+        stood = [subprocess.list2cmdline(each) for each in ([*words, *_services()], words)]
+        told = dict(zip(_AGENTS, stood, strict=True))
+        command = [
+            next((name + told[name] for name in _AGENTS if word.startswith(name)), word)
+            for word in command
+        ]
+    return start(command, *args, **kwargs)
+
+
+def _services() -> list[str]:
+    """What Ray calls the services of the agents."""
+    from ray import _raylet as names
+
+    return [
+        str(getattr(names, name))
+        for name in (
+            "DASHBOARD_AGENT_LISTEN_PORT_NAME",
+            "METRICS_AGENT_PORT_NAME",
+            "METRICS_EXPORT_PORT_NAME",
+            "RUNTIME_ENV_AGENT_PORT_NAME",
+        )
+    ]
 
 
 def _missing() -> ImportError:

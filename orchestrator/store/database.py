@@ -19,6 +19,7 @@ from orchestrator.store.private import make_folder, sync_folder
 from orchestrator.store.schema import HEAD, VERSION_TABLE
 from orchestrator.store.sql_faults import explained
 from orchestrator.store.turns import Turns
+from orchestrator.store.watch import Watch
 
 __all__ = ["Database"]
 
@@ -60,6 +61,7 @@ class Database:
         self.what = f"the store {self.path or parsed.render_as_string(hide_password=True)}"
         with explained(self.what):
             self.engine = _sqlite(self.path, parsed) if self.path else _postgres(parsed)
+        self._watches: list[Watch] = []
 
     @contextmanager
     def transaction(self, *, write: bool) -> Iterator[Connection]:
@@ -117,8 +119,16 @@ class Database:
 
         return postgresql.insert(table)
 
+    def watch(self) -> Watch:
+        """A way to ask cheaply, and often, whether anything has been committed."""
+        made = Watch(self.path, BUSY_SECONDS)
+        self._watches.append(made)
+        return made
+
     def close(self) -> None:
         """Close every connection."""
+        for each in self._watches:
+            each.close()
         self.engine.dispose()
 
 

@@ -14,6 +14,7 @@ from orchestrator.store.lease import Driver, driver_of, taken
 from orchestrator.store.lists import Asking, Listed
 from orchestrator.store.schema import journal
 from orchestrator.store.sweeps import SweepTables
+from orchestrator.store.watch import Watch
 from orchestrator.types import (
     CheckpointRef,
     Finding,
@@ -41,6 +42,10 @@ class StoreReader:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.sweeps = SweepTables(database)
+
+    def watch(self) -> Watch:
+        """A way to ask often whether there may be anything new to read; open as long as this."""
+        return self._database.watch()
 
     def driver(self) -> Driver | None:
         """Who drives the store now; None when nobody does."""

@@ -50,6 +50,7 @@ class SqlStore(StoreReader):
         self._now = now
         self._epoch: int | None = None
         self._next_beat: Seconds = 0.0  # of the monotonic clock
+        self._watch = self._database.watch()
         try:
             self._bring_up_to_date(migrate=migrate)
         except BaseException:
@@ -124,6 +125,8 @@ class SqlStore(StoreReader):
         if self._epoch is not None and time.monotonic() >= self._next_beat:
             beat(self._database, self._epoch)
             self._next_beat = time.monotonic() + BEAT_SECONDS
+        if not self._watch.has_changed():
+            return ()
         with self._database.transaction(write=False) as connection:
             found = asking.oldest(connection)
         if not found:

@@ -31,7 +31,8 @@ from orchestrator.types import DeviceKind, QueueRule, Scalar, Seconds
 __all__ = ["conduct", "fits_of", "searcher_of"]
 
 _POLL: Seconds = 0.1
-_LOOK: Seconds = 0.5  # for somebody who stopped the sweep
+_GLANCE: Seconds = 0.02  # where it takes microseconds to see that nothing has happened
+_LOOK: Seconds = 0.5  # for somebody who stopped the sweep, and for the driver
 _END_SECONDS: Seconds = 20.0  # for runs that are ended; the driver ends the rest later
 _WEIGHTLESS = frozenset(  # keys of rates and of augmentation, in ultralytics' names and ours
     [
@@ -198,23 +199,24 @@ def searcher_of(definition: Definition, fits: Callable[[Values], bool] | None = 
 def _until_done(
     conductor: Conductor, store: SqlStore, service: Service, watch: Callable[[Conductor], None]
 ) -> None:
-    pause = Pause()
+    pause, changes = Pause(), store.watch()
     name = conductor.definition.name
-    looked = -math.inf
+    looked, is_moving = -math.inf, True
     while not conductor.is_done:
-        row, now = None, time.monotonic()
+        now = time.monotonic()
         if now - looked >= _LOOK:
             row, looked = store.sweeps.find(name), now
-        if row is not None and row.state == SweepState.STOPPED:
-            ended, until = conductor.stop(), time.monotonic() + _END_SECONDS
-            while store.num_unfinished(ended) and time.monotonic() < until:
-                pause.wait(_POLL)
-            break
-        service.ensure()
-        if conductor.advance():
+            if row is not None and row.state == SweepState.STOPPED:
+                ended, until = conductor.stop(), time.monotonic() + _END_SECONDS
+                while store.num_unfinished(ended) and time.monotonic() < until:
+                    pause.wait(_POLL)
+                break
+            service.ensure()
+        is_moving = (changes.has_changed() or is_moving) and conductor.advance()
+        if is_moving:
             watch(conductor)
         else:
-            pause.wait(_POLL)
+            pause.wait(_POLL if changes.is_blind else _GLANCE)
 
 
 def _definition(store: SqlStore, name: str) -> Definition:

@@ -1,10 +1,15 @@
 """A Ray of our own starts without what nobody asks; a Ray that others start is as it was."""
 
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from orchestrator.cluster import agents as stand_in
 from orchestrator.cluster.few_processes import few_processes
 
 PRIVATE: Any = ray._private
@@ -15,6 +20,7 @@ def names() -> tuple[object, ...]:
         PRIVATE.parameter.RayParams,
         PRIVATE.utils.get_dashboard_dependency_error,
         PRIVATE.node.Node.start_api_server,
+        PRIVATE.services.start_ray_process,
     )
 
 
@@ -39,3 +45,50 @@ def test_what_was_exchanged_is_put_back_also_when_ray_does_not_start() -> None:
     with pytest.raises(ValueError, match="no Ray"):
         fail()
     assert names() == before
+
+
+def test_a_node_that_is_started_inside_has_small_processes_for_its_agents() -> None:
+    started: list[list[str]] = []
+    services: Any = PRIVATE.services
+    start, services.start_ray_process = services.start_ray_process, started.append
+    try:
+        with few_processes():
+            services.start_ray_process(
+                [
+                    "raylet",
+                    "--session_dir=/home/a session",
+                    "--dashboard_agent_command=python agent.py",
+                    "--runtime_env_agent_command=python main.py",
+                ]
+            )
+            services.start_ray_process(["gcs_server", "--log_dir=/tmp/logs"])
+    finally:
+        services.start_ray_process = start
+    (raylet, *words), gcs = started
+    agents = [shlex.split(word.partition("=")[2]) for word in words[1:]]
+    assert (raylet, words[0]) == ("raylet", "--session_dir=/home/a session")
+    assert [word.partition("=")[0] for word in words[1:]] == [
+        "--dashboard_agent_command",
+        "--runtime_env_agent_command",
+    ]
+    assert [each[3:5] for each in agents] == [[stand_in.__file__, "/home/a session"]] * 2
+    assert sorted(name for each in agents for name in each[5:]) == [
+        "dashboard_agent_listen_port",
+        "metrics_agent_port",
+        "metrics_export_port",
+        "runtime_env_agent_port",
+    ]
+    assert gcs == ["gcs_server", "--log_dir=/tmp/logs"]
+
+
+def test_what_stands_for_the_agents_tells_no_ports_and_ends_with_the_node(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", stand_in.__file__, str(tmp_path), "a_port", "another_port"],
+        stdin=subprocess.PIPE,
+        env={"RAY_NODE_ID": "ab12"},
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(30) == 0
+    told = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert told == {"a_port_ab12": "-1", "another_port_ab12": "-1"}
