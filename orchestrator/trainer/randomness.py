@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from orchestrator.trainer.pack import pack, unpack
 
@@ -111,8 +112,23 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def save_state(state: Mapping[str, Any], file: BinaryIO) -> None:
-    """Write a state of tensors, numbers, texts and containers; `load_state` reads it back."""
-    torch.save(pack(dict(state)), file)
+    """Write a state of tensors, numbers, texts and containers; `load_state` reads it back.
+
+    Without the checksums of a zip archive, which torch does not look at when it reads: they take
+    longer than writing, and a checkpoint has its SHA-256.
+    """
+    with _no_checksums():
+        torch.save(pack(dict(state)), file)
+
+
+@contextmanager
+def _no_checksums() -> Iterator[None]:
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
+        yield
+    finally:
+        set_crc32_options(before)
 
 
 def load_state(file: BinaryIO) -> dict[str, Any]:

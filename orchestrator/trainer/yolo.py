@@ -120,6 +120,7 @@ def _train(
         else:
             trainer.train()
     except Leave:
+        trainer.write_best()
         return Outcome.YIELDED, attempt.best.get("metrics", {})
     finally:
         trainer.close()

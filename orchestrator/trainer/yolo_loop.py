@@ -1,10 +1,9 @@
 """ultralytics' training loop with our link in it: progress, stops, checkpoints, cuts, ranks."""
 
+import logging
 import math
-import shutil
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,15 +15,18 @@ from orchestrator.trainer.handover import put_weights
 from orchestrator.trainer.randomness import keyed_seed, random_state, seed_all
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt, Leave
-from orchestrator.trainer.yolo_model import copy_weights, write_weights
+from orchestrator.trainer.yolo_files import Files
 from orchestrator.trainer.yolo_ranks import Shared
 from orchestrator.trainer.yolo_step import CutStep
 from orchestrator.trainer.yolo_unfinished import Unfinished
 from orchestrator.trainer.yolo_update import Update
 from orchestrator.trainer.yolo_validation import governed
+from orchestrator.trainer.yolo_weights import BestWeights
 from orchestrator.types import CheckpointRef, Progress, StepProgress
 
 __all__ = ["orchestrated"]
+
+log = logging.getLogger(__name__)
 
 _STEP_SECONDS = 0.5  # signs of life are for people: two a second are plenty
 _BAD_STEPS = 20  # fp16: so many steps without a finite loss, and no smaller loss scale will help
@@ -39,7 +41,7 @@ def orchestrated(trainer: type[Any], attempt: Attempt) -> type[Any]:
     return type(name, (_Loop, trainer), {"attempt": attempt})
 
 
-class _Loop(Unfinished, Shared, Update):
+class _Loop(Files, Unfinished, Shared, Update):
     """Mixed into a trainer class, before it: overrides the places where the loop asks and tells."""
 
     num_validations = 0
@@ -53,6 +55,7 @@ class _Loop(Unfinished, Shared, Update):
         self._looked = -math.inf
         self._step = self._bad_steps = 0
         self._checkpoint: CheckpointRef | None = None
+        self.best_weights = BestWeights(self.attempt.run_folder / "weights" / "best.pt")
 
     # ---- setting up
 
@@ -72,6 +75,7 @@ class _Loop(Unfinished, Shared, Update):
                 seed_all(keyed_seed(self.args.seed, *key[: 4 if self._num_done else 3]))
             self.attempt.best = dict(state["best"])
             self.attempt.state = {"elapsed": state["elapsed"]}
+            self.repair_best(state)
         self.attempt.kept = state = None  # frees the tensors
         micro_batch, governor = self.attempt.task.batch.micro_batch, self.attempt.governor
         prepare = super().preprocess_batch
@@ -205,11 +209,12 @@ class _Loop(Unfinished, Shared, Update):
         is_best = self.best_fitness == self.fitness
         if is_best:
             self.attempt.best = {"epoch": self.epoch + 1, "metrics": metrics}
-            with on_host(self.attempt.device):
-                write_weights(self, self.attempt.run_folder / "weights" / "best.pt", metrics)
+            self.take_best(metrics)
+        if not is_best or self._is_last():
+            self.write_best()  # nobody comes back to this epoch's weights
         results = self.csv.read_text(encoding="utf-8")
         state = yolo_state.capture(self, best=self.attempt.best, results=results)
-        state["finished"] = bool(self.stop)
+        state |= {"finished": bool(self.stop), "owed": self.best_weights.is_owed}
         with on_host(self.attempt.device):
             self._checkpoint = self.attempt.link.save(
                 self.epoch + 1,
@@ -219,6 +224,11 @@ class _Loop(Unfinished, Shared, Update):
             )
         self.attempt.base = self._checkpoint.sha256
         return False
+
+    def _is_last(self: Any) -> bool:
+        """Whether the run ends with this epoch: it may be recorded as complete from now on."""
+        until = self.attempt.task.spec.until
+        return bool(self.stop) or (until is not None and self.epoch + 1 >= until)
 
     def _on_fit_epoch_end(self: Any) -> None:
         memory = self.attempt.governor.epoch_ends()
@@ -239,45 +249,12 @@ class _Loop(Unfinished, Shared, Update):
         if self._asked() is not None and not self.stop:
             raise Leave
 
-    def final_eval(self: Any) -> None:
-        """Leave the weights, results and plots in the run folder.
-
-        ultralytics would validate the best weights once more; their numbers are recorded already.
-        """
-        if self.attempt.task.rank != 0:
-            return
-        weights = self.attempt.run_folder / "weights"
-        if self.tloss and self.attempt.best["epoch"] == self.epoch + 1:
-            copy_weights(weights / "best.pt", weights / "last.pt")
-        else:
-            last = self.epoch_metrics() if self.tloss else dict(self.attempt.best["metrics"])
-            with on_host(self.attempt.device):
-                write_weights(self, weights / "last.pt", last)
-        self._publish(self.csv)
-        for picture in (*self.save_dir.glob("*.png"), *self.save_dir.glob("*.jpg")):
-            self._publish(picture)
-
-    def _publish(self: Any, file: Path) -> None:
-        """Copy a file of the attempt into the run folder; it appears whole or not at all."""
-        target = self.attempt.run_folder / file.name
-        if target != file and file.exists():
-            scratch = target.with_name(f".{target.name}.{self.attempt.task.attempt.number}")
-            shutil.copyfile(file, scratch)
-            scratch.replace(target)
-
-    def publish_arguments(self: Any) -> None:
-        """Show people what ultralytics was given."""
-        if self.attempt.task.rank == 0:
-            self._publish(self.save_dir / "args.yaml")
-
-    def finish_again(self: Any) -> None:
-        """Leave the files of a training that was complete but not yet recorded as such."""
-        self._setup_train()
-        self.lr: dict[str, float] = {}
-        self.final_eval()
-
     def close(self: Any) -> None:
-        """End the processes of the data loaders."""
+        """Leave the best weights where a failure came between; end the processes of the loaders."""
+        try:
+            self.write_best()
+        except (OSError, RuntimeError) as error:  # torch has its own for a full disk
+            log.warning("weights/best.pt is not that of the best epoch: %s", error)
         for name in ("train_loader", "test_loader"):
             loader: Any = getattr(self, name, None)
             if hasattr(loader, "close"):

@@ -1,26 +1,16 @@
-"""YOLO models: found, read without running code, and written as weights that people can use."""
+"""YOLO models: found, and read without running code."""
 
 import difflib
-import os
 import pickle
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
-from weakref import WeakKeyDictionary
-
-import torch
+from typing import Any
 
 from orchestrator.errors import ConfigError, DataError
 
-__all__ = ["TASKS", "YoloModel", "copy_weights", "find_model", "trainer_of", "write_weights"]
+__all__ = ["TASKS", "YoloModel", "find_model", "trainer_of"]
 
-_FINISHED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by averaged model
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 
 
@@ -159,81 +149,3 @@ def _task(task: object, name: str) -> str:
             fix=(f"use a YOLO model for {', '.join(TASKS)}",),
         )
     return str(task)
-
-
-def write_weights(trainer: Any, file: Path, metrics: Mapping[str, float]) -> None:
-    """Write the averaged weights as ultralytics' own finished `best.pt` is: fp16, no optimizer.
-
-    The file appears whole or not at all.
-    """
-    from ultralytics import __version__
-
-    model = _finished(trainer.ema.ema)
-    content = {
-        "date": datetime.now(UTC).isoformat(),
-        "version": __version__,
-        "license": "AGPL-3.0 (https://ultralytics.com/license)",
-        "epoch": -1,
-        "best_fitness": None,
-        "model": model,
-        "ema": None,
-        "updates": None,
-        "optimizer": None,
-        "train_args": vars(trainer.args),
-        "train_metrics": dict(metrics),
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with _appearing(file) as stream:
-        torch.save(content, stream)
-
-
-def copy_weights(source: Path, file: Path) -> None:
-    """Let the weights of one file be those of another, which appears whole or not at all."""
-    with source.open("rb") as given, _appearing(file) as stream:
-        shutil.copyfileobj(given, stream)
-
-
-@contextmanager
-def _appearing(file: Path) -> Iterator[BinaryIO]:
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with scratch.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _finished(average: Any) -> Any:
-    """The averaged model as it is given to people; made once, and filled with its numbers anew."""
-    known = _FINISHED.get(average)
-    if known is not None:
-        with torch.no_grad():
-            for old, new in zip(_numbers(known), _numbers(average), strict=True):
-                old.copy_(new)
-        return known
-    model = _on_host(average).to(memory_format=torch.contiguous_format).half().cpu()
-    model.criterion = None
-    if hasattr(model, "args"):  # a classifier has none
-        model.args = dict(model.args)
-    for parameter in model.parameters():
-        parameter.requires_grad = False
-    _FINISHED[average] = model
-    return model
-
-
-def _numbers(model: Any) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-
-
-def _on_host(model: Any) -> Any:
-    """A copy whose weights are made in the host's memory: a full card has no room for a second."""
-    memo: dict[int, object] = {
-        id(tensor): torch.nn.Parameter(tensor.detach().to("cpu", copy=True), requires_grad=False)
-        for tensor in model.parameters()
-    }
-    memo |= {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in model.buffers()}
-    return deepcopy(model, memo)

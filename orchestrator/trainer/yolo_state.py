@@ -15,7 +15,7 @@ from orchestrator.trainer.randomness import (
 )
 from orchestrator.trainer.rates import restore_under_own_rates
 
-__all__ = ["capture", "check", "read", "restore", "write"]
+__all__ = ["capture", "check", "is_clone", "read", "restore", "write"]
 
 _VERSION = 1
 _KEYS = frozenset(
@@ -105,7 +105,7 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
         trainer.scaler.load_state_dict(state["scaler"])
     vars(trainer.stopper).update(state["stopper"])
     trainer.best_fitness, trainer.fitness = state["best_fitness"], state["fitness"]
-    if _is_clone(trainer):
+    if is_clone(trainer):
         trainer.best_fitness = None  # the best of this run is to come
     trainer.metrics = dict(state["metrics"])
     trainer.loss_names = tuple(state["loss_names"])
@@ -122,7 +122,7 @@ def restore(trainer: Any, state: Mapping[str, Any]) -> None:
     set_random_state(state["random"])
 
 
-def _is_clone(trainer: Any) -> bool:
+def is_clone(trainer: Any) -> bool:
     """Whether it goes on from a checkpoint of another run."""
     attempt = trainer.attempt
     source = attempt.link.resume_from

@@ -80,6 +80,7 @@ class Unfinished(_Mixed):
             losses = ranks.summed(*losses)
         if not ranks.is_first:
             return
+        self.write_best()  # what is kept has no weights of the epoch before
         csv = self.csv.read_text(encoding="utf-8") if self.csv.exists() else ""
         state = yolo_state.capture(self, best=self.attempt.best, results=csv, epoch=self.epoch)
         state |= {

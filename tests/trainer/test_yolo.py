@@ -13,8 +13,8 @@ from orchestrator.errors import ConfigError, DataError, OrchestratorError, Store
 from orchestrator.ports import Device, Trainer
 from orchestrator.trainer.randomness import save_state
 from orchestrator.trainer.yolo import YoloTrainer
-from orchestrator.trainer.yolo_model import write_weights
 from orchestrator.trainer.yolo_state import check, read
+from orchestrator.trainer.yolo_weights import write_weights
 from orchestrator.types import (
     BatchPlan,
     Cause,
