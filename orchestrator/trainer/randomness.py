@@ -13,6 +13,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 from orchestrator.trainer.pack import pack, unpack
 
 __all__ = [
+    "host_random_state",
     "host_state_kept",
     "keyed_seed",
     "load_state",
@@ -71,6 +72,12 @@ def random_state() -> dict[str, Any]:
 
     Holds only what `torch.load(weights_only=True)` accepts: numbers, texts, tuples, tensors.
     """
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return host_random_state() | {"cuda": cuda}
+
+
+def host_random_state() -> dict[str, Any]:
+    """The same without the cards: putting it back leaves theirs alone."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, words, next_gauss = random.getstate()
     return {
@@ -83,7 +90,7 @@ def random_state() -> dict[str, Any]:
             "gauss": float(gauss),
         },
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": [],
     }
 
 

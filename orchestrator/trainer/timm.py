@@ -4,6 +4,7 @@ from orchestrator.errors import DataError, OrchestratorError, TrainingError
 from orchestrator.ports import Device, RunLink
 from orchestrator.trainer.failures import single_sample
 from orchestrator.trainer.governor import Governor
+from orchestrator.trainer.heap import hold_heap
 from orchestrator.trainer.options_ddp import ddp_options
 from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.ranks import Ranks, joined
@@ -40,6 +41,7 @@ class TimmTrainer:
     def _fit(
         self, task: TrainTask, device: Device, link: RunLink, ranks: Ranks
     ) -> tuple[Outcome, Metrics]:
+        hold_heap()
         options, _ = memory_options(task.spec.settings.options)
         governor = Governor(task, device, link, options, agree=ranks.most_and_least)
         try:

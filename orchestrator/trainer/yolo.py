@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DataError, OrchestratorError, StoreError
 from orchestrator.ports import Device, RunLink
+from orchestrator.trainer.heap import hold_heap
 from orchestrator.trainer.options_ddp import ddp_options
 from orchestrator.trainer.options_memory import memory_options
 from orchestrator.trainer.yolo_apart import apart, on_host
@@ -52,6 +53,7 @@ class YoloTrainer:
     ) -> tuple[Outcome, Metrics]:
         from orchestrator.trainer.governor import Governor
 
+        hold_heap()
         options, _ = memory_options(task.spec.settings.options)
         governor = Governor(task, device, link, options, agree=ranks.most_and_least)
         with apart(task.spec.folder):

@@ -15,6 +15,7 @@ from orchestrator.trainer.handover import put_weights
 from orchestrator.trainer.randomness import keyed_seed, random_state, seed_all
 from orchestrator.trainer.yolo_apart import can_halve, on_host
 from orchestrator.trainer.yolo_attempt import Attempt, Leave
+from orchestrator.trainer.yolo_begin import begin
 from orchestrator.trainer.yolo_files import Files
 from orchestrator.trainer.yolo_ranks import Shared
 from orchestrator.trainer.yolo_step import CutStep
@@ -91,7 +92,8 @@ class _Loop(Files, Unfinished, Shared, Update):
     def setup_model(self: Any) -> Any:
         """Build the model, whose strides are found by a trial run, in the host's memory."""
         with on_host(self.attempt.device):
-            found = super().setup_model()
+            build, is_followed = super().setup_model, bool(self.attempt.task.spec.warm)
+            found = begin(self, build) if is_followed and self.ranks == 1 else build()
             given, source = self.attempt.weights, self.attempt.task.weights
             if given is not None and source is not None:
                 put_weights(self.model, given, source)
