@@ -3,7 +3,7 @@
 import sys
 
 from jobs.parts import LocalParts
-from orchestrator.cluster.fork_server import become, serve
+from orchestrator.cluster.fork_server import become, leave, serve
 
 __all__ = ["main"]
 
@@ -14,8 +14,9 @@ def main(words: list[str]) -> None:
     job = serve(
         int(listening), path, int(lifeline), lambda: LocalParts().get_ready_to_fork(trainer)
     )
-    if job is not None:
-        become(job)
+    if job is None:
+        leave(0)
+    become(job)
 
 
 if __name__ == "__main__":

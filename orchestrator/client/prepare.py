@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from itertools import groupby
 from typing import Any
@@ -184,15 +184,21 @@ def _resolved(order: Order, config: Config) -> dict[str, Any]:
 
 def _facts(cards: Sequence[Card]) -> dict[str, Any]:
     """What made the result: versions, machine, cards."""
-    versions = {}
-    for name in _LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
     return {
         "schema_version": 1,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "versions": versions,
+        "versions": dict(_versions()),
         "cards": [asdict(card) for card in cards],
     }
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    """Of the libraries that are installed, as they were at the first run of this process."""
+    versions = []
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions.append((name, metadata.version(name)))
+    return tuple(versions)

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from orchestrator.client.records import Run, listed_run
 from orchestrator.errors import StoreError
 from orchestrator.messages import Event
@@ -199,7 +197,6 @@ class SeriesObserver:
         self._store = store
         self._ended: dict[str, RunState] = {}
         self._is_new = True
-        self._log = structlog.get_logger()
 
     def __call__(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
         """Look at what ended with an event that was recorded."""
@@ -221,7 +218,9 @@ class SeriesObserver:
         try:
             write_results(series_of([listed_run(row) for row in known]))
         except (OSError, StoreError) as error:
-            self._log.warning(
+            import structlog  # it takes a tenth of a second, and a sound disk needs none
+
+            structlog.get_logger().warning(
                 "the results of a series cannot be written; the store keeps them",
                 project=project,
                 error=str(error),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from orchestrator.client.access import Client, fingerprint, new_run_id
 from orchestrator.client.fitting import Fitted
-from orchestrator.client.folds import fold_data
 from orchestrator.config.load import Config, Project
 from orchestrator.types import Part, RunId, RunSpec, RunState
 
@@ -88,6 +87,8 @@ def part_orders(
     folds, identity, remarks = 0, "", tuple[str, ...]()
     sets: tuple[str, ...] = (whole[0].settings.data,)
     if first.folds is not None:
+        from orchestrator.client.folds import fold_data  # reads pictures, which takes numpy
+
         split = fold_data(whole[0], first.folds, above / "folds")
         folds, sets, remarks = first.folds.k, split.data, split.remarks
         identity = split.identity

@@ -89,8 +89,12 @@ class Inbox:
             await self._changed.wait_for(lambda: self._recorded >= number)
         return number not in self._refused
 
-    async def poll(self, after: int) -> Sequence[Letter]:
-        """Wait for letters later than `after`, and return them all."""
+    async def poll(
+        self, after: int, recorded: int = 0, refused: Sequence[int] = ()
+    ) -> Sequence[Letter]:
+        """Acknowledge what is `recorded`, wait for letters later than `after`, return them all."""
+        if recorded > self._recorded:
+            await self.acknowledge(recorded, refused)
         async with self._changed:
             await self._changed.wait_for(lambda: self._last > after)
         return self._later(after)
@@ -151,12 +155,13 @@ class InboxReader:
 
     def catch_up(self) -> None:
         """What was read so far is recorded: let its senders go on, and wait for more."""
-        if self._acknowledged < self._seen:
-            self._acknowledged = self._seen
-            self.handle.acknowledge.remote(self._seen, self._refused)
-            self._refused = []
         if self.polled is None:
-            self.polled = self.handle.poll.remote(self._seen)
+            self.polled = self.handle.poll.remote(self._seen, self._seen, self._refused)
+        elif self._acknowledged < self._seen:
+            self.handle.acknowledge.remote(self._seen, self._refused)
+        else:
+            return
+        self._acknowledged, self._refused = self._seen, []
 
     def read(self) -> list[Report]:
         """The reports of the poll, which is ready.

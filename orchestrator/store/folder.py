@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from orchestrator.errors import StoreError
 from orchestrator.messages import AttemptEvent, Event, ProgressReported, RunSubmitted
 from orchestrator.store.codec import encode, to_plain
@@ -90,7 +88,6 @@ class FolderObserver:
         self._written: dict[str, RunStatus] = {}
         self._ended: deque[str] = deque()
         self._failing: set[tuple[str, str]] = set()
-        self._log = structlog.get_logger()
 
     def __call__(self, event: Event, statuses: Sequence[RunStatus] = ()) -> None:
         """Write down an event that was recorded, and the statuses that it changed."""
@@ -142,7 +139,9 @@ class FolderObserver:
         except (OSError, ValueError, OverflowError) as error:  # the latter: a time beyond dates
             if (run_id, name) not in self._failing:
                 self._failing.add((run_id, name))
-                self._log.warning(
+                import structlog  # it takes a tenth of a second, and a sound disk needs none
+
+                structlog.get_logger().warning(
                     "a file for people cannot be written; the store keeps everything",
                     run_id=run_id,
                     file=str(folder / name),

@@ -106,6 +106,42 @@ def test_processes_do_not_share_their_chance(server: ForkServer, tmp_path: Path)
     assert lines[0][1] != lines[1][1]
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "out", "complaint"),
+    [
+        ("print('a')", 0, "a\n", ""),
+        ("import sys\nsys.exit('no')", 1, "", "no\n"),
+        ("import sys\nsys.exit(300)", 44, "", ""),
+        ("import atexit\natexit.register(print, 'last')\nprint('first')", 0, "first\nlast\n", ""),
+        (
+            "from concurrent.futures import ThreadPoolExecutor as Pool\n"
+            "import time\n"
+            "Pool(1).submit(lambda: (time.sleep(0.05), print('late')))",
+            0,
+            "late\n",
+            "",
+        ),
+    ],
+)
+def test_a_process_ends_as_python_would(
+    server: ForkServer, tmp_path: Path, text: str, code: int, out: str, complaint: str
+) -> None:
+    job = written(tmp_path, text)
+    done = run_forked(
+        server.path, [str(job)], text="", environment={}, folder=str(tmp_path), timeout=30.0
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, complaint)
+
+
+def test_a_process_that_fails_tells_how(server: ForkServer, tmp_path: Path) -> None:
+    job = written(tmp_path, "raise ValueError('wrong')")
+    done = run_forked(
+        server.path, [str(job)], text="", environment={}, folder=str(tmp_path), timeout=30.0
+    )
+    assert done.returncode == 1
+    assert "ValueError: wrong" in done.stderr
+
+
 def test_a_module_is_run_as_python_would(server: ForkServer, tmp_path: Path) -> None:
     done = run_forked(
         server.path,

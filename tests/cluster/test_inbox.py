@@ -51,6 +51,19 @@ def test_a_poll_answers_when_there_is_something_new() -> None:
     asyncio.run(run())
 
 
+def test_a_poll_lets_senders_go_on_whose_letters_are_recorded_and_tells_the_refused() -> None:
+    async def run() -> None:
+        inbox = Inbox()
+        numbers = [await inbox.report(report(epoch)) for epoch in (1, 2, 3)]
+        waits = [asyncio.ensure_future(inbox.recorded(number)) for number in numbers]
+        assert [letter.number for letter in await inbox.poll(2, 2, [2])] == [3]
+        assert (await waits[0], await waits[1]) == (True, False)
+        assert not waits[2].done()
+        waits[2].cancel()
+
+    asyncio.run(run())
+
+
 def test_a_sender_waits_until_its_letter_is_recorded() -> None:
     async def run() -> None:
         inbox = Inbox()
