@@ -52,9 +52,9 @@ def _first(model: str, folder: Path) -> int:
     """In a fresh process: trace, keep, and the largest batch on an RTX 4080 SUPER."""
     workload = next(w for w in (CLASSIFIER, DETECTOR) if w.model == model)
     stamps = {"start": time.monotonic()}
-    from orchestrator.device.eager import stand_in_for_compiler
+    from orchestrator.memory.slim import make_slim
 
-    stand_in_for_compiler()  # as in the process that traces
+    make_slim()  # as in the process that traces
     from orchestrator.memory.trace import trace_pair
 
     stamps["import"] = time.monotonic()

@@ -3,11 +3,10 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
+
+from orchestrator.device.stand_in import real_module, stand_in
 
 __all__ = ["stand_in_for_compiler"]
 
@@ -55,78 +54,13 @@ def stand_in_for_compiler() -> None:
         f"{_NAME}.source": {"ConstantSource": Named, **sources},
         _BACKEND: {},
     }
-    for name, known in parts.items():
-        module = _StandIn(name, known)
-        module.__spec__ = ModuleSpec(name, None)
-        module.__path__ = places.get(name, [])
-        sys.modules[name] = module
-    sys.meta_path.insert(0, _Finder())
+    stand_in(parts, places, _SETTINGS)
     importlib.import_module(f"{_NAME}.config")
-
-
-class _StandIn(ModuleType):
-    """A module with a few names of its own; any other is the real module's."""
-
-    def __init__(self, name: str, known: dict[str, Any]) -> None:
-        super().__init__(name)
-        self.__dict__.update(known)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(_real(self.__name__), name)
-
-
-class _Finder(MetaPathFinder):
-    """Finds the compiler's other modules, for which all of it has to be there."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """The spec of a module that came with the compiler; None of any other."""
-        del path, target
-        parent = name.rpartition(".")[0]
-        if not name.startswith((f"{_NAME}.", f"{_BACKEND}.")) or name in _SETTINGS:
-            return None
-        if not isinstance(sys.modules.get(parent), _StandIn):
-            return None
-        _real(parent)
-        known = sys.modules.get(name)
-        return None if known is None else ModuleSpec(name, _Known(known))
-
-
-class _Known(Loader):
-    """Hands over a module that is there already."""
-
-    def __init__(self, known: ModuleType) -> None:
-        self._known, self._spec = known, known.__spec__
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module."""
-        del spec
-        return self._known
-
-    def exec_module(self, module: ModuleType) -> None:
-        """It has run; only its spec was exchanged."""
-        module.__spec__ = self._spec
 
 
 def _places_of(name: str) -> list[str]:
     spec = importlib.util.find_spec(name)
     return list(spec.submodule_search_locations or ()) if spec is not None else []
-
-
-def _real(name: str) -> ModuleType:
-    """The real module of that name, which takes the place of its stand-in."""
-    for known, module in list(sys.modules.items()):
-        if isinstance(module, _StandIn):
-            del sys.modules[known]
-    module = importlib.import_module(name)
-    for known in _SETTINGS & sys.modules.keys():  # imported before their packages
-        package, _, end = known.rpartition(".")
-        if package in sys.modules:
-            setattr(sys.modules[package], end, sys.modules[known])
-    return module
 
 
 def _as_it_is(function: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -140,5 +74,5 @@ def _nothing(*args: object, **kwargs: object) -> None:
 
 
 def _is_compile_supported(device_type: str) -> bool:
-    ask: Callable[[str], bool] = _real(f"{_NAME}.utils").is_compile_supported
+    ask: Callable[[str], bool] = real_module(f"{_NAME}.utils").is_compile_supported
     return ask(device_type)

@@ -17,9 +17,20 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from orchestrator.memory.answers import Answers
-from orchestrator.memory.rules import RULES
+from orchestrator.memory.plain import is_plain, run_plain
+from orchestrator.memory.recipes import (
+    FRESH,
+    INPUT,
+    VIEW,
+    CannotKeepError,
+    key_of,
+    key_of_options,
+    recipe_by_rule,
+    recipe_of,
+)
 from orchestrator.memory.special import ASKING, SPECIAL, is_on_lists, on_lists
 from orchestrator.memory.tracker import Tracker
+from orchestrator.memory.views import VIEWS
 
 __all__ = ["FakeCard", "Memory"]
 
@@ -27,15 +38,10 @@ _META = torch.device("meta")
 _COPY = torch.ops.aten._to_copy.default
 _DEVICE_OF = torch.ops.prim.device.default
 _EMPTY_LIKE = torch.ops.aten.empty_like.default
-_CONSTANTS = (int, float, bool, str, type(None), torch.dtype, torch.layout, torch.device)
+_LIFT = torch.ops.aten.lift_fresh.default
 _NEVER = frozenset(  # results depend on more than sizes
     {"aten::set_", "aten::resize_", "aten::resize_as_", "aten::lift_fresh"}
 )
-_VIEW, _INPUT, _FRESH = range(3)
-
-
-class _CannotCache(Exception):  # noqa: N818 - not an error: the long way is taken
-    pass
 
 
 class Memory:
@@ -44,6 +50,7 @@ class Memory:
     def __init__(self) -> None:
         self.results: dict[Any, Any] = {}
         self.is_cacheable: dict[Any, bool] = {}
+        self.is_plain: dict[Any, bool] = {}
 
 
 class FakeCard(TorchDispatchMode):
@@ -117,16 +124,20 @@ class FakeCard(TorchDispatchMode):
             return self._long_way(func, args, kwargs)
         tensors: list[Any] = []
         try:
-            key = (func, _key(args, tensors), _key_of_dict(kwargs, tensors))
-        except _CannotCache:
+            key = (func, key_of(args, tensors), key_of_options(kwargs, tensors))
+        except CannotKeepError:
             return self._long_way(func, args, kwargs)
         recipe = memory.results.get(key)
-        if recipe is None and func in RULES and not kwargs:
-            recipe = memory.results[key] = _by_rule(func, tensors, args)
         if recipe is not None:
             return self._made(recipe, tensors, func)
-        found = self._long_way(func, args, kwargs)
-        recipe = _recipe(found, tensors)
+        has_rule = func not in VIEWS or self._are_ours(tensors)
+        recipe = recipe_by_rule(func, tensors, args, kwargs) if has_rule else None
+        if recipe is not None:
+            found = self._made(recipe, tensors, func)
+            self._show(found, func, args)  # what is viewed may not have been seen yet
+        else:
+            found = self._long_way(func, args, kwargs, tensors)
+            recipe = recipe_of(found, tensors)
         if recipe is not None:
             memory.results[key] = recipe
         return found
@@ -137,10 +148,18 @@ class FakeCard(TorchDispatchMode):
             name = self._names[func] = str(func).removeprefix("aten.").removesuffix(".default")
         return name
 
-    def _long_way(self, func: Any, args: Sequence[Any], kwargs: Any) -> Any:
+    def _long_way(
+        self, func: Any, args: Sequence[Any], kwargs: Any, tensors: Sequence[Any] = ()
+    ) -> Any:
         try:
             special = SPECIAL.get(func)
-            if special is not None:
+            if func is _LIFT and _is_number(args[0]):
+                found = self._lifted(args[0])
+            elif self._is_plain(func, kwargs, tensors):
+                found = self._fakes_of(
+                    run_plain(self.fakes, func, args, kwargs), tensors[0].fake_device
+                )
+            elif special is not None:
                 found = special(self.answers, func, args, kwargs)
             elif is_on_lists(func):
                 found = on_lists(func, args, partial(self._empty, func))
@@ -153,15 +172,51 @@ class FakeCard(TorchDispatchMode):
         self._show(found, func, args)
         return found
 
+    def _lifted(self, number: Tensor) -> Any:
+        """A fake of a number on the host that knows its value, as `torch.tensor` gives it."""
+        with torch._C._DisableTorchDispatch():
+            value = number.clone()
+            empty = torch.empty_strided(number.shape, (), dtype=number.dtype, device=_META)
+        fake = self._fake(empty, number.device)
+        fake.constant = value
+        self.fakes.fake_tensor_converter.add_constant_storage_mapping(fake)
+        return fake
+
+    def _is_plain(self, func: Any, kwargs: Any, tensors: Sequence[Any]) -> bool:
+        """Whether the result is what the meta kernel says, on the device of all arguments."""
+        if not tensors or "device" in kwargs:
+            return False
+        is_plain_one = self._memory.is_plain.get(func)
+        if is_plain_one is None:
+            is_plain_one = self._memory.is_plain[func] = func not in SPECIAL and is_plain(func)
+        device = tensors[0].fake_device
+        return (
+            is_plain_one
+            and self._are_ours(tensors)
+            and all(
+                tensor.fake_device == device and tensor.dispatch_keys is None for tensor in tensors
+            )
+        )
+
+    def _are_ours(self, tensors: Sequence[Any]) -> bool:
+        """Not copies with a mode of their own, whose views torch's mode gives storages."""
+        return all(tensor.fake_mode is self.fakes for tensor in tensors)
+
+    def _fakes_of(self, found: Any, device: torch.device) -> Any:
+        if isinstance(found, list | tuple):
+            return type(found)([self._fakes_of(each, device) for each in found])
+        is_new = isinstance(found, Tensor) and type(found) is not FakeTensor
+        return self._fake(found, device) if is_new else found
+
     def _empty(self, func: Any, like: Any, *, is_number: bool) -> Any:
         """An element of what an operator over a list makes: a number, or a tensor like another."""
         if is_number:
-            output = (_FRESH, -1, (), (), 0, like.dtype, like.fake_device)
+            output = (FRESH, -1, (), (), 0, like.dtype, like.fake_device)
             return self._output(output, (), func)
-        key = (_EMPTY_LIKE, _key((like,), []), ())
+        key = (_EMPTY_LIKE, key_of((like,), []), ())
         recipe = self._memory.results.get(key)
         if recipe is None:
-            recipe = self._memory.results[key] = _recipe(torch.empty_like(like), [like])
+            recipe = self._memory.results[key] = recipe_of(torch.empty_like(like), [like])
         return self._made(recipe, (like,), func)
 
     def _show(self, found: Any, func: Any, args: Sequence[Any]) -> None:
@@ -194,9 +249,9 @@ class FakeCard(TorchDispatchMode):
         if output is None:
             return None
         kind, index, shape, stride, offset, dtype, device = output
-        if kind == _INPUT:
+        if kind == INPUT:
             return tensors[index]
-        if kind == _VIEW:
+        if kind == VIEW:
             storage = tensors[index].untyped_storage()
             with torch._C._DisableTorchDispatch():
                 empty = torch.empty_strided((), (), dtype=dtype, device=_META)
@@ -212,6 +267,16 @@ class FakeCard(TorchDispatchMode):
         return made
 
 
+def _is_number(value: Any) -> bool:
+    """A real tensor on the host, without dimensions."""
+    return (
+        type(value) is Tensor
+        and value.device.type == "cpu"
+        and value.layout is torch.strided
+        and not value.ndim
+    )
+
+
 def _is_cacheable(func: Any) -> bool:
     schema = func._schema
     return not (
@@ -222,77 +287,3 @@ def _is_cacheable(func: Any) -> bool:
         or torch.Tag.data_dependent_output in func.tags
         or torch.Tag.dynamic_output_shape in func.tags
     )
-
-
-def _key(values: Sequence[Any], tensors: list[Any]) -> tuple[Any, ...]:
-    key: list[Any] = []
-    for value in values:
-        kind = type(value)
-        if kind is FakeTensor:
-            if value.constant is not None or value.dtype.is_complex or "known" in value.__dict__:
-                raise _CannotCache
-            tensors.append(value)
-            place = (value.storage_offset(), value.fake_device)
-            key.append((value.shape, value.stride(), value.dtype, *place))
-        elif kind in _CONSTANTS or kind is torch.memory_format:
-            key.append((kind, value))
-        elif kind is list or kind is tuple:
-            key.append(_key(value, tensors))
-        else:
-            raise _CannotCache
-    return tuple(key)
-
-
-def _key_of_dict(values: dict[str, Any], tensors: list[Any]) -> tuple[Any, ...]:
-    if not values:
-        return ()
-    return (*values, *_key(tuple(values.values()), tensors))
-
-
-def _recipe(found: Any, tensors: Sequence[Any]) -> Any:
-    """How to make the result again, or None if that is not safe."""
-    by_storage = {t.untyped_storage()._cdata: i for i, t in enumerate(tensors)}
-    if isinstance(found, list | tuple):
-        if not all(value is None or type(value) is FakeTensor for value in found):
-            return None
-        outputs = [None if v is None else _output_of(v, tensors, by_storage) for v in found]
-        fresh = [
-            value.untyped_storage()._cdata
-            for value, output in zip(found, outputs, strict=True)
-            if isinstance(output, tuple) and output[0] == _FRESH
-        ]
-        if False in outputs or len(set(fresh)) != len(fresh):
-            return None
-        return (type(found), outputs)
-    if type(found) is not FakeTensor:
-        return None
-    output = _output_of(found, tensors, by_storage)
-    return (None, output) if output else None
-
-
-def _by_rule(func: Any, tensors: Sequence[Any], args: Sequence[Any]) -> Any:
-    """The same, of an operator that has a rule, without its result."""
-    device = tensors[0].fake_device
-    outputs = [
-        (_FRESH, -1, shape, stride, 0, dtype, device)
-        for shape, stride, dtype in RULES[func](tensors, args)
-    ]
-    return (tuple, outputs) if len(outputs) > 1 else next(((None, each) for each in outputs), None)
-
-
-def _output_of(value: Any, tensors: Sequence[Any], by_storage: dict[int, int]) -> Any:
-    if value.constant is not None or value.dtype.is_complex or value.is_neg():
-        return False
-    for index, tensor in enumerate(tensors):
-        if value is tensor:
-            return (_INPUT, index, None, None, None, None, None)
-    offset, device = value.storage_offset(), value.fake_device
-    shape, stride = tuple(value.shape), value.stride()
-    index = by_storage.get(value.untyped_storage()._cdata, -1)
-    if index >= 0:
-        return (_VIEW, index, shape, stride, offset, value.dtype, device)
-    size = 1 + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    num_bytes = size * value.element_size() if value.numel() else 0
-    if offset or num_bytes != value.untyped_storage().nbytes():
-        return False
-    return (_FRESH, -1, shape, stride, 0, value.dtype, device)

@@ -18,7 +18,6 @@ from orchestrator.trainer.classifier import make_model
 from orchestrator.trainer.learner import Learner
 from orchestrator.trainer.optimizer_place import HostMemory
 from orchestrator.trainer.options_timm import TimmOptions
-from orchestrator.trainer.sharding import unit_bytes
 from orchestrator.trainer.step_state import StepState
 from orchestrator.types import TrainSettings
 
@@ -112,6 +111,8 @@ class TimmSteps:
 
     def units(self, built: nn.Module) -> Units:
         """What becomes whole together where the ranks of a gang share out the weights."""
+        from orchestrator.trainer.sharding import unit_bytes  # which imports all of FSDP
+
         root, blocks = unit_bytes(built)
         return Units(root=root, blocks=blocks)
 
