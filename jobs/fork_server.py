@@ -3,7 +3,8 @@
 import sys
 
 from jobs.parts import LocalParts
-from orchestrator.cluster.fork_server import become, leave, serve
+from orchestrator.cluster.fork_server import become, serve
+from orchestrator.cluster.leaving import leave
 
 __all__ = ["main"]
 

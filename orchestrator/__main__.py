@@ -1,10 +1,9 @@
 """`python -m orchestrator` is the command `orc`, where console scripts are off the PATH."""
 
-import sys
-
 from orchestrator.cli.app import main
+from orchestrator.cluster.leaving import leave
 
 __all__: list[str] = []
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,7 +4,6 @@ Importing torch takes three seconds of a processor, and as many again in each pr
 one that has it, a process has it at once, and shares the memory of it.
 """
 
-import atexit
 import gc
 import json
 import os
@@ -18,7 +17,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,9 +24,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator.cluster.forked import die_with_parent
+from orchestrator.cluster.leaving import leave
 from orchestrator.types import Seconds
 
-__all__ = ["ForkServer", "Job", "become", "fork_server", "leave", "serve"]
+__all__ = ["ForkServer", "Job", "become", "fork_server", "serve"]
 
 _LEAVE_SECONDS: Seconds = 5.0
 _WAITING = 64  # who may ask while it imports
@@ -134,20 +133,6 @@ def become(job: Job) -> NoReturn:
         sys.stderr.write(f"{code}\n")
         code = 1
     leave(code or 0)
-
-
-def leave(code: int) -> NoReturn:
-    """End this process as Python would, but for the modules, which the kernel frees at once.
-
-    Taking torch apart takes a third of a second of a processor.
-    """
-    shut_down: Any = threading
-    shut_down._shutdown()  # no public door: waits for threads, and ends pools of them
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads, or it is closed
-            stream.flush()
-    os._exit(code & 0xFF)
 
 
 class _Server:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import structlog
 
 from orchestrator.memory.creep import LabelledTrace, creeping_demand, label_counts
 from orchestrator.memory.linear import LinearTrace
@@ -75,7 +74,6 @@ class TraceCache:
         self._folder = folder
         self._versions = versions or f"{installed_versions()} tracer={tracer_version()}"
         self._most_bytes = most_bytes
-        self._log = structlog.get_logger()
 
     def key(self, workload: Workload) -> str:
         """Names the entries of a workload; a model that is a file counts by its content."""
@@ -158,7 +156,7 @@ class TraceCache:
             Path(file.name).replace(self._folder / name)
             self._prune()
         except OSError as error:
-            self._log.warning("a prediction is not kept", folder=str(self._folder), why=str(error))
+            _warn("a prediction is not kept", folder=str(self._folder), why=str(error))
 
     def _prune(self) -> None:
         files = [(path.stat(), path) for path in self._folder.iterdir()]
@@ -170,7 +168,7 @@ class TraceCache:
             total -= stat.st_size
 
     def _damaged(self, name: str, error: Exception) -> None:
-        self._log.warning(
+        _warn(
             "a kept prediction is damaged and made again",
             file=str(self._folder / name),
             why=str(error),
@@ -295,3 +293,9 @@ def _footprint(content: Any, workload: Workload, segments: Segments) -> Footprin
         modules=bytes_by_name("modules"),
         segments=segments,
     )
+
+
+def _warn(what: str, **told: str) -> None:
+    import structlog  # it takes a tenth of a second, and a sound cache needs none
+
+    structlog.get_logger().warning(what, **told)

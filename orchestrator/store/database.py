@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from orchestrator.errors import StoreError
+from orchestrator.store import fresh
 from orchestrator.store.private import make_folder, sync_folder
 from orchestrator.store.schema import HEAD, VERSION_TABLE
 from orchestrator.store.sql_faults import explained
@@ -104,9 +105,12 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to the newest version, in one transaction."""
-        from orchestrator.store.migrations import upgrade
-
         with self.transaction(write=True) as connection:
+            if self.path is not None and not self._has_version(connection):
+                fresh.create(connection)  # nobody else was first meanwhile
+                return
+            from orchestrator.store.migrations import upgrade
+
             if self.path is None:
                 connection.execute(select(text(f"pg_advisory_xact_lock({_MIGRATION_LOCK})")))
             upgrade(connection)

@@ -7,15 +7,16 @@ from contextlib import suppress
 from threading import Thread
 
 from orchestrator.client.access import Client
-from orchestrator.client.feasible import service_cards
+from orchestrator.client.feasible import check_on, service_cards
 from orchestrator.client.machine import cpu_count, ram_bytes
 from orchestrator.client.plans import Planner
 from orchestrator.errors import OrchestratorError
 from orchestrator.store.sql import SqlStore
 from orchestrator.sweep.definition import Definition
+from orchestrator.sweep.judging import judging
 from orchestrator.sweep.ports import Runs
 from orchestrator.sweep.reading import config_of
-from orchestrator.sweep.space import sample, settings_of
+from orchestrator.sweep.space import sample
 from orchestrator.sweep.store_runs import StoreRuns
 from orchestrator.types import Card, Node, NodeId, Seconds
 
@@ -78,6 +79,7 @@ class Ahead:
                 num_cpus=cpu_count(),
                 host_bytes=ram_bytes(),
             )
+            check_on([], [node])  # its imports, while somebody else gets ready to trace
             runs = StoreRuns(self._definition, self._client, self._store, [node], self._planner)
             survey(self._definition, runs, self._said.append)
             self._is_whole = True
@@ -91,13 +93,13 @@ def survey(definition: Definition, runs: Runs, said: Callable[[str], None]) -> f
     """
     whys: list[str] = []
     num_looked, until = 0, time.monotonic() + _PROBE_SECONDS
+    judge = judging(definition, runs)
     for number in range(_PROBES):
         if time.monotonic() > until and num_looked >= _LEAST_PROBES:
             break  # tracing a model takes seconds
         num_looked += 1
         chance = random.Random(f"{definition.seed}/{number}/survey")
-        values = sample(definition.space, chance)
-        found = runs.judge(settings_of(definition.space, values, definition.batch))
+        found = judge(sample(definition.space, chance))
         if not found.fits:
             whys.append(found.why)
     share = len(whys) / num_looked

@@ -18,15 +18,16 @@ from orchestrator.store.sql import SqlStore
 from orchestrator.sweep.ahead import Ahead
 from orchestrator.sweep.conductor import Conductor
 from orchestrator.sweep.definition import Definition, read_definition
+from orchestrator.sweep.judging import judging
 from orchestrator.sweep.ports import Runs
 from orchestrator.sweep.reading import config_of
 from orchestrator.sweep.records import StoreRecorder, SweepRecord, read_events, read_sweep
 from orchestrator.sweep.search import GridSearch, Outcome, RandomSearch, Searcher
 from orchestrator.sweep.service import Service, serve_command
-from orchestrator.sweep.space import Values, settings_of
+from orchestrator.sweep.space import Values
 from orchestrator.sweep.store_runs import StoreRuns, trial_planner
 from orchestrator.sweep.trials import SweepState
-from orchestrator.types import DeviceKind, QueueRule, Scalar, Seconds
+from orchestrator.types import DeviceKind, QueueRule, Seconds
 
 __all__ = ["conduct", "fits_of", "searcher_of"]
 
@@ -34,41 +35,6 @@ _POLL: Seconds = 0.1
 _GLANCE: Seconds = 0.02  # where it takes microseconds to see that nothing has happened
 _LOOK: Seconds = 0.5  # for somebody who stopped the sweep, and for the driver
 _END_SECONDS: Seconds = 20.0  # for runs that are ended; the driver ends the rest later
-_WEIGHTLESS = frozenset(  # keys of rates and of augmentation, in ultralytics' names and ours
-    [
-        "lr0",
-        "lrf",
-        "momentum",
-        "weight_decay",
-        "warmup_epochs",
-        "warmup_momentum",
-        "warmup_bias_lr",
-        "box",
-        "cls",
-        "dfl",
-        "hsv_h",
-        "hsv_s",
-        "hsv_v",
-        "degrees",
-        "translate",
-        "scale",
-        "shear",
-        "perspective",
-        "flipud",
-        "fliplr",
-        "bgr",
-        "mosaic",
-        "mixup",
-        "cutmix",
-        "copy_paste",
-        "close_mosaic",
-        "erasing",
-        "label_smoothing",
-        "drop_path",
-        "seed",
-        "patience",
-    ]
-)
 _PLANNED = ("memory", "config")  # limits that are held before anything starts
 
 
@@ -148,20 +114,10 @@ def _forks(client: Client, config: Config, expected: str) -> AbstractContextMana
 def fits_of(definition: Definition, runs: Runs) -> Callable[[Values], bool]:
     """Whether values can run, as planning knows it; asked without starting anything.
 
-    A guide for searchers that ask about many candidates: keys that hardly bear on memory are left
-    out, so that few combinations are planned. What is suggested is planned with all of them.
+    A guide for searchers that ask about many candidates. What is suggested is planned as it is.
     """
-    known: dict[tuple[tuple[str, Scalar], ...], bool] = {}
-
-    def fits(values: Values) -> bool:
-        own = {key: value for key, value in values.items() if key not in _WEIGHTLESS}
-        name = tuple(sorted(own.items()))
-        if name not in known:
-            settings = settings_of(definition.space, own, definition.batch)
-            known[name] = runs.judge(settings).fits
-        return known[name]
-
-    return fits
+    judge = judging(definition, runs)
+    return lambda values: judge(values).fits
 
 
 def searcher_of(definition: Definition, fits: Callable[[Values], bool] | None = None) -> Searcher:

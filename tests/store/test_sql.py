@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from orchestrator.errors import NotFoundError, StoreError
 from orchestrator.messages import CancelRequested, Event, GangStarted, PriorityChanged, RunSubmitted
 from orchestrator.store import database, reading
 from orchestrator.store.asking import Wish
-from orchestrator.store.migrations import FOLDER
+from orchestrator.store.database import Database
+from orchestrator.store.migrations import FOLDER, upgrade
 from orchestrator.store.schema import HEAD, VERSION_TABLE, metadata
 from orchestrator.store.sql import SqlStore
 from orchestrator.types import RunId, RunState
@@ -414,10 +416,56 @@ def test_the_version_known_to_the_code_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(store: SqlStore) -> None:
-    with store._database.engine.connect() as connection:  # Alembic wants a connection
+def migrated(path: Path) -> Database:
+    database = Database(str(path))
+    with database.transaction(write=True) as connection:
+        upgrade(connection)
+    return database
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    with (
+        closing(migrated(tmp_path / "migrated.db")) as made,
+        made.engine.connect() as connection,  # Alembic wants one
+    ):
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         assert compare_metadata(context, metadata) == []
+
+
+def substance(path: Path) -> dict[str, object]:
+    """Columns, keys, indexes, checks and rows of every table, in no order that does not matter."""
+    found: dict[str, object] = {}
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+
+        def told(what: str, of: str) -> list[sqlite3.Row]:
+            return connection.execute(f"PRAGMA {what}({of})").fetchall()
+
+        tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
+        for name, sql in connection.execute(tables).fetchall():
+            indexes = {
+                (
+                    each["name"] if each["origin"] == "c" else each["origin"],
+                    each["unique"],
+                    tuple(row["name"] for row in told("index_info", each["name"])),
+                )
+                for each in told("index_list", name)
+            }
+            rows = connection.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608 - our own
+            found[name] = (
+                {tuple(column)[1:] for column in told("table_info", name)},
+                {tuple(key)[2:] for key in told("foreign_key_list", name)},
+                indexes,
+                "CHECK (id = 1)" in sql,
+                [dict(row) for row in rows],
+            )
+    return found
+
+
+def test_a_new_store_is_what_its_migrations_would_make(tmp_path: Path) -> None:
+    migrated(tmp_path / "migrated.db").close()
+    SqlStore(str(tmp_path / "new.db")).close()
+    assert substance(tmp_path / "new.db") == substance(tmp_path / "migrated.db")
 
 
 def test_an_older_store_is_not_opened_when_migrations_are_not_allowed(path: Path) -> None:
