@@ -168,11 +168,8 @@ class TraceCache:
             total -= stat.st_size
 
     def _damaged(self, name: str, error: Exception) -> None:
-        _warn(
-            "a kept prediction is damaged and made again",
-            file=str(self._folder / name),
-            why=str(error),
-        )
+        file = str(self._folder / name)
+        _warn("a kept prediction is damaged and made again", file=file, why=str(error))
 
 
 class CachedPredictor:
