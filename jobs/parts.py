@@ -3,8 +3,9 @@
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from orchestrator.client.names import scratch_root
 from orchestrator.cluster.layout import told_cards
@@ -31,9 +32,14 @@ _NEEDED = {  # by trainer: what its trainings import sooner or later
 }
 
 
-_FORKED = {  # what all processes of a trainer can share: it reads no variable that differs
-    "yolo": (*_NEEDED["yolo"], "torch._inductor.config", "orchestrator.trainer.yolo_loop"),
+# What all processes of a trainer can share: it reads no variable that differs. A trace, which the
+# first trial waits for, needs the first part alone.
+_FORKED = {
+    "yolo": ("torch", "torch.utils.data", "torchvision", "cv2"),
     "timm": ("torch", "torch.utils.data", "torchvision", "PIL.Image"),
+}
+_FORKED_LATER = {
+    "yolo": ("matplotlib", "torch._inductor.config", "orchestrator.trainer.yolo_loop"),
 }
 
 
@@ -102,10 +108,15 @@ class LocalParts:
             importlib.import_module(module)
 
     def get_ready_to_fork(self, trainer: str) -> None:
-        """Import what the trainer's processes on emulated cards share, and what traces need."""
+        """Import what the trainer's processes on emulated cards share with traces."""
         _without_compiler(None)
         for module in _FORKED.get(trainer, ()):
             importlib.import_module(module)
+
+    def get_more_to_fork(self, trainer: str) -> Sequence[Callable[[], object]]:
+        """Import, a piece at a time, what they share beside that."""
+        modules = _FORKED_LATER.get(trainer, ())
+        return [partial(importlib.import_module, module) for module in modules]
 
     def checkpoints(self, folder: str) -> Checkpoints:
         """The checkpoints of the run whose folder this is."""

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import runpy
+import select
 import selectors
 import shutil
 import signal
@@ -89,7 +90,15 @@ def _started(command: Sequence[str], path: str, lifeline: int) -> "subprocess.Po
         )
 
 
-def serve(listening: int, path: str, lifeline: int, get_ready: Callable[[], None]) -> Job | None:
+def serve(
+    listening: int,
+    path: str,
+    lifeline: int,
+    get_ready: Callable[[], None],
+    *,
+    later: Sequence[Callable[[], object]] = (),
+    early: tuple[str, ...] = (),
+) -> Job | None:
     """Fork whenever somebody asks, until the lifeline is let go.
 
     Args:
@@ -97,14 +106,24 @@ def serve(listening: int, path: str, lifeline: int, get_ready: Callable[[], None
         path: Removed, with its folder, at the end.
         lifeline: A descriptor that tells its end when nobody holds the other one.
         get_ready: Imports; it may start no threads, and touch no card.
+        later: Import what processes with the words `early` do not need: those are forked in
+            between, the others after all of it.
+        early: The words of a process that others wait for.
 
     Returns:
         In each forked process what it is to be; None in the server, at its end.
     """
     get_ready()
+    server = _Server(listening, lifeline)
+    for get_more in later:
+        gc.freeze()
+        if (found := server.fork_early(early)) is not None:
+            return found
+        get_more()
+    gc.unfreeze()
     gc.collect()
     gc.freeze()  # no collection touches, and so copies, what all of them share
-    found = _Server(listening, lifeline).run()
+    found = server.run()
     if found is None:
         shutil.rmtree(Path(path).parent, ignore_errors=True)
     return found
@@ -142,10 +161,23 @@ class _Server:
         self._selector = selectors.DefaultSelector()
         self._asked: dict[int, socket.socket] = {}  # by process id: who asked for it
         self._ends: dict[int, int] = {}  # by process id: a descriptor that tells its end
+        self._late: list[tuple[socket.socket, Job, list[int]]] = []  # asked for, not forked yet
+
+    def fork_early(self, words: tuple[str, ...]) -> Job | None:
+        """Fork what has been asked for with these words; the rest waits until `run`."""
+        while select.select([self._listening], [], [], 0)[0]:
+            job = self._accept(words)
+            if job is not None:
+                return job
+        return None
 
     def run(self) -> Job | None:
         self._watch(self._listening, self._accept)
         self._watch(self._lifeline, None)
+        while self._late:
+            job = self._fork(*self._late.pop(0))
+            if job is not None:
+                return job
         while True:
             for key, _ in self._selector.select():
                 if key.data is None:
@@ -158,21 +190,25 @@ class _Server:
     def _watch(self, file: Any, react: Callable[[], Job | None] | None) -> None:
         self._selector.register(file, selectors.EVENT_READ, react)
 
-    def _accept(self) -> Job | None:
+    def _accept(self, only: tuple[str, ...] = ()) -> Job | None:
         connection, _ = self._listening.accept()
         files: list[int] = []
         try:
             job = _read(connection, files)
-            return self._fork(connection, job, files)
         except (OSError, ValueError, KeyError):  # who asked has gone, or is none of ours
-            connection.close()
+            _close(connection, files)
             return None
-        finally:
-            for file in files:
-                os.close(file)
+        if only and job.words != only:
+            self._late.append((connection, job, files))
+            return None
+        return self._fork(connection, job, files)
 
-    def _fork(self, connection: socket.socket, job: Job, files: Sequence[int]) -> Job | None:
-        pid = os.fork()
+    def _fork(self, connection: socket.socket, job: Job, files: list[int]) -> Job | None:
+        try:
+            pid = os.fork()
+        except OSError:
+            _close(connection, files)
+            return None
         if pid == 0:
             die_with_parent()
             os.setpgid(0, 0)  # Ray's node ends the whole group of a worker
@@ -180,7 +216,10 @@ class _Server:
             connection.close()
             for number, file in enumerate(files):
                 os.dup2(file, number)
+            _close(connection, files)
             return job
+        for file in files:
+            os.close(file)
         self._asked[pid], self._ends[pid] = connection, os.pidfd_open(pid)
         self._watch(connection, lambda: self._abandoned(pid))
         self._watch(self._ends[pid], lambda: self._ended(pid))
@@ -219,6 +258,14 @@ class _Server:
             each.close()
         for end in (self._lifeline, *self._ends.values()):
             os.close(end)
+        for connection, _, files in self._late:
+            _close(connection, files)
+
+
+def _close(connection: socket.socket, files: Sequence[int]) -> None:
+    connection.close()
+    for file in files:
+        os.close(file)
 
 
 def _read(connection: socket.socket, files: list[int]) -> Job:

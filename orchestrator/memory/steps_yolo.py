@@ -1,6 +1,7 @@
 """The steps of ultralytics' models, performed on a stage by its trainers' own code and our cut."""
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -64,12 +65,11 @@ class YoloSteps:
                     code="E2133",
                 )
             with without_first_weights():
-                self._template = self._make(found.path)
+                self._template = self._make(deepcopy(found.architecture))
         self._imgsz = -(-workload.imgsz // 32) * 32  # as ultralytics rounds it
 
-    def _make(self, path: str) -> _Built:
+    def _make(self, content: Mapping[str, Any]) -> _Built:
         from ultralytics.cfg import get_cfg
-        from ultralytics.nn.tasks import load_checkpoint, yaml_model_load
 
         workload = self._workload
         kind = _classes(workload.task)[0]
@@ -79,7 +79,6 @@ class YoloSteps:
         options = {k: v for k, v in workload.options if not k.startswith("ddp_")}
         trainer.args = get_cfg(overrides={"task": workload.task, "amp": True, **options})
         trainer.resume = False
-        content = load_checkpoint(path)[0].yaml if path.endswith(".pt") else yaml_model_load(path)
         names = {number: str(number) for number in range(workload.num_classes)}
         trainer.data = {"nc": workload.num_classes, "channels": 3, "names": names}
         trainer.data["kpt_shape"] = content.get("kpt_shape")

@@ -125,7 +125,12 @@ def trace_pair(
         OrchestratorError: E2130, see `trace_step`; E2131, no two batches have the same structure.
         ConfigError: The workload is not possible.
     """
-    steps, memory = steps_of(workload), memory or Memory()
+    with _uncollected():
+        return _pair(workload, device, memory or Memory())
+
+
+def _pair(workload: Workload, device: str, memory: Memory) -> tuple[StepTrace, StepTrace]:
+    steps = steps_of(workload)
     loops = workload.task == "segment"
     why = ""
     for pair in _LOOPED_PAIRS if loops else _PAIRS:
@@ -225,12 +230,18 @@ def _making(workload: Workload) -> Iterator[None]:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """No collection of cycles in between: it would come at other places in every trace."""
+    with _uncollected(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Cycles are left: looking for them in all that is imported takes longer than a trace."""
     is_enabled = gc.isenabled()
     gc.disable()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         if is_enabled:
             gc.enable()

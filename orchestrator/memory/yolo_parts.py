@@ -65,16 +65,37 @@ def without_first_weights() -> Iterator[None]:
     """Layers are made without drawing or fetching weights: nothing reads them, and time is saved.
 
     Architectures that build on torchvision's networks ask it for trained ones, from the internet.
+    A new model runs once to learn its strides, for which convolutions need not be computed.
     """
     names = ("kaiming_uniform_", "uniform_", "normal_", "trunc_normal_", "xavier_uniform_")
     kept = {name: getattr(nn.init, name) for name in names}
     for name in names:
         setattr(nn.init, name, lambda tensor, *_, **__: tensor)
-    get_model = torchvision.models.get_model
+    get_model, convolve = torchvision.models.get_model, nn.Conv2d._conv_forward
+
+    def of_shape(layer: Any, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+            return convolve(layer, given, weight, bias)
+        sizes = (
+            (size + 2 * pad - gap * (width - 1) - 1) // step + 1
+            for size, width, step, pad, gap in zip(
+                given.shape[2:],
+                layer.kernel_size,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                strict=True,
+            )
+        )
+        return given.new_zeros((given.shape[0], layer.out_channels, *sizes))
+
     torchvision.models.get_model = lambda name, **_: get_model(name, weights=None)
+    kind: Any = nn.Conv2d
+    kind._conv_forward = of_shape
     try:
         yield
     finally:
+        kind._conv_forward = convolve
         torchvision.models.get_model = get_model
         for name, function in kept.items():
             setattr(nn.init, name, function)

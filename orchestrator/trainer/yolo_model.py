@@ -2,7 +2,8 @@
 
 import difflib
 import pickle
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ class YoloModel:
 
     path: str
     task: str
+    architecture: Mapping[str, Any] = field(compare=False, default_factory=dict)  # to be copied
 
 
 def trainer_of(task: str) -> Any:
@@ -103,7 +105,7 @@ def _read_weights(path: str, name: str, state: tuple[int, ...]) -> YoloModel:
             ),
         ) from error
     _check_kind(model.model[-1]._get_name(), name)
-    return YoloModel(path=path, task=_task(model.task, name))
+    return YoloModel(path=path, task=_task(model.task, name), architecture=model.yaml)
 
 
 def _architecture(name: str) -> YoloModel:
@@ -128,7 +130,8 @@ def _architecture(name: str) -> YoloModel:
             f"{name} does not describe a YOLO model", code="E3221", fix=("see yolo11.yaml",)
         ) from error
     _check_kind(head, name)
-    return YoloModel(path=name, task=_task(guess_model_task(content), name))
+    task = _task(guess_model_task(content), name)
+    return YoloModel(path=name, task=task, architecture=content)
 
 
 def _check_kind(head: str, name: str) -> None:

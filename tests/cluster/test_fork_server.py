@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -45,6 +45,28 @@ with fork_server([sys.executable, "-c", sys.argv[1]]) as found:
     holder = subprocess.Popen(waits, stdout=subprocess.DEVNULL, pass_fds=(found.lifeline,))
     print(found.path, server.pid, holder.pid, flush=True)
     signal.pause()
+"""
+
+
+IN_STAGES = """
+import os, sys
+from pathlib import Path
+from orchestrator.cluster.fork_server import become, serve
+folder = Path(sys.argv[1])
+job = serve(
+    *(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])),
+    (folder / "asked").read_text,  # until somebody has asked
+    later=[(folder / "forked").read_text, lambda: __import__("tarfile")],
+    early=(str(folder / "early.py"),),
+)
+if job is not None:
+    become(job)
+"""
+EARLY = """
+import sys
+from pathlib import Path
+print("tarfile" in sys.modules)
+Path("forked").write_text("the server imports the rest only now")
 """
 
 
@@ -98,6 +120,37 @@ def test_a_process_has_words_input_variables_folder_and_what_was_imported_ahead(
     assert second.endswith("False")
     assert done.stderr == "and complains"
     assert done.returncode == 3
+
+
+def test_a_process_that_others_wait_for_is_forked_before_the_rest_is_imported(
+    tmp_path: Path,
+) -> None:
+    late, early = written(tmp_path, TELLS), tmp_path / "early.py"
+    early.write_text(EARLY)
+    for name in ("asked", "forked"):
+        os.mkfifo(tmp_path / name)
+    variables = {"HERE": "here", "PATH": os.environ["PATH"]}
+    outputs = [(tmp_path / name).open("w+b") for name in ("late.out", "early.out")]
+    with (
+        fork_server([sys.executable, "-c", IN_STAGES, str(tmp_path)]) as server,
+        ExitStack() as all_,
+    ):
+        asked = []
+        for job, output in zip((late, early), outputs, strict=True):
+            files = (all_.enter_context(Path(os.devnull).open("rb")).fileno(), output.fileno(), 2)
+            connection = forked(
+                server.path, [str(job)], environment=variables, folder=str(tmp_path), files=files
+            )
+            asked.append(all_.enter_context(connection))
+        (tmp_path / "asked").write_text("by both")
+        assert [exit_code(connection) for connection in reversed(asked)] == [0, 3]
+    for output in outputs:
+        output.seek(0)
+    told_late, told_early = (output.read().decode() for output in outputs)
+    assert told_early == "False\n"
+    assert told_late.splitlines()[0].endswith("True")
+    for output in outputs:
+        output.close()
 
 
 def test_processes_do_not_share_their_chance(server: ForkServer, tmp_path: Path) -> None:
