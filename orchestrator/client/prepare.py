@@ -21,7 +21,7 @@ from orchestrator.client.storage import put_about
 from orchestrator.config.load import Config, Project
 from orchestrator.config.yaml import write_yaml
 from orchestrator.errors import OrchestratorError
-from orchestrator.memory.facts import facts_of
+from orchestrator.memory.facts import CountedLabels, facts_of
 from orchestrator.plan.job import Facts, job_of
 from orchestrator.types import Card, DeviceKind, RunId, RunSpec
 
@@ -36,6 +36,7 @@ def order_runs(
     at: float,
     cards: Sequence[Card] | None = None,
     planner: Callable[[], Planner] | None = None,
+    labels: CountedLabels | None = None,
 ) -> tuple[Order, ...]:
     """Make the data that is made on the spot, find what is already under way, plan the rest.
 
@@ -45,6 +46,7 @@ def order_runs(
         at: Unix time.
         cards: Where the runs may be put; None where they are not known yet.
         planner: Makes what plans their memory, if there is anything to plan; None plans nothing.
+        labels: Those that were read before; None reads them.
 
     Raises:
         ConfigError: A made data set is unknown, or what it needs is not installed.
@@ -54,7 +56,7 @@ def order_runs(
     """
     projects = projects_of(config)
     orders = tuple(each for stages in projects for each in _orders(stages, config, client, at))
-    facts = _Facts()
+    facts = _Facts(labels)
     wanted = [order for order in orders if cards and planner and _is_planned(order)]
     if wanted and planner is not None:
         plans = planner()
@@ -84,14 +86,15 @@ def order_runs(
 class _Facts:
     """What data sets say; folds of one data set have that of the whole set."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: CountedLabels | None) -> None:
         self._known: dict[str, Facts] = {}
+        self._labels = labels
 
     def of(self, order: Order) -> Facts:
         """What the data set of an order says, read once."""
         label = order.project.label
         if label not in self._known:
-            self._known[label] = facts_of(_on_all_data(order))
+            self._known[label] = facts_of(_on_all_data(order), self._labels)
         return self._known[label]
 
 

@@ -4,12 +4,17 @@ import pkgutil
 import re
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import DataError
 from orchestrator.plan.job import Facts
 from orchestrator.types import RunSpec
 
-__all__ = ["facts_of", "task_of"]
+if TYPE_CHECKING:
+    from orchestrator.memory.labels import LabelCounts
+    from orchestrator.trainer.yolo_data import YoloData
+
+__all__ = ["CountedLabels", "facts_of", "task_of"]
 
 _YOLO_NAME = re.compile(r"yolo\w*?(?:-(cls|seg|pose|obb))?\.(?:pt|ya?ml)")
 _TASKS = {"cls": "classify", "seg": "segment", "pose": "pose", "obb": "obb"}
@@ -23,10 +28,30 @@ _CLASSES = {
 }
 
 
-def facts_of(spec: RunSpec) -> Facts:
+class CountedLabels:
+    """Counts of labels that are read once, for who plans one data set again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], LabelCounts] = {}
+
+    def of(self, data: "YoloData", split: str, task: str) -> "LabelCounts":
+        """The counts of a split, as they were at first; raises as `labels.count_labels`."""
+        from orchestrator.memory.labels import count_labels
+
+        name = f"{data.source} {data.splits.get(split)}", split, task
+        if name not in self._known:
+            self._known[name] = count_labels(data, split, task=task)
+        return self._known[name]
+
+
+def facts_of(spec: RunSpec, labels: CountedLabels | None = None) -> Facts:
     """Read the data set of a run as far as its memory depends on it.
 
     Labels of training are those of the worst of a thousand batches of one rank.
+
+    Args:
+        spec: The run.
+        labels: Those that were read before; None reads them.
 
     Raises:
         DataError: The data set is not what the trainer needs.
@@ -43,12 +68,10 @@ def facts_of(spec: RunSpec) -> Facts:
         data = pkgutil.resolve_name("orchestrator.trainer.yolo_data:read_class_folders")(path)
         pictures = sum(1 for each in (path / "train").rglob("*") if each.is_file())
         return Facts(num_classes=len(data.names), num_images=pictures)
-    from orchestrator.memory.labels import count_labels
     from orchestrator.trainer.yolo_data import read_data_yaml
 
-    data = read_data_yaml(path)
-    train_counts = count_labels(data, "train", task=task)
-    val_counts = count_labels(data, "val", task=task)
+    data, counted = read_data_yaml(path), labels or CountedLabels()
+    train_counts, val_counts = (counted.of(data, split, task) for split in ("train", "val"))
     options = settings.options
     # Pictures that are batched by shape are not put together (ultralytics/data/dataset.py).
     mixing = {} if options.get("rect") is True else options

@@ -16,7 +16,7 @@ from orchestrator.client.prepare import Order, order_runs, submit_orders
 from orchestrator.config.load import Config
 from orchestrator.device.catalogue import find_card
 from orchestrator.errors import ConfigError, PlanError
-from orchestrator.memory.facts import facts_of
+from orchestrator.memory.facts import CountedLabels, facts_of
 from orchestrator.messages import CancelRequested, Event, ResumeRequested
 from orchestrator.plan.budget import Target
 from orchestrator.store.sql import SqlStore
@@ -61,6 +61,7 @@ class StoreRuns:
         self._cards = tuple(card for node in nodes for card in node.cards)
         self._make_planner = planner
         self._planner: Planner | None = None
+        self._labels = CountedLabels()  # a large data set takes seconds to read
         self._planned: dict[tuple[tuple[str, object], ...], tuple[Order, Config]] = {}
 
     def judge(self, settings: Values) -> Judgement:
@@ -172,7 +173,9 @@ class StoreRuns:
 
     def _order(self, settings: Values) -> tuple[Order, Config]:
         config = config_of(self._definition, settings)
-        orders = order_runs(config, self._client, time.time(), self._cards, self._its_planner)
+        orders = order_runs(
+            config, self._client, time.time(), self._cards, self._its_planner, self._labels
+        )
         return orders[0], config
 
     def _its_planner(self) -> Planner:
@@ -188,7 +191,7 @@ class StoreRuns:
         if spec.trainer == "fake" or not project.fitting.is_predicted or project.made:
             return _FAR
         kinds = kinds_of(self._cards, spec.gpu_types)
-        facts = facts_of(spec)
+        facts = facts_of(spec, self._labels)
         plans = [
             self._its_planner().plan(spec, facts, project.fitting, _within(kind, limit))
             for kind in kinds[-1:]

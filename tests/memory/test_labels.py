@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import DataError
+from orchestrator.memory.facts import CountedLabels
 from orchestrator.memory.labels import LabelCounts, count_labels
 from orchestrator.trainer.yolo_data import read_data_yaml
 from tests.trainer.yolo_pictures import make_yolo_data
@@ -35,6 +36,17 @@ def test_a_picture_without_labels_is_background(tmp_path: Path) -> None:
     after = count_labels(data).counts
     assert len(after) == 4
     assert after.sum() == before - boxes - 1
+
+
+def test_labels_that_were_counted_are_not_read_again(tmp_path: Path) -> None:
+    data = read_data_yaml(make_yolo_data(tmp_path, train=4, val=2))
+    counted = CountedLabels()
+    before = counted.of(data, "train", "detect").counts.sum()
+    for file in (tmp_path / "labels" / "train").glob("*.txt"):
+        file.write_text("")
+    assert counted.of(data, "train", "detect").counts.sum() == before > 0
+    assert counted.of(data, "val", "detect").counts.sum() > 0
+    assert CountedLabels().of(data, "train", "detect").counts.sum() == 0
 
 
 @pytest.mark.parametrize(
