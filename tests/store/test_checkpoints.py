@@ -53,6 +53,32 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder / "checkpoints")) for path in found)
 
 
+def is_cached(path: Path) -> bool:
+    """Whether the system has the file in memory."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.preadv(file, [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+
+
+def can_forget(folder: Path) -> bool:
+    """Whether files here can leave the system's cache, and it tells: a tmpfs is one."""
+    path = folder / "probe"
+    path.write_bytes(b"x")
+    if not hasattr(os, "RWF_NOWAIT") or not hasattr(os, "posix_fadvise"):
+        return False
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        return not is_cached(path)
+    except OSError:  # a file system that does not tell
+        return False
+
+
 def refusal(code: str) -> "pytest.RaisesExc[StoreError]":
     return pytest.raises(StoreError, check=lambda error: error.code == code)
 
@@ -69,6 +95,15 @@ def test_what_is_written_is_there_private_and_verified(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert checkpoints.verify(ref)
     assert FileCheckpoints(str(folder)).verify(ref)
+
+
+def test_only_the_newest_stays_in_the_systems_cache(tmp_path: Path) -> None:
+    if not can_forget(tmp_path):
+        pytest.skip("the file system keeps its files in memory, or does not tell")
+    checkpoints = FileCheckpoints(str(tmp_path))
+    refs = [save(checkpoints, 1, epoch, is_best=epoch == 1) for epoch in (1, 2, 3)]
+    assert [is_cached(Path(ref.path)) for ref in refs] == [False, False, True]
+    assert all(checkpoints.verify(ref) for ref in refs)
 
 
 def test_the_last_two_and_the_best_stay(tmp_path: Path) -> None:
