@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from orchestrator.cluster.fork_server import leave
 from orchestrator.cluster.forked import run_forked
 from orchestrator.errors import OrchestratorError
 from orchestrator.memory.events import Birth, Event, StepTrace
@@ -194,3 +195,4 @@ def _main(given: TextIO) -> None:
 
 if __name__ == "__main__":
     _main(sys.stdin)
+    leave(0)  # who asked waits for the end
