@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from orchestrator.cluster.fork_server import leave
 from orchestrator.cluster.forked import run_forked
+from orchestrator.cluster.leaving import leave
 from orchestrator.errors import OrchestratorError
 from orchestrator.memory.events import Birth, Event, StepTrace
 from orchestrator.plan.workload import Labels, OptimizerState, StepKind, Workload
