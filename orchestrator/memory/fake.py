@@ -9,7 +9,7 @@ results', are not looked into at all.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ from orchestrator.memory.recipes import (
 )
 from orchestrator.memory.special import ASKING, SPECIAL, is_on_lists, on_lists
 from orchestrator.memory.tracker import Tracker
-from orchestrator.memory.views import VIEWS
 
 __all__ = ["FakeCard", "Memory"]
 
@@ -53,6 +52,18 @@ class Memory:
         self.is_plain: dict[Any, bool] = {}
 
 
+class _OneMode(FakeTensorMode):
+    """Stays itself where a model is copied.
+
+    A copy of a fake tensor, such as a parameter of the averaged model, would have a copy of the
+    mode otherwise: torch takes that for somebody else's, and converts the tensor at its first
+    operator into one with a storage of its own, which nobody allocates.
+    """
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+
 class FakeCard(TorchDispatchMode):
     """Runs operators on fake tensors and shows the storages on its device to a tracker.
 
@@ -67,7 +78,7 @@ class FakeCard(TorchDispatchMode):
         self, tracker: Tracker, answers: Answers, device: torch.device, memory: Memory
     ) -> None:
         super().__init__()
-        self.fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        self.fakes = _OneMode(allow_non_fake_inputs=True)
         self.fakes.cache_enabled = False  # ours is faster
         self.answers = answers
         self.stopped_at = ""
@@ -130,8 +141,7 @@ class FakeCard(TorchDispatchMode):
         recipe = memory.results.get(key)
         if recipe is not None:
             return self._made(recipe, tensors, func)
-        has_rule = func not in VIEWS or self._are_ours(tensors)
-        recipe = recipe_by_rule(func, tensors, args, kwargs) if has_rule else None
+        recipe = recipe_by_rule(func, tensors, args, kwargs)
         if recipe is not None:
             found = self._made(recipe, tensors, func)
             self._show(found, func, args)  # what is viewed may not have been seen yet
@@ -190,17 +200,9 @@ class FakeCard(TorchDispatchMode):
         if is_plain_one is None:
             is_plain_one = self._memory.is_plain[func] = func not in SPECIAL and is_plain(func)
         device = tensors[0].fake_device
-        return (
-            is_plain_one
-            and self._are_ours(tensors)
-            and all(
-                tensor.fake_device == device and tensor.dispatch_keys is None for tensor in tensors
-            )
+        return is_plain_one and all(
+            tensor.fake_device == device and tensor.dispatch_keys is None for tensor in tensors
         )
-
-    def _are_ours(self, tensors: Sequence[Any]) -> bool:
-        """Not copies with a mode of their own, whose views torch's mode gives storages."""
-        return all(tensor.fake_mode is self.fakes for tensor in tensors)
 
     def _fakes_of(self, found: Any, device: torch.device) -> Any:
         if isinstance(found, list | tuple):

@@ -169,6 +169,20 @@ def test_two_traces_tell_of_a_third_exactly() -> None:
     assert [a + (b - a) * run // rest for a, b in pairs] == sizes(third)
 
 
+@pytest.mark.parametrize("kind", [StepKind.TRAIN, StepKind.VALIDATE])
+def test_a_trace_is_the_same_whatever_was_traced_before(kind: StepKind) -> None:
+    workload, memory = replace(TINY, kind=kind, precision="fp32"), Memory()
+    alone = trace_pair(workload, memory=Memory())
+    assert [trace_pair(workload, memory=memory) for _ in range(2)] == [alone, alone]
+
+
+def test_views_of_averaged_weights_are_not_born_as_storages() -> None:
+    trace = trace_step(replace(TINY, kind=StepKind.VALIDATE, precision="fp32"), 2)
+    born = [event for event in trace.events if isinstance(event, Birth)]
+    assert any(b.part == "ema" for b in born)
+    assert [b for b in born if b.op in ("t", "detach", "view")] == []
+
+
 def test_every_birth_has_a_part_and_most_have_a_module() -> None:
     trace = trace_step(TINY, 4)
     births = [event for event in trace.events if isinstance(event, Birth)]
