@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from orchestrator.cluster import agents, forked
+from orchestrator.cluster import dashboard_agent, forked
 
 __all__ = ["few_processes"]
 
@@ -19,15 +19,17 @@ _ASKED = {
     "setup_worker_path": forked.__file__,
 }
 _FOLDER = "--session_dir="  # of Ray's node: where its agents tell their ports
-_AGENTS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")
+_AGENT = "--dashboard_agent_command="
 
 
 @contextmanager
 def few_processes() -> Iterator[None]:
-    """While a Ray is started here: leave out log monitor, autoscaler, dashboard and agents.
+    """While a Ray is started here: leave out log monitor, autoscaler, dashboard and its agent.
 
-    They take 5 s of a processor, and whoever starts Ray waits for the dashboard and the agents to
-    be imported. One small process stands for both agents, without which no node of Ray starts.
+    They take 4 s of a processor, and whoever starts Ray waits for the dashboard to be imported. A
+    small process stands for the agent, without which no node of Ray starts. The other agent stays:
+    a node ends itself where somebody's task, such as a trial of Ray Tune, wants an environment of
+    its own and nobody makes it.
     """
     import ray
 
@@ -40,7 +42,7 @@ def few_processes() -> Iterator[None]:
         _exchange(stack, parameter, "RayParams", partial(parameter.RayParams, **_ASKED))
         _exchange(stack, utils, "get_dashboard_dependency_error", _missing)
         _exchange(stack, node, "start_api_server", _nothing)
-        start = partial(_without_agents, services.start_ray_process)
+        start = partial(_without_agent, services.start_ray_process)
         _exchange(stack, services, "start_ray_process", start)
         yield
 
@@ -50,22 +52,18 @@ def _exchange(stack: ExitStack, owner: Any, name: str, value: object) -> None:
     setattr(owner, name, value)
 
 
-def _without_agents(start: Any, command: Sequence[str], *args: Any, **kwargs: Any) -> Any:
-    """Start a process of Ray: where it is a node, with the stand-in for its agents."""
+def _without_agent(start: Any, command: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+    """Start a process of Ray: where it is a node, with the stand-in for the dashboard's agent."""
     folder = [word.removeprefix(_FOLDER) for word in command if word.startswith(_FOLDER)]
     if folder:
-        words = [sys.executable, "-I", "-S", agents.__file__, folder[0]]
-        stood = [subprocess.list2cmdline(each) for each in ([*words, *_services()], words)]
-        told = dict(zip(_AGENTS, stood, strict=True))
-        command = [
-            next((name + told[name] for name in _AGENTS if word.startswith(name)), word)
-            for word in command
-        ]
+        words = [sys.executable, "-I", "-S", dashboard_agent.__file__, folder[0], *_services()]
+        told = _AGENT + subprocess.list2cmdline(words)
+        command = [told if word.startswith(_AGENT) else word for word in command]
     return start(command, *args, **kwargs)
 
 
 def _services() -> list[str]:
-    """What Ray calls the services of the agents."""
+    """What Ray calls the services of the dashboard's agent."""
     from ray import _raylet as names
 
     return [
@@ -74,7 +72,6 @@ def _services() -> list[str]:
             "DASHBOARD_AGENT_LISTEN_PORT_NAME",
             "METRICS_AGENT_PORT_NAME",
             "METRICS_EXPORT_PORT_NAME",
-            "RUNTIME_ENV_AGENT_PORT_NAME",
         )
     ]
 

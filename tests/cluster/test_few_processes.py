@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from orchestrator.cluster import agents as stand_in
+from orchestrator.cluster import dashboard_agent as stand_in
 from orchestrator.cluster.few_processes import few_processes
 
 PRIVATE: Any = ray._private
@@ -47,7 +47,7 @@ def test_what_was_exchanged_is_put_back_also_when_ray_does_not_start() -> None:
     assert names() == before
 
 
-def test_a_node_that_is_started_inside_has_small_processes_for_its_agents() -> None:
+def test_a_node_that_is_started_inside_has_a_small_process_for_the_dashboards_agent() -> None:
     started: list[list[str]] = []
     services: Any = PRIVATE.services
     start, services.start_ray_process = services.start_ray_process, started.append
@@ -64,24 +64,22 @@ def test_a_node_that_is_started_inside_has_small_processes_for_its_agents() -> N
             services.start_ray_process(["gcs_server", "--log_dir=/tmp/logs"])
     finally:
         services.start_ray_process = start
-    (raylet, *words), gcs = started
-    agents = [shlex.split(word.partition("=")[2]) for word in words[1:]]
-    assert (raylet, words[0]) == ("raylet", "--session_dir=/home/a session")
-    assert [word.partition("=")[0] for word in words[1:]] == [
-        "--dashboard_agent_command",
-        "--runtime_env_agent_command",
-    ]
-    assert [each[3:5] for each in agents] == [[stand_in.__file__, "/home/a session"]] * 2
-    assert sorted(name for each in agents for name in each[5:]) == [
+    (raylet, folder, agent, other), gcs = started
+    assert (raylet, folder) == ("raylet", "--session_dir=/home/a session")
+    assert other == "--runtime_env_agent_command=python main.py"
+    option, _, command = agent.partition("=")
+    words = shlex.split(command)
+    assert option == "--dashboard_agent_command"
+    assert words[3:5] == [stand_in.__file__, "/home/a session"]
+    assert sorted(words[5:]) == [
         "dashboard_agent_listen_port",
         "metrics_agent_port",
         "metrics_export_port",
-        "runtime_env_agent_port",
     ]
     assert gcs == ["gcs_server", "--log_dir=/tmp/logs"]
 
 
-def test_what_stands_for_the_agents_tells_no_ports_and_ends_with_the_node(tmp_path: Path) -> None:
+def test_what_stands_for_the_agent_tells_no_ports_and_ends_with_the_node(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-I", "-S", stand_in.__file__, str(tmp_path), "a_port", "another_port"],
         stdin=subprocess.PIPE,
