@@ -14,7 +14,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 assert hold_heap()
-for _ in range(3):
+for _ in range(8):  # the places of the pools settle within some rounds
     before = faults()
     pools = [torch.ones(6 << 20) for _ in range(3)]  # of 24 MiB each, as those of a checkpoint
     del pools
