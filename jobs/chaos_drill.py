@@ -157,12 +157,16 @@ class Drill:
         """Note who is still there after his time."""
         left = []
         for due, process in self._doomed:
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            try:
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                words = process.cmdline()
+            except psutil.NoSuchProcess:  # it went between two of the questions
                 continue
             if time.monotonic() < due:
                 left.append((due, process))
             else:
-                self.survivors.append(f"{process.pid} {' '.join(process.cmdline())[:60]}")
+                self.survivors.append(f"{process.pid} {' '.join(words)[:60]}")
         self._doomed = left
 
     def until(self, what: str, done: Callable[[], bool], limit: Seconds = LIMIT) -> bool:
