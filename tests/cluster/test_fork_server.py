@@ -168,10 +168,11 @@ def test_processes_do_not_share_their_chance(server: ForkServer, tmp_path: Path)
         ("import atexit\natexit.register(print, 'last')\nprint('first')", 0, "first\nlast\n", ""),
         (
             "from concurrent.futures import ThreadPoolExecutor as Pool\n"
-            "import time\n"
-            "Pool(1).submit(lambda: (time.sleep(0.05), print('late')))",
+            "pool = Pool(1)\n"
+            "for number in range(5000):\n"
+            "    pool.submit(print, number)",
             0,
-            "late\n",
+            "".join(f"{number}\n" for number in range(5000)),
             "",
         ),
     ],
